@@ -1,0 +1,82 @@
+//! Burn's layers, filled from PyTorch weights.
+
+use burn::module::Param;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{
+    Embedding, EmbeddingConfig, GroupNorm, GroupNormConfig, LayerNorm, LayerNormConfig, Linear,
+    PaddingConfig2d,
+};
+
+use crate::weights::{Loader, WeightError};
+
+/// `torch.nn.Linear`: `weight` of `[output, input]`, and `bias` where there is one.
+///
+/// # Errors
+///
+/// As [`Loader::tensor`].
+pub fn linear(loader: &Loader<'_>, input: usize, output: usize, bias: bool) -> Result<Linear, WeightError> {
+    // A 1x1 convolution does the same; checkpoints of both kinds exist for the VAE's attention.
+    let stored: [&[usize]; 2] = [&[output, input], &[output, input, 1, 1]];
+    let weight = loader.tensor_stored_as("weight", &stored, [output, input])?;
+    let bias = bias.then(|| loader.tensor("bias", [output])).transpose()?;
+    Ok(Linear {
+        // Burn multiplies from the left; the copy makes the rows contiguous once instead of at every call.
+        weight: Param::from_tensor(weight.transpose().reshape([input, output])),
+        bias: bias.map(Param::from_tensor),
+    })
+}
+
+/// `torch.nn.Conv2d` with a bias: `weight` of `[output, input, kernel, kernel]`, zero padding on all sides.
+///
+/// # Errors
+///
+/// As [`Loader::tensor`].
+pub fn conv2d(loader: &Loader<'_>, channels: [usize; 2], kernel: usize, stride: usize, padding: usize) -> Result<Conv2d, WeightError> {
+    let [input, output] = channels;
+    let mut layer = Conv2dConfig::new(channels, [kernel, kernel])
+        .with_stride([stride, stride])
+        .with_padding(PaddingConfig2d::Explicit(padding, padding, padding, padding))
+        .init(loader.device());
+    layer.weight = Param::from_tensor(loader.tensor("weight", [output, input, kernel, kernel])?);
+    layer.bias = Some(Param::from_tensor(loader.tensor("bias", [output])?));
+    Ok(layer)
+}
+
+/// `torch.nn.GroupNorm`.
+///
+/// # Errors
+///
+/// As [`Loader::tensor`].
+pub fn group_norm(loader: &Loader<'_>, groups: usize, channels: usize, epsilon: f64) -> Result<GroupNorm, WeightError> {
+    let mut layer = GroupNormConfig::new(groups, channels)
+        .with_epsilon(epsilon)
+        .init(loader.device());
+    layer.gamma = Some(Param::from_tensor(loader.tensor("weight", [channels])?));
+    layer.beta = Some(Param::from_tensor(loader.tensor("bias", [channels])?));
+    Ok(layer)
+}
+
+/// `torch.nn.LayerNorm` over the last dimension.
+///
+/// # Errors
+///
+/// As [`Loader::tensor`].
+pub fn layer_norm(loader: &Loader<'_>, features: usize, epsilon: f64) -> Result<LayerNorm, WeightError> {
+    let mut layer = LayerNormConfig::new(features)
+        .with_epsilon(epsilon)
+        .init(loader.device());
+    layer.gamma = Param::from_tensor(loader.tensor("weight", [features])?);
+    layer.beta = Some(Param::from_tensor(loader.tensor("bias", [features])?));
+    Ok(layer)
+}
+
+/// `torch.nn.Embedding`: `weight` of `[entries, features]`.
+///
+/// # Errors
+///
+/// As [`Loader::tensor`].
+pub fn embedding(loader: &Loader<'_>, entries: usize, features: usize) -> Result<Embedding, WeightError> {
+    let mut layer = EmbeddingConfig::new(entries, features).init(loader.device());
+    layer.weight = Param::from_tensor(loader.tensor("weight", [entries, features])?);
+    Ok(layer)
+}

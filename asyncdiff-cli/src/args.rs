@@ -1,0 +1,188 @@
+//! The flags. Help, shell completions and the man page all come from here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Pictures from Stable Diffusion checkpoints, sooner: asynchronous denoising on several devices
+#[derive(Debug, Parser)]
+#[command(name = "asyncdiff", version, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a picture from a prompt
+    Generate(Generate),
+    /// Run a prompt sequentially and asynchronously on the same noise, and compare time and pictures
+    Compare(Compare),
+    /// Print who computes what, without loading weights
+    Plan(Plan),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the man page
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub struct Generate {
+    #[command(flatten)]
+    pub prompt: Prompt,
+    #[command(flatten)]
+    pub sample: Sample,
+    #[command(flatten)]
+    pub devices: Devices,
+    /// Segments of the denoiser, each on a device of its own [default: one for each device]
+    #[arg(long, value_name = "N")]
+    pub segments: Option<usize>,
+    #[command(flatten)]
+    pub strategy: SingleStrategy,
+    /// The PNG file to write; several images get -0, -1, … before the extension
+    #[arg(long, short, value_name = "FILE", default_value = "asyncdiff.png")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub struct Compare {
+    #[command(flatten)]
+    pub prompt: Prompt,
+    #[command(flatten)]
+    pub sample: Sample,
+    #[command(flatten)]
+    pub devices: Devices,
+    /// Segments of the denoiser, one or several numbers
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "2")]
+    pub segments: Vec<usize>,
+    /// Denoiser calls that one parallel round advances, 1 or 2, one or both
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
+    pub stride: Vec<usize>,
+    /// Denoiser calls that are run synchronously first, one or several numbers
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "3")]
+    pub warm_up: Vec<usize>,
+    /// How values of other segments are carried to the present: 0 reuses them, 1 extrapolates; one or both
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    pub forecast: Vec<usize>,
+    #[command(flatten)]
+    pub common: CommonStrategy,
+    /// How often to run each, to take the median time
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub repeat: usize,
+    /// The PNG file to write, all pictures side by side
+    #[arg(long, short, value_name = "FILE", default_value = "compare.png")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub struct Plan {
+    #[command(flatten)]
+    pub sample: Sample,
+    /// Segments of the denoiser, each on a device of its own
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub segments: usize,
+    #[command(flatten)]
+    pub strategy: SingleStrategy,
+    /// Draw the time line of the simulated run into this SVG file [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    #[command(flatten)]
+    pub printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub struct Prompt {
+    /// What to draw
+    #[arg(value_name = "PROMPT", required_unless_present = "prompt_flag")]
+    pub prompt: Option<String>,
+    /// What to draw, as a flag
+    #[arg(long = "prompt", id = "prompt_flag", value_name = "PROMPT", conflicts_with = "prompt")]
+    pub prompt_flag: Option<String>,
+    /// What to avoid [default: nothing]
+    #[arg(long, value_name = "PROMPT", default_value = "", hide_default_value = true)]
+    pub negative_prompt: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Sample {
+    /// Model folder in diffusers layout [default: the embedded emoji model]
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Inference steps [default: the model's, or 50]
+    #[arg(long, value_name = "N")]
+    pub steps: Option<usize>,
+    /// Strength of classifier-free guidance, off at 1 and less [default: the model's, or 7.5]
+    #[arg(long, value_name = "X")]
+    pub guidance_scale: Option<f64>,
+    /// Seed of the noise, as for PyTorch's CPU generator
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Width in pixels [default: the model's]
+    #[arg(long, value_name = "PIXELS")]
+    pub width: Option<usize>,
+    /// Height in pixels [default: the model's]
+    #[arg(long, value_name = "PIXELS")]
+    pub height: Option<usize>,
+    /// Noise scheduler, by its short name; a wrong one lists them all [default: the model's]
+    #[arg(long, value_name = "NAME")]
+    pub scheduler: Option<String>,
+    /// Images of the prompt, made as one batch
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub num_images: usize,
+    /// Initial noise from a safetensors file with one tensor [default: the seed's]
+    #[arg(long, value_name = "FILE")]
+    pub latents: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Devices {
+    /// Devices, as cpu, cpu:2 (two CPU workers), cuda:0,1, tch:cuda:0, wgpu:0 [default: the CPU workers that the plan needs]
+    #[arg(long, value_name = "NAMES")]
+    pub devices: Option<String>,
+    /// CPU threads, shared out among the CPU workers [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub struct SingleStrategy {
+    /// Denoiser calls that one parallel round advances, 1 or 2; 2 needs one device more
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub stride: usize,
+    /// Denoiser calls that are run synchronously first
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub warm_up: usize,
+    /// How values of other segments are carried to the present: 0 reuses them (as published), 1 extrapolates
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub forecast: usize,
+    #[command(flatten)]
+    pub common: CommonStrategy,
+}
+
+#[derive(Debug, Args)]
+pub struct CommonStrategy {
+    /// After the warm-up, let the time embedding lag by one call [default: off]
+    #[arg(long)]
+    pub time_shift: bool,
+    /// Partition: published, balanced, or a JSON file that maps block names to segments
+    #[arg(long, value_name = "NAME|FILE", default_value = "published")]
+    pub partition: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Printing {
+    /// Print a machine-readable report instead of text [default: off]
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing but errors [default: off]
+    #[arg(long)]
+    pub quiet: bool,
+}

@@ -1,0 +1,151 @@
+//! `asyncdiff compare`
+
+use asyncdiff_core::AsyncDiff;
+use asyncdiff_models::compare::{Kind, Row, compare};
+use asyncdiff_models::image::Image;
+use asyncdiff_models::{Session, Strategy};
+use serde_json::json;
+
+use super::plan::heading;
+use crate::args::Compare;
+use crate::picture::{check_path, write_png};
+use crate::progress::Bar;
+use crate::setup::{self, Result};
+
+pub fn run(args: &Compare) -> Result<()> {
+    check_path(&args.output)?;
+    let pipeline = setup::open(&args.sample)?;
+    let request = setup::request(&pipeline, &args.sample, Some(&args.prompt))?;
+    let strategies = strategies(args)?;
+    // Whatever is wrong with one of them should be said before any of them runs.
+    let mut needed = 1;
+    for strategy in &strategies {
+        let run = pipeline.plan(&request, strategy)?;
+        needed = needed.max(run.plan.ranks.len());
+    }
+    let workers = setup::devices(&args.devices, needed)?;
+    if workers.len() < needed {
+        return Err(asyncdiff_models::Error::NotEnoughWorkers { needed, found: workers.len() }.into());
+    }
+    let names: Vec<_> = workers.iter().map(|worker| worker.name().to_owned()).collect();
+    let threads: Vec<_> = workers.iter().map(asyncdiff_burn::device::Worker::threads).collect();
+    let crowded = setup::shared_cores(&workers);
+    let text = !args.printing.quiet && !args.printing.json;
+    if text {
+        let sequential = pipeline.plan(&request, &Strategy::sequential())?;
+        println!("{}", heading(&request, &sequential));
+        println!("devices {}; median of {} runs each, taken in turn", names.join(", "), args.repeat.max(1));
+    }
+    if let Some(note) = crowded.as_ref().filter(|_| !args.printing.quiet) {
+        eprintln!("note: {note}");
+    }
+
+    let mut session = Session::new(&pipeline, workers)?;
+    let rows = compare(&pipeline, &mut session, &request, &strategies, args.repeat, &mut Bar::new(text))?;
+
+    let shown: Vec<&Image> = rows
+        .iter()
+        .filter(|row| row.kind != Kind::FewerSteps)
+        .map(|row| &row.image)
+        .collect();
+    write_png(&args.output, &Image::beside(&shown)?, &[("parameters", &request.prompt)])?;
+    if args.printing.json {
+        let report = json!({
+            "file": args.output,
+            "model": setup::model_name(&args.sample),
+            "prompt": request.prompt,
+            "devices": names,
+            "threads": threads,
+            "note": crowded,
+            "rows": rows.iter().map(to_json).collect::<Vec<_>>(),
+        });
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else if text {
+        print_table(&rows);
+        println!("\nwrote {} (sequential first)", args.output.display());
+    }
+    Ok(())
+}
+
+/// Every combination of the listed parameters.
+fn strategies(args: &Compare) -> Result<Vec<Strategy>> {
+    let partition = setup::partition(&args.common.partition)?;
+    let mut strategies = Vec::new();
+    for &segments in &args.segments {
+        for &stride in &args.stride {
+            for &warm_up in &args.warm_up {
+                for &forecast in &args.forecast {
+                    strategies.push(Strategy {
+                        segments,
+                        partition: partition.clone(),
+                        asyncdiff: AsyncDiff {
+                            stride,
+                            warm_up,
+                            time_shift: args.common.time_shift,
+                            forecast,
+                        },
+                    });
+                }
+            }
+        }
+    }
+    Ok(strategies)
+}
+
+fn label(row: &Row) -> String {
+    match &row.kind {
+        Kind::Baseline => format!("sequential, {} steps", row.steps),
+        Kind::FewerSteps => format!("  as fast: sequential, {} steps", row.steps),
+        Kind::Asynchronous(strategy) => format!(
+            "n={} stride {} warm-up {}{} forecast {}",
+            strategy.segments,
+            strategy.asyncdiff.stride,
+            strategy.asyncdiff.warm_up,
+            if strategy.asyncdiff.time_shift { " shifted" } else { "" },
+            strategy.asyncdiff.forecast
+        ),
+    }
+}
+
+fn print_table(rows: &[Row]) {
+    println!(
+        "\n{:<36} {:>7} {:>8} {:>8} {:>6} {:>8} {:>7} {:>12}",
+        "run", "devices", "seconds", "speed-up", "ideal", "PSNR dB", "SSIM", "latent error"
+    );
+    for row in rows {
+        let speed_up = if row.sound { format!("{:.2}", row.speed_up) } else { "mismatch".to_owned() };
+        println!(
+            "{:<36} {:>7} {:>8.3} {:>8} {:>6.2} {:>8.2} {:>7.4} {:>12.5}",
+            label(row),
+            row.ranks,
+            row.time.as_secs_f64(),
+            speed_up,
+            row.ideal_speed_up,
+            row.psnr,
+            row.ssim,
+            row.latent_error
+        );
+    }
+}
+
+fn to_json(row: &Row) -> serde_json::Value {
+    let strategy = match &row.kind {
+        Kind::Asynchronous(strategy) => Some((strategy.segments, strategy.asyncdiff)),
+        _ => None,
+    };
+    json!({
+        "run": label(row).trim(),
+        "segments": strategy.map(|(segments, _)| segments),
+        "strategy": strategy.map(|(_, asyncdiff)| asyncdiff),
+        "devices": row.ranks,
+        "steps": row.steps,
+        "seconds": row.time.as_secs_f64(),
+        "speed_up": row.sound.then_some(row.speed_up),
+        "ideal_speed_up": row.ideal_speed_up,
+        // JSON knows no infinity; equal pictures have none.
+        "psnr": row.psnr.is_finite().then_some(row.psnr),
+        "ssim": row.ssim,
+        "latent_error": row.latent_error,
+        "sound": row.sound,
+    })
+}

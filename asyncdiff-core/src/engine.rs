@@ -1,0 +1,210 @@
+//! Runs one rank's part of a plan.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use asyncdiff_comm::{CommError, PeerExchange};
+
+use crate::graph::BlockId;
+use crate::plan::{Action, Half, Plan, Term, Value, Versioned};
+
+/// What the engine needs of a denoiser and of the tensors it works on.
+pub trait Denoiser {
+    /// A tensor. Cloning it should not copy its elements.
+    type Tensor: Clone;
+    /// Why a computation failed.
+    type Error: std::error::Error;
+
+    /// Computes a block from its inputs, in the graph's order. An input from the latents has their batch; where the
+    /// denoiser works on a larger one (guidance), it repeats them.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the block from being computed.
+    fn run(&mut self, block: BlockId, timestep: f64, inputs: Vec<Self::Tensor>) -> Result<Self::Tensor, Self::Error>;
+
+    /// `Σ weight · tensor`, or of one half of its batch.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the sum from being computed.
+    fn combine(&mut self, terms: &[(f64, Option<Half>, Self::Tensor)]) -> Result<Self::Tensor, Self::Error>;
+
+    /// Standard normal noise for the scheduler's step after a call. The same on every rank and for every plan.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the noise from being drawn.
+    fn noise(&mut self, call: usize) -> Result<Self::Tensor, Self::Error>;
+}
+
+/// Is shown every tensor that a rank computes, as soon as it is there; breaking off cancels the run on all ranks.
+pub type Observer<'a, T> = dyn FnMut(Versioned, &T) -> ControlFlow<()> + 'a;
+
+/// Why a rank stopped before the end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError<E: std::error::Error> {
+    /// A computation failed on this rank.
+    #[error("{0}")]
+    Compute(E),
+    /// Another rank failed, or a message did not come.
+    #[error(transparent)]
+    Comm(#[from] CommError),
+    /// The observer broke off.
+    #[error("cancelled")]
+    Cancelled,
+    /// The plan reads what is not there; [`Plan::validate`] would have said so.
+    #[error("{0:?} is not there: the plan is not valid")]
+    Missing(Versioned),
+}
+
+/// Runs the actions of one rank.
+pub struct Engine<'a> {
+    plan: &'a Plan,
+    rank: usize,
+}
+
+impl<'a> Engine<'a> {
+    /// An engine for one rank of a valid plan.
+    ///
+    /// # Panics
+    ///
+    /// If the plan has no such rank.
+    #[must_use]
+    pub fn new(plan: &'a Plan, rank: usize) -> Self {
+        assert!(rank < plan.ranks.len(), "rank {rank} of {}", plan.ranks.len());
+        Self { plan, rank }
+    }
+
+    /// Runs all actions. `latents` are the initial latents, for the rank that starts from them
+    /// ([`Plan::latents_rank`]); on that rank the result is the final latents, elsewhere it is `None`.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`]; all other ranks are told.
+    pub fn run<D, P>(
+        &self,
+        denoiser: &mut D,
+        peers: &mut P,
+        latents: Option<D::Tensor>,
+        observer: &mut Observer<'_, D::Tensor>,
+    ) -> Result<Option<D::Tensor>, EngineError<D::Error>>
+    where
+        D: Denoiser,
+        P: PeerExchange<D::Tensor>,
+    {
+        let result = self.run_actions(denoiser, peers, latents, observer);
+        if let Err(error) = &result {
+            peers.fail(&error.to_string());
+        }
+        result
+    }
+
+    fn run_actions<D, P>(
+        &self,
+        denoiser: &mut D,
+        peers: &mut P,
+        latents: Option<D::Tensor>,
+        observer: &mut Observer<'_, D::Tensor>,
+    ) -> Result<Option<D::Tensor>, EngineError<D::Error>>
+    where
+        D: Denoiser,
+        P: PeerExchange<D::Tensor>,
+    {
+        let mut values: HashMap<Versioned, D::Tensor> = latents
+            .map(|latents| (Value::Latents.at(0), latents))
+            .into_iter()
+            .collect();
+        for instruction in &self.plan.ranks[self.rank] {
+            for read in instruction.action.reads() {
+                if read.value == Value::Noise && !values.contains_key(&read) {
+                    values.insert(read, denoiser.noise(read.version).map_err(EngineError::Compute)?);
+                }
+            }
+            // Whatever is read for the last time leaves the store first, so that the computation may reuse its memory.
+            let written = match &instruction.action {
+                Action::Run {
+                    block,
+                    timestep,
+                    inputs,
+                    ..
+                } => {
+                    let inputs = inputs
+                        .iter()
+                        .map(|source| resolve(source, &values, denoiser))
+                        .collect::<Result<_, _>>()?;
+                    release(&mut values, &instruction.release);
+                    Some(denoiser.run(*block, *timestep, inputs).map_err(EngineError::Compute)?)
+                }
+                Action::Combine { terms, .. } => {
+                    let terms = gather(terms, &values)?;
+                    release(&mut values, &instruction.release);
+                    Some(denoiser.combine(&terms).map_err(EngineError::Compute)?)
+                }
+                Action::Send { what, to } => {
+                    let value = get(&values, *what)?.clone();
+                    release(&mut values, &instruction.release);
+                    peers.send(*to, tag(*what), value)?;
+                    None
+                }
+                Action::Recv { what, from } => {
+                    values.insert(*what, peers.recv(*from, tag(*what))?);
+                    None
+                }
+            };
+            if let (Some(tensor), Some(what)) = (written, instruction.action.writes()) {
+                if observer(what, &tensor).is_break() {
+                    return Err(EngineError::Cancelled);
+                }
+                values.insert(what, tensor);
+            }
+        }
+        Ok(values.remove(&Value::Latents.at(self.plan.calls)))
+    }
+}
+
+type Terms<T> = Vec<(f64, Option<Half>, T)>;
+
+fn get<T, E: std::error::Error>(values: &HashMap<Versioned, T>, what: Versioned) -> Result<&T, EngineError<E>> {
+    values.get(&what).ok_or(EngineError::Missing(what))
+}
+
+fn gather<T: Clone, E: std::error::Error>(terms: &[Term], values: &HashMap<Versioned, T>) -> Result<Terms<T>, EngineError<E>> {
+    terms
+        .iter()
+        .map(|term| Ok((term.weight, term.half, get(values, term.of)?.clone())))
+        .collect()
+}
+
+/// A single term of weight one is the tensor itself; anything else has to be computed.
+fn resolve<D: Denoiser>(
+    source: &[Term],
+    values: &HashMap<Versioned, D::Tensor>,
+    denoiser: &mut D,
+) -> Result<D::Tensor, EngineError<D::Error>> {
+    match source {
+        [only] if only.weight == 1.0 && only.half.is_none() => get(values, only.of).cloned(),
+        _ => denoiser
+            .combine(&gather(source, values)?)
+            .map_err(EngineError::Compute),
+    }
+}
+
+fn release<T>(values: &mut HashMap<Versioned, T>, done: &[Versioned]) {
+    for what in done {
+        values.remove(what);
+    }
+}
+
+/// A number for every version of every value, the same on all ranks.
+fn tag(what: Versioned) -> u64 {
+    let value = match what.value {
+        Value::Latents => 0,
+        Value::Prediction => 1,
+        Value::Noise => 2,
+        Value::Corrected => 3,
+        Value::Block(BlockId(index)) => 4 + index as u64,
+    };
+    (what.version as u64) << 32 | value
+}

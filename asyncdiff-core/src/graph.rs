@@ -1,0 +1,121 @@
+//! The segment graph: the blocks of a denoiser, what each reads, and what each costs.
+
+use serde::Serialize;
+
+/// A block's position in evaluation order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct BlockId(pub usize);
+
+/// Where a block's input comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Input {
+    /// The noisy latents, scaled as the noise scheduler asks.
+    Latents,
+    /// The output of an earlier block.
+    Block(BlockId),
+}
+
+/// The smallest unit that is scheduled.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Block {
+    /// The diffusers module path, as `down_blocks.0.resnets.1`.
+    pub name: String,
+    /// What it reads, in order.
+    pub inputs: Vec<Input>,
+    /// Multiply-accumulate operations of one call.
+    pub macs: u64,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Shape of its output: `[batch, channels, height, width]`.
+    pub output: [usize; 4],
+}
+
+impl Block {
+    /// Number of elements of the output.
+    #[must_use]
+    pub fn elements(&self) -> u64 {
+        self.output.iter().product::<usize>() as u64
+    }
+}
+
+/// What a published partition table is chosen by, beside the block names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Structure {
+    /// The transformers project their tokens with linear layers (Stable Diffusion 2 and XL), not 1x1 convolutions (1.x).
+    pub linear_projection: bool,
+}
+
+/// The blocks of a denoiser in evaluation order, for one batch and latent size.
+///
+/// The first block reads the latents, the last one makes the noise prediction.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SegmentGraph {
+    /// The blocks; a [`BlockId`] is an index into this list.
+    pub blocks: Vec<Block>,
+    /// Shape of the latents, `[batch, channels, height, width]`, without guidance's doubling.
+    pub latents: [usize; 4],
+    /// Weights that every rank holds, whatever its blocks (the time embedding).
+    pub shared_parameters: u64,
+    /// What a published table is chosen by.
+    pub structure: Structure,
+}
+
+impl SegmentGraph {
+    /// The blocks with their ids.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (BlockId, &Block)> {
+        self.blocks
+            .iter()
+            .enumerate()
+            .map(|(index, block)| (BlockId(index), block))
+    }
+
+    /// The block of that id.
+    ///
+    /// # Panics
+    ///
+    /// If the id belongs to another graph.
+    #[must_use]
+    pub fn block(&self, id: BlockId) -> &Block {
+        &self.blocks[id.0]
+    }
+
+    /// The block of that name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<BlockId> {
+        self.iter()
+            .find_map(|(id, block)| (block.name == name).then_some(id))
+    }
+
+    /// The block that makes the noise prediction.
+    #[must_use]
+    pub fn last(&self) -> BlockId {
+        BlockId(self.blocks.len() - 1)
+    }
+
+    /// Multiply-accumulate operations of one denoiser call.
+    #[must_use]
+    pub fn macs(&self) -> u64 {
+        self.blocks.iter().map(|block| block.macs).sum()
+    }
+
+    /// Number of elements of a value of the plan.
+    #[must_use]
+    pub fn elements(&self, value: crate::plan::Value) -> u64 {
+        match value {
+            crate::plan::Value::Block(id) => self.block(id).elements(),
+            _ => self.latents.iter().product::<usize>() as u64,
+        }
+    }
+
+    /// Number of weights that a rank with these blocks holds.
+    #[must_use]
+    pub fn parameters(&self, blocks: &[BlockId]) -> u64 {
+        self.shared_parameters
+            + blocks
+                .iter()
+                .map(|id| self.block(*id).parameters)
+                .sum::<u64>()
+    }
+}

@@ -1,0 +1,211 @@
+//! The proof that a plan is right, before it runs.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Action, Plan, PlanError, Term, Value, Versioned};
+use crate::graph::{BlockId, Input, SegmentGraph};
+
+impl Plan {
+    /// Proves that the plan can run and does what its strategy says: every source was produced or received earlier on
+    /// its rank; every send has exactly one receive; no ranks wait for each other; every call has one noise prediction,
+    /// which enters exactly one update of the latents; and the versions that every block reads are those of the
+    /// strategy's contract, with weights that add up to one.
+    ///
+    /// # Errors
+    ///
+    /// The first violation found, as a [`PlanError`].
+    pub fn validate(&self, graph: &SegmentGraph) -> Result<(), PlanError> {
+        self.check_messages()?;
+        self.check_order()?;
+        self.check_predictions()?;
+        self.check_versions(graph)
+    }
+
+    fn actions(&self) -> impl Iterator<Item = (usize, usize, &Action)> {
+        self.ranks.iter().enumerate().flat_map(|(rank, list)| {
+            list.iter()
+                .enumerate()
+                .map(move |(index, instruction)| (rank, index, &instruction.action))
+        })
+    }
+
+    fn check_messages(&self) -> Result<(), PlanError> {
+        let mut counts: HashMap<(Versioned, usize, usize), (usize, usize)> = HashMap::new();
+        for (rank, _, action) in self.actions() {
+            match *action {
+                Action::Send { what, to } => counts.entry((what, rank, to)).or_default().0 += 1,
+                Action::Recv { what, from } => counts.entry((what, from, rank)).or_default().1 += 1,
+                _ => {}
+            }
+        }
+        match counts.into_iter().find(|(_, count)| *count != (1, 1)) {
+            Some(((what, from, to), (sends, receives))) => Err(PlanError::Unmatched {
+                what,
+                from,
+                to,
+                sends,
+                receives,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs the plan without computing anything.
+    fn check_order(&self) -> Result<(), PlanError> {
+        let mut present: Vec<HashSet<Versioned>> = vec![HashSet::new(); self.ranks.len()];
+        present[self.latents_rank].insert(Value::Latents.at(0));
+        let mut sent = HashSet::new();
+        let mut next = vec![0; self.ranks.len()];
+        loop {
+            let mut progress = false;
+            let mut blocked = None;
+            for (rank, list) in self.ranks.iter().enumerate() {
+                while let Some(instruction) = list.get(next[rank]) {
+                    let index = next[rank];
+                    let action = &instruction.action;
+                    if let Action::Recv { what, from } = *action
+                        && !sent.contains(&(what, from, rank))
+                    {
+                        blocked = Some(PlanError::CyclicWait { rank, what, from });
+                        break;
+                    }
+                    for what in action.reads() {
+                        if what.value != Value::Noise && !present[rank].contains(&what) {
+                            return Err(PlanError::Missing { rank, index, what });
+                        }
+                    }
+                    if let Action::Send { what, to } = *action {
+                        sent.insert((what, rank, to));
+                    }
+                    if let Some(what) = action.writes()
+                        && !present[rank].insert(what)
+                    {
+                        return Err(PlanError::Duplicate { rank, index, what });
+                    }
+                    for what in &instruction.release {
+                        present[rank].remove(what);
+                    }
+                    next[rank] += 1;
+                    progress = true;
+                }
+            }
+            match blocked {
+                None => break,
+                Some(error) if !progress => return Err(error),
+                Some(_) => {}
+            }
+        }
+        let result = Value::Latents.at(self.calls);
+        if present[self.latents_rank].contains(&result) {
+            Ok(())
+        } else {
+            Err(PlanError::Missing {
+                rank: self.latents_rank,
+                index: self.ranks[self.latents_rank].len(),
+                what: result,
+            })
+        }
+    }
+
+    fn check_predictions(&self) -> Result<(), PlanError> {
+        let mut produced: HashMap<Versioned, usize> = HashMap::new();
+        // The newest prediction behind every combination; a corrected sample carries its own.
+        let mut newest: HashMap<Versioned, usize> = HashMap::new();
+        let mut used = vec![0; self.calls];
+        for (_, _, action) in self.actions() {
+            let Action::Combine { out, terms } = action else {
+                continue;
+            };
+            *produced.entry(*out).or_default() += 1;
+            let prediction = terms
+                .iter()
+                .filter_map(|term| match term.of.value {
+                    Value::Prediction => Some(term.of.version),
+                    Value::Corrected => newest.get(&term.of).copied(),
+                    _ => None,
+                })
+                .max();
+            if let Some(version) = prediction {
+                newest.insert(*out, version);
+                if out.value == Value::Latents && version < self.calls {
+                    used[version] += 1;
+                }
+            }
+        }
+        for (call, used) in used.into_iter().enumerate() {
+            let count = |what| produced.get(&what).copied().unwrap_or(0);
+            let prediction = Value::Prediction.at(call);
+            if count(prediction) != 1 || used != 1 {
+                let produced = count(prediction);
+                return Err(PlanError::Count {
+                    what: prediction,
+                    produced,
+                    used,
+                });
+            }
+            let latents = Value::Latents.at(call + 1);
+            if count(latents) != 1 {
+                let produced = count(latents);
+                return Err(PlanError::Count {
+                    what: latents,
+                    produced,
+                    used: 0,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_versions(&self, graph: &SegmentGraph) -> Result<(), PlanError> {
+        for (rank, _, action) in self.actions() {
+            let Action::Run {
+                block,
+                version,
+                inputs,
+                ..
+            } = action
+            else {
+                continue;
+            };
+            for (input, terms) in graph.block(*block).inputs.iter().zip(inputs) {
+                let expected = self.expected_version(rank, *block, *version, *input);
+                let found = newest(terms);
+                if found != Some(expected) {
+                    return Err(PlanError::Staleness {
+                        rank,
+                        block: graph.block(*block).name.clone(),
+                        version: *version,
+                        found: found.unwrap_or(0),
+                        expected,
+                    });
+                }
+                let sum: f64 = terms.iter().map(|term| term.weight).sum();
+                if *input != Input::Latents && (sum - 1.0).abs() > 1e-9 {
+                    return Err(PlanError::Weights {
+                        rank,
+                        block: graph.block(*block).name.clone(),
+                        version: *version,
+                        sum,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn expected_version(&self, rank: usize, block: BlockId, version: usize, input: Input) -> usize {
+        let Some(strategy) = &self.strategy else {
+            return version;
+        };
+        let segments = self.ranks.len() + 1 - strategy.stride;
+        match input {
+            Input::Latents => strategy.latents_of(version, rank == segments),
+            Input::Block(read) if self.segment_of[read.0] == self.segment_of[block.0] => version,
+            Input::Block(_) => strategy.newest_foreign(version),
+        }
+    }
+}
+
+fn newest(terms: &[Term]) -> Option<usize> {
+    terms.iter().map(|term| term.of.version).max()
+}

@@ -1,0 +1,160 @@
+//! Noise schedulers as coefficients.
+//!
+//! Every step of a noise scheduler is a linear combination of latents, noise predictions and standard normal noise, with
+//! weights that depend on the configuration and the number of steps only. So a whole run is known before it starts: a
+//! [`Schedule`] lists, for every call of the denoiser, the timestep, the factor on its input, and the combinations that
+//! make the next latents. Nothing here touches a tensor; all arithmetic on weights is in `f64`, and the noise tables are
+//! rounded to `f32` where diffusers rounds them.
+//!
+//! [`SchedulerConfig`] is diffusers' `scheduler_config.json`. The classes that it may name, and the short names that
+//! [`SchedulerConfig::with_class`] takes, are in [`SCHEDULERS`]. What is not linear (`clip_sample`, `thresholding`) and
+//! what is not supported is a [`ScheduleError`] that names the key.
+//!
+//! ```
+//! use asyncdiff_core::plan::{Term, Value};
+//! use asyncdiff_core::scheduler::{Schedule, SchedulerConfig};
+//!
+//! let config: SchedulerConfig = r#"{
+//!     "_class_name": "EulerDiscreteScheduler",
+//!     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+//!     "timestep_spacing": "trailing"
+//! }"#.parse()?;
+//! let schedule = Schedule::new(&config, 4)?;
+//! assert_eq!(schedule.timesteps, [999.0, 749.0, 499.0, 249.0]);
+//!
+//! // Euler's method goes to noise level 0 in its last step: latents - sigma * prediction.
+//! let last = &schedule.steps[3].combines[0];
+//! assert_eq!(last.out, Value::Latents.at(4));
+//! let sigma = schedule.sigmas.as_ref().unwrap()[3];
+//! assert!((last.terms[0].weight - 1.0).abs() < 1e-12);
+//! assert!((last.terms[1].weight + sigma).abs() < 1e-12);
+//!
+//! // The same model with another solver.
+//! let solver = config.with_class("dpmpp-2m-karras")?;
+//! assert_eq!(Schedule::new(&solver, 20)?.calls(), 20);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod config;
+mod ddim;
+mod dpm_solver;
+mod error;
+mod euler;
+mod heun;
+mod lcm;
+mod level;
+mod linear;
+mod noise_table;
+mod pndm;
+mod sigmas;
+#[cfg(test)]
+mod tests;
+mod timesteps;
+mod unipc;
+
+use serde::Serialize;
+
+use crate::plan::{Term, Versioned};
+use config::Class;
+
+pub use config::{NamedScheduler, SCHEDULERS, SchedulerConfig};
+pub use error::ScheduleError;
+
+/// A noise scheduler, set up for a number of steps.
+///
+/// Versions count denoiser calls. [`Value::Latents`](crate::plan::Value::Latents) at 0 is given: standard normal noise
+/// times [`init_noise_sigma`](Self::init_noise_sigma). The combinations of call `k` may read the latents and corrected
+/// latents up to `k`, the predictions up to `k`, and the noise of `k`; they end with the latents at `k + 1`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Schedule {
+    /// The timestep of every denoiser call, in the units of the model's time embedding: mostly 0 to 999, but logarithms
+    /// of noise levels for models with continuous timesteps.
+    pub timesteps: Vec<f64>,
+    /// The standard deviation of the initial latents.
+    pub init_noise_sigma: f64,
+    /// The noise levels that the schedule walks through, one or more beyond the number of calls, for the classes that
+    /// are defined by them (diffusers' `scheduler.sigmas`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sigmas: Option<Vec<f64>>,
+    /// What to do around every denoiser call.
+    pub steps: Vec<Step>,
+}
+
+/// One denoiser call of a schedule.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Step {
+    /// The factor on the latents that the denoiser gets (diffusers' `scale_model_input`).
+    pub input_scale: f64,
+    /// What follows the call, in order. The last one makes the next latents.
+    pub combines: Vec<Combine>,
+}
+
+/// A linear combination: `out = Σ weight · of`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Combine {
+    /// The result.
+    pub out: Versioned,
+    /// The summands: every version once, no weight 0.
+    pub terms: Vec<Term>,
+}
+
+impl Schedule {
+    /// Sets a scheduler up for `num_inference_steps` steps. Most classes call the denoiser once a step; PNDM
+    /// makes one call more (nine more with Runge-Kutta steps), Heun's method almost twice as many.
+    ///
+    /// # Errors
+    ///
+    /// [`ScheduleError`] if the class or a setting is not supported, if the number of steps is 0 or more than the model
+    /// was trained for, or if the settings lead to weights that are not finite (several steps on one noise level, or a
+    /// first level without signal for a model that predicts noise).
+    pub fn new(
+        config: &SchedulerConfig,
+        num_inference_steps: usize,
+    ) -> Result<Self, ScheduleError> {
+        let class = config.class()?;
+        let max = config.num_train_timesteps();
+        if max == 0 {
+            let remedy = "give at least one timestep";
+            return Err(ScheduleError::setting("num_train_timesteps", max, remedy));
+        }
+        if !(1..=max).contains(&num_inference_steps) {
+            return Err(ScheduleError::Steps {
+                steps: num_inference_steps,
+                key: "num_train_timesteps",
+                max,
+            });
+        }
+        let schedule = match class {
+            Class::Ddim => ddim::schedule(config, num_inference_steps),
+            Class::Pndm => pndm::schedule(config, num_inference_steps),
+            Class::Euler => euler::schedule(config, num_inference_steps),
+            Class::EulerAncestral => euler::ancestral(config, num_inference_steps),
+            Class::Heun => heun::schedule(config, num_inference_steps),
+            Class::DpmSolver => dpm_solver::schedule(config, num_inference_steps),
+            Class::UniPc => unipc::schedule(config, num_inference_steps),
+            Class::Lcm => lcm::schedule(config, num_inference_steps),
+        }?;
+        schedule.finite()?;
+        Ok(schedule)
+    }
+
+    /// The number of denoiser calls.
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        self.steps.len()
+    }
+
+    fn finite(&self) -> Result<(), ScheduleError> {
+        for (call, (step, timestep)) in self.steps.iter().zip(&self.timesteps).enumerate() {
+            let mut weights = step.combines.iter().flat_map(|combine| &combine.terms);
+            let finite = weights.all(|term| term.weight.is_finite())
+                && step.input_scale.is_finite()
+                && timestep.is_finite()
+                && self.init_noise_sigma.is_finite();
+            if !finite {
+                return Err(ScheduleError::NotFinite { call });
+            }
+        }
+        Ok(())
+    }
+}

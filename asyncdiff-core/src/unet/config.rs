@@ -1,0 +1,234 @@
+//! `config.json` of a `UNet2DConditionModel`.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::UNetError;
+
+/// A setting that is one value for all levels, or a list with one for each.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum PerBlock<T> {
+    /// The same for all.
+    One(T),
+    /// One for each level, outermost first.
+    Each(Vec<T>),
+}
+
+impl<T> PerBlock<T> {
+    /// The value of a level.
+    ///
+    /// # Panics
+    ///
+    /// If the list is shorter; a checked configuration has one entry for each level.
+    pub fn at(&self, level: usize) -> &T {
+        match self {
+            PerBlock::One(value) => value,
+            PerBlock::Each(values) => &values[level],
+        }
+    }
+
+    fn check(&self, key: &'static str, levels: usize) -> Result<(), UNetError> {
+        match self {
+            PerBlock::Each(values) => length(key, values.len(), levels),
+            PerBlock::One(_) => Ok(()),
+        }
+    }
+}
+
+fn length(key: &'static str, found: usize, expected: usize) -> Result<(), UNetError> {
+    if found == expected {
+        Ok(())
+    } else {
+        Err(UNetError::Length {
+            key,
+            found,
+            expected,
+        })
+    }
+}
+
+/// The settings of a `UNet2DConditionModel` that decide its structure. Missing keys take diffusers' defaults.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct UNet2dConfig {
+    /// Channels of the model input.
+    pub in_channels: usize,
+    /// Channels of the noise prediction.
+    pub out_channels: usize,
+    /// Latent height and width that the model was trained for.
+    pub sample_size: Option<usize>,
+    /// Channels of each level.
+    pub block_out_channels: Vec<usize>,
+    /// Classes of the down blocks.
+    pub down_block_types: Vec<String>,
+    /// Class of the middle block.
+    pub mid_block_type: Option<String>,
+    /// Classes of the up blocks.
+    pub up_block_types: Vec<String>,
+    /// Resnets in each down block; an up block has one more.
+    pub layers_per_block: PerBlock<usize>,
+    /// Number of attention heads, in spite of its name, where `num_attention_heads` is missing.
+    pub attention_head_dim: PerBlock<usize>,
+    /// Number of attention heads.
+    pub num_attention_heads: Option<PerBlock<usize>>,
+    /// Transformer layers in each attention block.
+    pub transformer_layers_per_block: PerBlock<usize>,
+    /// Features of a text token.
+    pub cross_attention_dim: usize,
+    /// Whether transformers project tokens with linear layers.
+    pub use_linear_projection: bool,
+    /// Groups of the group norms.
+    pub norm_num_groups: usize,
+    /// Epsilon of the group norms.
+    pub norm_eps: f64,
+    /// Order of cosine and sine in the timestep embedding.
+    pub flip_sin_to_cos: bool,
+    /// Shift of the timestep embedding's frequencies.
+    pub freq_shift: f64,
+    /// Everything else, checked against what is implemented.
+    #[serde(flatten)]
+    pub other: serde_json::Map<String, Value>,
+}
+
+impl Default for UNet2dConfig {
+    fn default() -> Self {
+        let types = |first: &str, middle: &str, last: &str| {
+            [first, middle, middle, last].map(str::to_owned).to_vec()
+        };
+        let cross = "CrossAttnDownBlock2D";
+        let up = "CrossAttnUpBlock2D";
+        Self {
+            in_channels: 4,
+            out_channels: 4,
+            sample_size: None,
+            block_out_channels: vec![320, 640, 1280, 1280],
+            down_block_types: types(cross, cross, "DownBlock2D"),
+            mid_block_type: Some("UNetMidBlock2DCrossAttn".to_owned()),
+            up_block_types: types("UpBlock2D", up, up),
+            layers_per_block: PerBlock::One(2),
+            attention_head_dim: PerBlock::One(8),
+            num_attention_heads: None,
+            transformer_layers_per_block: PerBlock::One(1),
+            cross_attention_dim: 1280,
+            use_linear_projection: false,
+            norm_num_groups: 32,
+            norm_eps: 1e-5,
+            flip_sin_to_cos: true,
+            freq_shift: 0.0,
+            other: serde_json::Map::new(),
+        }
+    }
+}
+
+/// Keys that are implemented for one value only; `null` and a missing key mean that value too.
+const FIXED: &[(&str, &str)] = &[
+    ("act_fn", "\"silu\""),
+    ("addition_embed_type", "null"),
+    ("attention_type", "\"default\""),
+    ("center_input_sample", "false"),
+    ("class_embed_type", "null"),
+    ("conv_in_kernel", "3"),
+    ("conv_out_kernel", "3"),
+    ("cross_attention_norm", "null"),
+    ("downsample_padding", "1"),
+    ("dual_cross_attention", "false"),
+    ("encoder_hid_dim", "null"),
+    ("encoder_hid_dim_type", "null"),
+    ("mid_block_scale_factor", "1"),
+    ("num_class_embeds", "null"),
+    ("only_cross_attention", "false"),
+    ("resnet_out_scale_factor", "1.0"),
+    ("resnet_skip_time_act", "false"),
+    ("resnet_time_scale_shift", "\"default\""),
+    ("reverse_transformer_layers_per_block", "null"),
+    ("time_cond_proj_dim", "null"),
+    ("time_embedding_act_fn", "null"),
+    ("time_embedding_dim", "null"),
+    ("time_embedding_type", "\"positional\""),
+    ("timestep_post_act", "null"),
+];
+
+impl UNet2dConfig {
+    /// Features of the time embedding.
+    #[must_use]
+    pub fn time_embed_dim(&self) -> usize {
+        4 * self.block_out_channels[0]
+    }
+
+    /// Attention heads of a level.
+    #[must_use]
+    pub fn heads(&self, level: usize) -> usize {
+        *self
+            .num_attention_heads
+            .as_ref()
+            .unwrap_or(&self.attention_head_dim)
+            .at(level)
+    }
+
+    pub(super) fn down_attention(&self, level: usize) -> bool {
+        self.down_block_types[level] == "CrossAttnDownBlock2D"
+    }
+
+    pub(super) fn up_attention(&self, index: usize) -> bool {
+        self.up_block_types[index] == "CrossAttnUpBlock2D"
+    }
+
+    pub(super) fn check(&self) -> Result<(), UNetError> {
+        let levels = self.block_out_channels.len();
+        if levels == 0 {
+            return Err(unsupported("block_out_channels", "[]", "one entry per level"));
+        }
+        length("down_block_types", self.down_block_types.len(), levels)?;
+        length("up_block_types", self.up_block_types.len(), levels)?;
+        self.layers_per_block.check("layers_per_block", levels)?;
+        self.attention_head_dim.check("attention_head_dim", levels)?;
+        self.transformer_layers_per_block
+            .check("transformer_layers_per_block", levels)?;
+        if let Some(heads) = &self.num_attention_heads {
+            heads.check("num_attention_heads", levels)?;
+        }
+        for (key, types, supported) in [
+            ("down_block_types", &self.down_block_types, ["CrossAttnDownBlock2D", "DownBlock2D"]),
+            ("up_block_types", &self.up_block_types, ["CrossAttnUpBlock2D", "UpBlock2D"]),
+        ] {
+            if let Some(other) = types.iter().find(|name| !supported.contains(&name.as_str())) {
+                let supported = match key {
+                    "down_block_types" => "CrossAttnDownBlock2D and DownBlock2D",
+                    _ => "CrossAttnUpBlock2D and UpBlock2D",
+                };
+                return Err(unsupported(key, other, supported));
+            }
+        }
+        let mid = self.mid_block_type.as_deref().unwrap_or("null");
+        if mid != "UNetMidBlock2DCrossAttn" {
+            return Err(unsupported("mid_block_type", mid, "UNetMidBlock2DCrossAttn"));
+        }
+        for (level, channels) in self.block_out_channels.iter().enumerate() {
+            for (key, divisor) in [
+                ("norm_num_groups", self.norm_num_groups),
+                ("attention_head_dim", self.heads(level)),
+            ] {
+                if divisor == 0 || channels % divisor != 0 {
+                    return Err(unsupported(key, &divisor.to_string(), "a divisor of every entry of block_out_channels"));
+                }
+            }
+        }
+        for (key, only) in FIXED {
+            let found = self.other.get(*key).unwrap_or(&Value::Null);
+            let same = found.to_string() == *only || found.as_f64().is_some_and(|number| only.parse() == Ok(number));
+            if !found.is_null() && !same {
+                return Err(unsupported(key, &found.to_string(), only));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unsupported(key: &'static str, found: &str, supported: &'static str) -> UNetError {
+    UNetError::Unsupported {
+        key,
+        found: found.to_owned(),
+        supported,
+    }
+}

@@ -1,0 +1,79 @@
+//! What the blocks of a UNet cost: multiply-accumulate operations and weights.
+
+use super::{BlockKind, UNet2d};
+
+impl UNet2d {
+    /// Multiply-accumulate operations for one sample with `pixels` output positions and `tokens` text tokens.
+    /// Norms and activations are not counted.
+    pub(super) fn macs(&self, kind: &BlockKind, pixels: u64, tokens: u64) -> u64 {
+        match *kind {
+            BlockKind::Resnet { input, output } => {
+                let (input, output) = (input as u64, output as u64);
+                let shortcut = if input == output { 0 } else { input * output };
+                (9 * (input * output + output * output) + shortcut) * pixels
+            }
+            BlockKind::Transformer {
+                channels, layers, ..
+            } => {
+                let (channels, layers) = (channels as u64, layers as u64);
+                let context = self.config.cross_attention_dim as u64;
+                let projections = 2 * channels * channels * pixels;
+                let self_attention = 4 * channels * channels * pixels + 2 * pixels * pixels * channels;
+                let cross_attention = 2 * channels * channels * pixels
+                    + 2 * context * channels * tokens
+                    + 2 * pixels * tokens * channels;
+                let feed_forward = 12 * channels * channels * pixels;
+                projections + layers * (self_attention + cross_attention + feed_forward)
+            }
+            BlockKind::ConvIn { input, output } | BlockKind::ConvOut { input, output } => {
+                9 * (input * output) as u64 * pixels
+            }
+            BlockKind::Downsample { channels } | BlockKind::Upsample { channels } => {
+                9 * (channels * channels) as u64 * pixels
+            }
+        }
+    }
+
+    pub(super) fn parameters(&self, kind: &BlockKind) -> u64 {
+        let time = self.config.time_embed_dim();
+        let conv3 = |input, output| 9 * input * output + output;
+        let linear = |input, output| input * output + output;
+        let norm = |channels| 2 * channels;
+        let count = match *kind {
+            BlockKind::ConvIn { input, output } => conv3(input, output),
+            BlockKind::Resnet { input, output } => {
+                let shortcut = if input == output { 0 } else { linear(input, output) };
+                norm(input)
+                    + conv3(input, output)
+                    + linear(time, output)
+                    + norm(output)
+                    + conv3(output, output)
+                    + shortcut
+            }
+            BlockKind::Transformer {
+                channels, layers, ..
+            } => {
+                let context = self.config.cross_attention_dim;
+                // Query, key and value have no bias, the output projection has one.
+                let attention = |context| 2 * channels * channels + 2 * context * channels + channels;
+                let layer = 3 * norm(channels)
+                    + attention(channels)
+                    + attention(context)
+                    + linear(channels, 8 * channels)
+                    + linear(4 * channels, channels);
+                norm(channels) + 2 * linear(channels, channels) + layers * layer
+            }
+            BlockKind::Downsample { channels } | BlockKind::Upsample { channels } => {
+                conv3(channels, channels)
+            }
+            BlockKind::ConvOut { input, output } => norm(input) + conv3(input, output),
+        };
+        count as u64
+    }
+
+    /// The time embedding's two linear layers.
+    pub(super) fn shared_parameters(&self) -> u64 {
+        let (input, time) = (self.config.block_out_channels[0], self.config.time_embed_dim());
+        (input * time + time + time * time + time) as u64
+    }
+}

@@ -1,0 +1,122 @@
+//! The segment graph of the real Stable Diffusion UNets, against figures from elsewhere: the number of weights and of
+//! multiply-accumulate operations, and the published partitions' balance (REFERENCE, section 3).
+
+use std::collections::BTreeMap;
+
+use asyncdiff_core::unet::UNet2d;
+use asyncdiff_core::{BlockId, Partition, PartitionError, SegmentGraph};
+
+
+fn sd21() -> SegmentGraph {
+    let config = serde_json::from_str(include_str!("sd21_unet.json")).unwrap();
+    UNet2d::new(&config).unwrap().graph(2, [1, 96, 96], 77)
+}
+
+fn weights(graph: &SegmentGraph) -> u64 {
+    let all: Vec<_> = graph.iter().map(|(id, _)| id).collect();
+    graph.parameters(&all)
+}
+
+/// Shares of the segments in percent, rounded.
+fn balance(graph: &SegmentGraph, partition: &Partition) -> Vec<u64> {
+    let mut macs = vec![0; partition.segments()];
+    for (id, block) in graph.iter() {
+        macs[partition.owner(id)] += block.macs;
+    }
+    macs.iter().map(|macs| (100 * macs + graph.macs() / 2) / graph.macs()).collect()
+}
+
+#[test]
+fn sizes_are_those_of_the_real_models() {
+    // The exact numbers of weights of the released checkpoints.
+    assert_eq!(weights(&super::common::graph()), 859_520_964);
+    assert_eq!(weights(&sd21()), 865_910_724);
+    let giga = |graph: SegmentGraph| (graph.macs() as f64 / 1e9).round();
+    assert!((giga(super::common::graph()) - 803.0).abs() <= 8.0, "{}", giga(super::common::graph()));
+    assert!((giga(sd21()) - 2149.0).abs() <= 21.0, "{}", giga(sd21()));
+}
+
+#[test]
+fn every_value_is_read_and_shapes_agree() {
+    for graph in [super::common::graph(), sd21()] {
+        let mut read = vec![false; graph.blocks.len()];
+        for (id, block) in graph.iter() {
+            for input in &block.inputs {
+                if let asyncdiff_core::Input::Block(from) = input {
+                    assert!(from.0 < id.0, "{} reads a later block", block.name);
+                    read[from.0] = true;
+                }
+            }
+        }
+        read[graph.last().0] = true;
+        assert!(read.iter().all(|read| *read));
+        assert_eq!(graph.blocks[0].output, [2, 320, graph.latents[2], graph.latents[3]]);
+    }
+}
+
+#[test]
+fn published_partitions_fit_by_structure_and_have_the_published_balance() {
+    let (sd15, sd21) = (super::common::graph(), sd21());
+    let of = |graph: &SegmentGraph| -> Vec<_> {
+        Partition::all_published(graph).iter().map(|table| balance(graph, table)).collect()
+    };
+    let published = |graph: &SegmentGraph, expected: [&[u64]; 3]| {
+        for (found, expected) in of(graph).iter().zip(expected) {
+            // The reference rounds too.
+            let near = found.iter().zip(expected).all(|(found, expected)| found.abs_diff(*expected) <= 1);
+            assert!(near && found.len() == expected.len(), "{found:?} is not {expected:?}");
+        }
+        assert_eq!(of(graph).len(), 3);
+    };
+    published(&sd15, [&[44, 56], &[31, 38, 31], &[22, 22, 31, 25]]);
+    published(&sd21, [&[47, 53], &[33, 38, 29], &[25, 27, 22, 26]]);
+}
+
+#[test]
+fn balanced_partitions_are_contiguous_and_at_least_as_good_as_published() {
+    let graph = super::common::graph();
+    for segments in 1..=graph.blocks.len() {
+        let partition = Partition::balanced(&graph, segments).unwrap();
+        assert_eq!(partition.segments(), segments);
+        assert!(partition.segment_of().is_sorted());
+        assert!((0..segments).all(|segment| partition.segment_of().contains(&segment)));
+        if let Ok(published) = Partition::published(&graph, segments) {
+            assert!(balance(&graph, &partition).iter().max() <= balance(&graph, &published).iter().max());
+        }
+    }
+}
+
+#[test]
+fn wrong_partitions_are_errors() {
+    let graph = super::common::graph();
+    assert_eq!(Partition::published(&graph, 0), Err(PartitionError::NoSegments));
+    assert_eq!(
+        Partition::published(&graph, 5),
+        Err(PartitionError::NoTable { segments: 5, available: vec![2, 3, 4] })
+    );
+    let blocks = graph.blocks.len();
+    let segments = blocks + 1;
+    assert_eq!(Partition::published(&graph, segments), Err(PartitionError::TooMany { segments, blocks }));
+    assert_eq!(Partition::balanced(&graph, segments), Err(PartitionError::TooMany { segments, blocks }));
+
+    let map = |entries: &[(&str, usize)]| {
+        let map: BTreeMap<_, _> = entries.iter().map(|(name, segment)| ((*name).to_owned(), *segment)).collect();
+        Partition::from_map(&graph, &map)
+    };
+    assert!(matches!(map(&[("conv_inn", 0)]), Err(PartitionError::UnknownBlock(name)) if name == "conv_inn"));
+    assert!(matches!(map(&[("conv_in", 0)]), Err(PartitionError::Unassigned(name)) if name == "down_blocks.0.resnets.0"));
+    let whole = [("conv_in", 0), ("down_blocks", 0), ("mid_block", 2), ("up_blocks", 2), ("conv_out", 2)];
+    assert_eq!(map(&whole), Err(PartitionError::EmptySegment { segment: 1, last: 2 }));
+}
+
+#[test]
+fn in_a_map_the_longest_entry_decides() {
+    let graph = super::common::graph();
+    let entries = [("conv_in", 1), ("down_blocks", 0), ("down_blocks.0", 1), ("mid_block", 0), ("up_blocks", 1), ("conv_out", 1)];
+    let map = entries.into_iter().map(|(name, segment)| (name.to_owned(), segment)).collect();
+    let partition = Partition::from_map(&graph, &map).unwrap();
+    let owner = |name: &str| partition.owner(graph.find(name).unwrap());
+    assert_eq!(owner("down_blocks.0.resnets.1"), 1);
+    assert_eq!(owner("down_blocks.1.resnets.1"), 0);
+    assert_eq!(partition.owner(BlockId(0)), 1);
+}

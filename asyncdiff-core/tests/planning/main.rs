@@ -1,0 +1,6 @@
+//! From a configuration to a plan to a run, without tensors.
+
+mod common;
+mod engine;
+mod graph;
+mod plan;

@@ -1,0 +1,194 @@
+//! The CLIP text encoder (transformers' `CLIPTextModel`).
+
+use asyncdiff_burn::layers;
+use asyncdiff_burn::weights::{Loader, WeightError};
+use burn::nn::{Embedding, LayerNorm, Linear};
+use burn::tensor::{Int, Tensor, TensorData, activation};
+use serde::Deserialize;
+
+use crate::attention::{Mask, attend};
+
+/// `config.json` of a text encoder.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct ClipTextConfig {
+    /// Number of tokens.
+    pub vocab_size: usize,
+    /// Features of a token.
+    pub hidden_size: usize,
+    /// Features inside the feed-forward layers.
+    pub intermediate_size: usize,
+    /// Transformer layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// The longest text.
+    pub max_position_embeddings: usize,
+    /// Activation of the feed-forward layers.
+    #[serde(default = "quick_gelu")]
+    pub hidden_act: Activation,
+    /// Epsilon of the layer norms.
+    #[serde(default = "layer_norm_eps")]
+    pub layer_norm_eps: f64,
+    /// The token that ends a text. 2 is a legacy value that stands for the highest id in the text.
+    #[serde(default = "legacy_eos")]
+    pub eos_token_id: u32,
+}
+
+/// Activations of CLIP's feed-forward layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x · σ(1.702 x)`, of OpenAI's models.
+    QuickGelu,
+    /// The exact GELU, of OpenCLIP's models.
+    Gelu,
+}
+
+fn quick_gelu() -> Activation {
+    Activation::QuickGelu
+}
+
+fn layer_norm_eps() -> f64 {
+    1e-5
+}
+
+fn legacy_eos() -> u32 {
+    2
+}
+
+/// What the text encoder says about a batch of texts.
+#[derive(Clone, Debug)]
+pub struct TextEmbedding {
+    /// The last layer's output after the final norm: `[batch, tokens, hidden_size]`.
+    pub last_hidden_state: Tensor<3>,
+    /// The last but one layer's output, without a norm: `[batch, tokens, hidden_size]`.
+    pub penultimate: Tensor<3>,
+    /// `last_hidden_state` at each text's end: `[batch, hidden_size]`.
+    pub pooled: Tensor<2>,
+}
+
+/// The text encoder on a device.
+#[derive(Debug)]
+pub struct ClipTextModel {
+    config: ClipTextConfig,
+    tokens: Embedding,
+    positions: Tensor<2>,
+    layers: Vec<Layer>,
+    final_norm: LayerNorm,
+}
+
+#[derive(Debug)]
+struct Layer {
+    norm1: LayerNorm,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    norm2: LayerNorm,
+    up: Linear,
+    down: Linear,
+}
+
+impl ClipTextModel {
+    /// Loads the weights. The file's keys may or may not begin with `text_model.`.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightError`] for weights that do not fit `config`.
+    pub fn load(config: &ClipTextConfig, loader: &Loader<'_>) -> Result<Self, WeightError> {
+        let root = if loader.has("text_model") {
+            loader.at("text_model")
+        } else {
+            loader.clone()
+        };
+        let (width, eps) = (config.hidden_size, config.layer_norm_eps);
+        let embeddings = root.at("embeddings");
+        let layer = |index: usize| {
+            let layer = root.at("encoder.layers").at(index);
+            let attention = |name| layers::linear(&layer.at("self_attn").at(name), width, width, true);
+            Ok(Layer {
+                norm1: layers::layer_norm(&layer.at("layer_norm1"), width, eps)?,
+                query: attention("q_proj")?,
+                key: attention("k_proj")?,
+                value: attention("v_proj")?,
+                output: attention("out_proj")?,
+                norm2: layers::layer_norm(&layer.at("layer_norm2"), width, eps)?,
+                up: layers::linear(&layer.at("mlp.fc1"), width, config.intermediate_size, true)?,
+                down: layers::linear(&layer.at("mlp.fc2"), config.intermediate_size, width, true)?,
+            })
+        };
+        Ok(Self {
+            tokens: layers::embedding(&embeddings.at("token_embedding"), config.vocab_size, width)?,
+            positions: embeddings.at("position_embedding").tensor(
+                "weight",
+                [config.max_position_embeddings, width],
+            )?,
+            layers: (0..config.num_hidden_layers)
+                .map(layer)
+                .collect::<Result<_, _>>()?,
+            final_norm: layers::layer_norm(&root.at("final_layer_norm"), width, eps)?,
+            config: config.clone(),
+        })
+    }
+
+    /// Encodes texts of equal numbers of tokens, at most `max_position_embeddings`.
+    ///
+    /// # Panics
+    ///
+    /// If `ids` is empty, or its rows differ in length or are too long.
+    #[must_use]
+    pub fn encode(&self, ids: &[Vec<u32>]) -> TextEmbedding {
+        let device = self.positions.device();
+        let (batch, length) = (ids.len(), ids[0].len());
+        let flat: Vec<i64> = ids.iter().flatten().map(|id| i64::from(*id)).collect();
+        let indices = Tensor::<2, Int>::from_data(TensorData::new(flat, [batch, length]), &device);
+        let positions = self.positions.clone().slice([0..length]).unsqueeze::<3>();
+        let mut hidden = self.tokens.forward(indices) + positions;
+        let mut penultimate = hidden.clone();
+        for layer in &self.layers {
+            penultimate = hidden.clone();
+            hidden = layer.forward(hidden, &self.config);
+        }
+        let last_hidden_state = self.final_norm.forward(hidden);
+        let ends = ids.iter().enumerate().map(|(row, ids)| {
+            last_hidden_state
+                .clone()
+                .slice([row..row + 1, self.end(ids)..self.end(ids) + 1])
+        });
+        let pooled = Tensor::cat(ends.collect(), 0).squeeze_dim::<2>(1);
+        TextEmbedding {
+            last_hidden_state,
+            penultimate,
+            pooled,
+        }
+    }
+
+    /// The position that stands for the whole text.
+    fn end(&self, ids: &[u32]) -> usize {
+        let end = match self.config.eos_token_id {
+            2 => ids.iter().max().copied(),
+            eos => Some(eos),
+        };
+        ids.iter().position(|id| Some(*id) == end).unwrap_or(0)
+    }
+}
+
+impl Layer {
+    fn forward(&self, hidden: Tensor<3>, config: &ClipTextConfig) -> Tensor<3> {
+        let normed = self.norm1.forward(hidden.clone());
+        let attended = attend(
+            self.query.forward(normed.clone()),
+            self.key.forward(normed.clone()),
+            self.value.forward(normed),
+            config.num_attention_heads,
+            Mask::Causal,
+        );
+        let hidden = hidden + self.output.forward(attended);
+        let inner = self.up.forward(self.norm2.forward(hidden.clone()));
+        let inner = match config.hidden_act {
+            Activation::QuickGelu => inner.clone() * activation::sigmoid(inner * 1.702),
+            Activation::Gelu => activation::gelu(inner),
+        };
+        hidden + self.down.forward(inner)
+    }
+}

@@ -1,0 +1,144 @@
+//! Asynchronous runs beside the sequential one: how much sooner, and how much alike.
+
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::image::Image;
+use crate::pipeline::{Request, Run, StableDiffusion, Strategy};
+use crate::quality::{psnr, relative_error, ssim};
+use crate::session::{Output, Progress, Session};
+
+/// One line of a comparison.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// What was run.
+    pub kind: Kind,
+    /// Ranks that it used.
+    pub ranks: usize,
+    /// Inference steps.
+    pub steps: usize,
+    /// Median time of the denoising steps.
+    pub time: Duration,
+    /// The baseline's time over this one's.
+    pub speed_up: f64,
+    /// What it would be on equal devices and links that cost nothing, warm-up included.
+    pub ideal_speed_up: f64,
+    /// Peak signal-to-noise ratio of the first picture against the baseline's, in dB.
+    pub psnr: f64,
+    /// Structural similarity of the first picture to the baseline's, up to 1.
+    pub ssim: f64,
+    /// `‖latents - baseline‖ / ‖baseline‖`.
+    pub latent_error: f64,
+    /// Whether the output is finite, and the same bit for bit in every repetition. If not, the times mean nothing.
+    pub sound: bool,
+    /// The first picture.
+    pub image: Image,
+}
+
+/// What a [`Row`] is about.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    /// The sequential run with all steps.
+    Baseline,
+    /// An asynchronous run.
+    Asynchronous(Strategy),
+    /// A sequential run with as many steps as fit into the time of the asynchronous run before it: what the devices of that
+    /// run have to beat.
+    FewerSteps,
+}
+
+/// Runs a request sequentially and by every strategy, `repeat` times each in turn, so that all see the same machine. Then
+/// runs the sequential baselines with fewer steps.
+///
+/// # Errors
+///
+/// As [`StableDiffusion::plan`] and [`Session::generate`].
+pub fn compare(
+    pipeline: &StableDiffusion,
+    session: &mut Session<'_>,
+    request: &Request,
+    strategies: &[Strategy],
+    repeat: usize,
+    progress: &mut dyn Progress,
+) -> Result<Vec<Row>, Error> {
+    let sequential = pipeline.plan(request, &Strategy::sequential())?;
+    let mut measured = vec![Measured::new(Kind::Baseline, request, sequential)];
+    for strategy in strategies {
+        let run = pipeline.plan(request, strategy)?;
+        measured.push(Measured::new(Kind::Asynchronous(strategy.clone()), request, run));
+    }
+    measure(&mut measured, session, repeat, progress)?;
+
+    let baseline = measured.remove(0);
+    let mut rows = vec![baseline.row(&baseline)?];
+    for asynchronous in measured {
+        let row = asynchronous.row(&baseline)?;
+        let steps = (request.steps as f64 / row.speed_up).round().max(1.0) as usize;
+        rows.push(row);
+        if steps < request.steps {
+            let fewer = Request {
+                steps,
+                ..request.clone()
+            };
+            let run = pipeline.plan(&fewer, &Strategy::sequential())?;
+            let mut fewer = [Measured::new(Kind::FewerSteps, &fewer, run)];
+            measure(&mut fewer, session, repeat, progress)?;
+            rows.push(fewer[0].row(&baseline)?);
+        }
+    }
+    Ok(rows)
+}
+
+struct Measured {
+    kind: Kind,
+    request: Request,
+    run: Run,
+    outputs: Vec<Output>,
+}
+
+fn measure(runs: &mut [Measured], session: &mut Session<'_>, repeat: usize, progress: &mut dyn Progress) -> Result<(), Error> {
+    for _ in 0..repeat.max(1) {
+        for measured in &mut *runs {
+            let output = session.generate(&measured.request, &measured.run, progress)?;
+            measured.outputs.push(output);
+        }
+    }
+    Ok(())
+}
+
+impl Measured {
+    fn new(kind: Kind, request: &Request, run: Run) -> Self {
+        Self {
+            kind,
+            request: request.clone(),
+            run,
+            outputs: Vec::new(),
+        }
+    }
+
+    fn time(&self) -> Duration {
+        let mut times: Vec<_> = self.outputs.iter().map(|output| output.timings.denoise).collect();
+        times.sort();
+        times[times.len() / 2]
+    }
+
+    fn row(&self, baseline: &Self) -> Result<Row, Error> {
+        let (first, exact) = (&self.outputs[0], &baseline.outputs[0]);
+        let (image, reference) = (&first.images[0], &exact.images[0]);
+        let calls = baseline.run.plan.calls as f64 / self.run.plan.calls as f64;
+        Ok(Row {
+            kind: self.kind.clone(),
+            ranks: self.run.plan.ranks.len(),
+            steps: self.request.steps,
+            time: self.time(),
+            speed_up: baseline.time().as_secs_f64() / self.time().as_secs_f64(),
+            ideal_speed_up: calls * self.run.summary.ideal_speed_up,
+            psnr: psnr(image, reference)?,
+            ssim: ssim(image, reference)?,
+            latent_error: relative_error(&first.latents, &exact.latents)?,
+            sound: first.latents.iter().all(|value| value.is_finite())
+                && self.outputs.iter().all(|output| output.latents == first.latents),
+            image: image.clone(),
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! What can go wrong between a checkpoint and a picture.
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+
+use asyncdiff_burn::ranks::RankError;
+use asyncdiff_burn::weights::WeightError;
+use asyncdiff_core::scheduler::ScheduleError;
+use asyncdiff_core::unet::UNetError;
+use asyncdiff_core::{EngineError, PartitionError, PlanError};
+
+use crate::image::ImageError;
+use crate::quality::QualityError;
+use crate::tokenizer::TokenizerError;
+
+/// What can go wrong between a checkpoint and a picture.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no such folder.
+    #[error("there is no model folder {path}: give a folder in diffusers layout", path = .0.display())]
+    NoFolder(PathBuf),
+    /// The folder is not a model.
+    #[error("{path} has no model_index.json: give a folder in diffusers layout, the one above unet/ and vae/", path = .0.display())]
+    NoModelIndex(PathBuf),
+    /// A pipeline that is not implemented.
+    #[error("{file}: pipeline class {found} is not supported, supported is {supported}")]
+    UnknownPipeline {
+        /// The model_index.json.
+        file: String,
+        /// Its `_class_name`.
+        found: String,
+        /// What is supported.
+        supported: &'static str,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {file}: {source}")]
+    Read {
+        /// The file.
+        file: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A configuration is no valid JSON, or lacks something.
+    #[error("{file} is not a configuration of this kind: {source}")]
+    Json {
+        /// The file.
+        file: String,
+        /// What the parser says.
+        source: serde_json::Error,
+    },
+    /// Parts of a checkpoint that do not fit each other.
+    #[error("the checkpoint's parts do not fit: {what} is {found}, but {other} is {expected}")]
+    Mismatch {
+        /// One setting.
+        what: &'static str,
+        /// Its value.
+        found: usize,
+        /// The other setting.
+        other: &'static str,
+        /// Its value.
+        expected: usize,
+    },
+    /// A picture size that the model cannot make.
+    #[error("{side} {found} is not possible: use a multiple of {factor}, such as {nearest}")]
+    Size {
+        /// `width` or `height`.
+        side: &'static str,
+        /// The size asked for.
+        found: usize,
+        /// What it has to be a multiple of.
+        factor: usize,
+        /// The nearest size that is possible.
+        nearest: usize,
+    },
+    /// A request for no picture at all.
+    #[error("0 images are not possible: ask for at least 1")]
+    NoImages,
+    /// A guidance scale that is not a number.
+    #[error("guidance scale {0} is not possible: use a finite number; 1 or less turns guidance off")]
+    Guidance(f64),
+    /// Initial latents of another shape.
+    #[error("the initial latents have shape {found:?}, this request needs {expected:?}")]
+    Latents {
+        /// Their shape.
+        found: Vec<usize>,
+        /// The shape needed.
+        expected: Vec<usize>,
+    },
+    /// Too few workers for the plan.
+    #[error("{needed} devices are needed (segments + stride - 1), {found} are given: name more, as in cpu:{needed}, or use fewer segments")]
+    NotEnoughWorkers {
+        /// How many the plan has ranks.
+        needed: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// The caller's progress report asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// The tokenizer's files.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The UNet's configuration.
+    #[error(transparent)]
+    UNet(#[from] UNetError),
+    /// The noise scheduler's configuration.
+    #[error("{file}: {source}")]
+    SchedulerFile {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        source: ScheduleError,
+    },
+    /// The noise scheduler.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// The partition.
+    #[error(transparent)]
+    Partition(#[from] PartitionError),
+    /// The plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The weights.
+    #[error(transparent)]
+    Weights(#[from] WeightError),
+    /// A decoded picture.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// Results that cannot be compared.
+    #[error(transparent)]
+    Quality(#[from] QualityError),
+    /// A rank of the run.
+    #[error(transparent)]
+    Rank(#[from] RankError<EngineError<Infallible>>),
+}

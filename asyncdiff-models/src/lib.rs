@@ -1,0 +1,51 @@
+//! The networks and pipelines of AsyncDiff, from diffusers checkpoints.
+//!
+//! * [`Checkpoint`]: where a model's files come from.
+//! * [`StableDiffusion`]: the text-to-image pipeline; [`StableDiffusion::plan`] turns a [`Request`] and a [`Strategy`] into
+//!   a [`Run`] that can be inspected, [`Session`] holds the weights and makes the pictures.
+//! * [`unet`], [`clip`], [`vae`], [`tokenizer`]: the parts, each usable alone.
+//! * [`compare::compare`]: asynchronous runs beside the sequential one.
+//! * [`random`]: PyTorch's random numbers; [`quality`]: how alike two pictures are.
+//!
+//! ```
+//! # #[cfg(all(feature = "flex", feature = "embedded"))] {
+//! use asyncdiff_models::device::workers;
+//! use asyncdiff_models::{Checkpoint, Session, StableDiffusion, Strategy};
+//!
+//! let pipeline = StableDiffusion::open(Checkpoint::embedded())?;
+//! let mut request = pipeline.request("red apple, fluent style");
+//! request.steps = 12;
+//!
+//! // Two segments on two CPU workers.
+//! let run = pipeline.plan(&request, &Strategy::segments(2))?;
+//! let mut session = Session::new(&pipeline, workers("cpu:2", None)?)?;
+//! let output = session.generate(&request, &run, &mut ())?;
+//! assert_eq!((output.images[0].width, output.images[0].height), (64, 64));
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![deny(missing_docs)]
+
+mod attention;
+mod checkpoint;
+pub mod clip;
+pub mod compare;
+#[cfg(feature = "embedded")]
+mod embedded;
+mod error;
+pub mod image;
+mod pipeline;
+pub mod quality;
+pub mod random;
+mod resnet;
+mod session;
+pub mod tokenizer;
+pub mod unet;
+pub mod vae;
+
+pub use asyncdiff_burn::device;
+pub use checkpoint::Checkpoint;
+pub use error::Error;
+pub use pipeline::{PartitionChoice, Request, Run, StableDiffusion, Strategy};
+pub use session::{Latents, Output, Progress, Session, Timings};

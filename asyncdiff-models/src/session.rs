@@ -1,0 +1,315 @@
+//! Loaded weights, and the making of pictures.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use asyncdiff_burn::device::Worker;
+use asyncdiff_burn::exchange::OnDevice;
+use asyncdiff_burn::ranks::{RankError, on_each};
+use asyncdiff_comm::{CommError, local};
+use asyncdiff_core::plan::Value;
+use asyncdiff_core::{BlockId, Engine, EngineError};
+use burn::tensor::{FloatDType, Tensor, TensorData};
+
+use crate::clip::ClipTextModel;
+use crate::error::Error;
+use crate::image::Image;
+use crate::pipeline::{Request, Run, StableDiffusion};
+use crate::random::TorchRng;
+use crate::unet::UNet;
+use crate::vae::AutoencoderKl;
+
+/// How long a rank waits for another before it gives up: longer than any single denoiser call should take.
+const DEADLINE: Duration = Duration::from_secs(600);
+
+/// Latents on a device: `[batch, channels, height, width]`.
+pub type Latents = Tensor<4>;
+
+/// Is told how far a run is.
+pub trait Progress: Send {
+    /// Called after every denoiser call, in order, on the rank that holds the latents: `done` of `calls` are done, and
+    /// `latents` is what they have made so far. The run waits for the answer; breaking
+    /// off cancels it on all ranks.
+    fn step(&mut self, done: usize, calls: usize, latents: &Latents) -> ControlFlow<()>;
+}
+
+/// No report.
+impl Progress for () {
+    fn step(&mut self, _: usize, _: usize, _: &Latents) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+/// How long the parts of a generation took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timings {
+    /// Tokenizer and text encoder.
+    pub encode: Duration,
+    /// All denoising steps: the part that is spread over the ranks.
+    pub denoise: Duration,
+    /// The autoencoder's decoder.
+    pub decode: Duration,
+}
+
+/// What a generation has made.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// The pictures.
+    pub images: Vec<Image>,
+    /// The final latents, `[batch, channels, height, width]`, row-major.
+    pub latents: Vec<f32>,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+/// A pipeline with its weights on workers.
+///
+/// The text encoder and the autoencoder live on the first worker. The denoiser's blocks are loaded for the run at hand,
+/// each rank's own only, and kept for the next run with the same distribution.
+pub struct Session<'a> {
+    pipeline: &'a StableDiffusion,
+    workers: Vec<Worker>,
+    text_encoder: ClipTextModel,
+    vae: AutoencoderKl,
+    ranks: Vec<(Vec<BlockId>, UNet)>,
+}
+
+impl<'a> Session<'a> {
+    /// Loads the text encoder and the autoencoder on the first of `workers`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotEnoughWorkers`] without a worker, [`Error::Weights`] for weights that do not fit.
+    pub fn new(pipeline: &'a StableDiffusion, workers: Vec<Worker>) -> Result<Self, Error> {
+        let Some(first) = workers.first() else {
+            return Err(Error::NotEnoughWorkers {
+                needed: 1,
+                found: 0,
+            });
+        };
+        let (text_encoder, vae) = first.install(|| -> Result<_, Error> {
+            let file = pipeline.checkpoint.weights("text_encoder", "model")?;
+            let weights = file.read()?;
+            let text_encoder = ClipTextModel::load(&pipeline.text_encoder, &weights.on(first.device(), FloatDType::F32))?;
+            // A buffer that older versions of transformers saved: the numbers 0, 1, 2, …
+            weights.finish(|name| name.ends_with("embeddings.position_ids"))?;
+
+            let file = pipeline.checkpoint.weights("vae", "diffusion_pytorch_model")?;
+            let weights = file.read()?;
+            let vae = AutoencoderKl::load(&pipeline.vae, &weights.on(first.device(), FloatDType::F32))?;
+            weights.finish(|_| false)?;
+            Ok((text_encoder, vae))
+        })?;
+        Ok(Self {
+            pipeline,
+            workers,
+            text_encoder,
+            vae,
+            ranks: Vec::new(),
+        })
+    }
+
+    /// The workers.
+    #[must_use]
+    pub fn workers(&self) -> &[Worker] {
+        &self.workers
+    }
+
+    /// Loads the denoiser's blocks that each rank of `run` owns, unless they are loaded already.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotEnoughWorkers`], [`Error::Weights`].
+    pub fn prepare(&mut self, run: &Run) -> Result<(), Error> {
+        let needed = run.plan.ranks.len();
+        if self.workers.len() < needed {
+            return Err(Error::NotEnoughWorkers {
+                needed,
+                found: self.workers.len(),
+            });
+        }
+        if self.ranks.iter().map(|(blocks, _)| blocks).eq(&run.plan.blocks) {
+            return Ok(());
+        }
+        self.ranks.clear();
+        let file = self.pipeline.checkpoint.weights("unet", "diffusion_pytorch_model")?;
+        for (worker, blocks) in self.workers.iter().zip(&run.plan.blocks) {
+            let unet = worker.install(|| {
+                UNet::load(&self.pipeline.unet, &file.read()?, blocks, worker.device(), FloatDType::F32)
+            })?;
+            self.ranks.push((blocks.clone(), unet));
+        }
+        Ok(())
+    }
+
+    /// Bytes of denoiser weights on each rank, after [`Session::prepare`].
+    #[must_use]
+    pub fn loaded_bytes(&self) -> Vec<u64> {
+        let bytes = std::mem::size_of::<f32>() as u64;
+        self.ranks.iter().map(|(_, unet)| unet.parameters() * bytes).collect()
+    }
+
+    /// Makes the pictures of a request as `run`, which [`StableDiffusion::plan`] made from it, says.
+    ///
+    /// On the CPU, the same request, run and number of threads for each worker give the same picture bit for bit.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] of [`Session::prepare`]; [`Error::Latents`]; [`Error::Cancelled`]; [`Error::Rank`] if a rank fails.
+    pub fn generate(&mut self, request: &Request, run: &Run, progress: &mut dyn Progress) -> Result<Output, Error> {
+        self.prepare(run)?;
+        let (latents, rng) = self.initial_latents(request, run)?;
+        let start = Instant::now();
+        let context = self.encode(request)?;
+        let encode = start.elapsed();
+
+        let start = Instant::now();
+        let latents = self.denoise(run, context, latents, rng, progress)?;
+        let denoise = start.elapsed();
+
+        let start = Instant::now();
+        let images = self.decode(latents.clone())?;
+        let decode = start.elapsed();
+        Ok(Output {
+            images,
+            latents: values(latents),
+            timings: Timings {
+                encode,
+                denoise,
+                decode,
+            },
+        })
+    }
+
+    /// The text embeddings of a request, `[passes · num_images, tokens, features]`; with guidance, those of the negative
+    /// prompt first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Guidance`].
+    pub fn encode(&self, request: &Request) -> Result<Tensor<3>, Error> {
+        let negative = self
+            .pipeline
+            .guidance(request)?
+            .map(|_| request.negative_prompt.as_str());
+        let ids: Vec<_> = negative
+            .into_iter()
+            .chain([request.prompt.as_str()])
+            .map(|prompt| self.pipeline.tokenizer.encode(prompt).ids)
+            .collect();
+        Ok(self.workers[0].install(|| {
+            let texts = self.text_encoder.encode(&ids).last_hidden_state;
+            let each = texts.chunk(ids.len(), 0);
+            let repeated = each.into_iter().map(|text| text.repeat_dim(0, request.num_images));
+            Tensor::cat(repeated.collect(), 0)
+        }))
+    }
+
+    /// The latents that a request starts from, and the random numbers that follow them.
+    fn initial_latents(&self, request: &Request, run: &Run) -> Result<(Vec<f32>, TorchRng), Error> {
+        let shape = self.pipeline.latents_shape(request)?;
+        let count = shape.iter().product();
+        let mut rng = TorchRng::new(request.seed);
+        let noise = match &request.latents {
+            None => rng.randn(count),
+            Some(latents) if latents.len() == count => latents.clone(),
+            Some(latents) => {
+                return Err(Error::Latents {
+                    found: vec![latents.len()],
+                    expected: shape.to_vec(),
+                });
+            }
+        };
+        let sigma = run.schedule.init_noise_sigma as f32;
+        Ok((noise.into_iter().map(|value| value * sigma).collect(), rng))
+    }
+
+    /// Runs the plan: initial latents to final latents, `[batch, channels, height, width]` on the first worker's device.
+    /// [`Session::prepare`] must have loaded the blocks of `run`.
+    fn denoise(
+        &self,
+        run: &Run,
+        context: Tensor<3>,
+        latents: Vec<f32>,
+        rng: TorchRng,
+        progress: &mut dyn Progress,
+    ) -> Result<Tensor<4>, Error> {
+        let plan = &run.plan;
+        let shape = run.graph.latents;
+        let [_, _, height, width] = shape;
+        // Only one rank advances the latents: it alone starts with them, reports, and draws noise.
+        let mut lead = Some((latents, rng, progress));
+        let peers = local::world(plan.ranks.len(), DEADLINE);
+        let states: Vec<_> = peers
+            .into_iter()
+            .enumerate()
+            .map(|(rank, peer)| (peer, if rank == plan.latents_rank { lead.take() } else { None }))
+            .collect();
+        let results = on_each(&self.workers, states, |rank, (peer, lead)| {
+            let device = self.workers[rank].device();
+            let tensor = |values| Tensor::<4>::from_data(TensorData::new(values, shape), device);
+            let (latents, mut rng, mut progress) = match lead {
+                Some((latents, rng, progress)) => (Some(tensor(latents)), Some(rng), Some(progress)),
+                None => (None, None, None),
+            };
+            let count = shape.iter().product();
+            let noise = Box::new(move |_| tensor(rng.as_mut().map(|rng| rng.randn(count)).unwrap_or_default()));
+            let context = context.clone().to_device(device);
+            let mut denoiser = self.ranks[rank].1.denoiser(context, [height, width], noise);
+            let mut peers = OnDevice::new(peer, device);
+            Engine::new(plan, rank).run(&mut denoiser, &mut peers, latents, &mut |what, tensor| {
+                match (&mut progress, what.value) {
+                    (Some(progress), Value::Latents) => progress.step(what.version, plan.calls, tensor),
+                    _ => ControlFlow::Continue(()),
+                }
+            })
+        });
+        let mut latents = None;
+        let mut errors = Vec::new();
+        for result in results {
+            match result {
+                Ok(result) => latents = latents.or(result),
+                Err(error) => errors.push(error),
+            }
+        }
+        // The rank that failed first says why; the others say only that it did.
+        errors.sort_by_key(|error| is_consequence(error));
+        match (errors.into_iter().next(), latents) {
+            (Some(RankError::Failed { source: EngineError::Cancelled, .. }), _) => Err(Error::Cancelled),
+            (Some(error), _) => Err(error.into()),
+            (None, Some(latents)) => Ok(latents.to_device(self.workers[0].device())),
+            (None, None) => unreachable!("a valid plan ends with the final latents"),
+        }
+    }
+
+    /// The pictures of final latents, `[batch, channels, height, width]`.
+    fn decode(&self, latents: Tensor<4>) -> Result<Vec<Image>, Error> {
+        self.workers[0].install(|| {
+            let [batch, ..] = latents.dims();
+            let latents = self.vae.unscale(latents);
+            // One at a time: the decoder's activations are the largest of the whole pipeline.
+            (0..batch)
+                .map(|index| {
+                    let picture = self.vae.decode(latents.clone().narrow(0, index, 1));
+                    let [_, channels, height, width] = picture.dims();
+                    Ok(Image::from_samples(&values(picture), [channels, height, width])?)
+                })
+                .collect()
+        })
+    }
+}
+
+fn is_consequence(error: &RankError<EngineError<std::convert::Infallible>>) -> bool {
+    matches!(
+        error,
+        RankError::Failed {
+            source: EngineError::Comm(CommError::PeerFailed { .. }),
+            ..
+        }
+    )
+}
+
+/// The elements of a tensor, row-major.
+fn values(tensor: Tensor<4>) -> Vec<f32> {
+    tensor.into_data().iter::<f32>().collect()
+}

@@ -1,0 +1,124 @@
+//! diffusers' `Transformer2DModel`.
+
+use asyncdiff_burn::layers;
+use asyncdiff_burn::weights::{Loader, WeightError};
+use burn::nn::{GroupNorm, LayerNorm, Linear};
+use burn::tensor::{Tensor, activation};
+
+use crate::attention::{Mask, attend};
+
+/// Attention over the positions of a feature map, and from them to the text.
+#[derive(Debug)]
+pub(crate) struct Transformer {
+    norm: GroupNorm,
+    project_in: Linear,
+    layers: Vec<Layer>,
+    project_out: Linear,
+}
+
+/// diffusers' `BasicTransformerBlock`.
+#[derive(Debug)]
+struct Layer {
+    norm1: LayerNorm,
+    self_attention: Attention,
+    norm2: LayerNorm,
+    cross_attention: Attention,
+    norm3: LayerNorm,
+    up: Linear,
+    down: Linear,
+}
+
+#[derive(Debug)]
+struct Attention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    heads: usize,
+}
+
+impl Transformer {
+    pub fn load(loader: &Loader<'_>, channels: usize, heads: usize, layers: usize, context: usize, groups: usize) -> Result<Self, WeightError> {
+        Ok(Self {
+            // Not the UNet's epsilon: diffusers fixes it for this norm.
+            norm: layers::group_norm(&loader.at("norm"), groups, channels, 1e-6)?,
+            // As a 1x1 convolution or as a linear layer, the projection is the same sum.
+            project_in: layers::linear(&loader.at("proj_in"), channels, channels, true)?,
+            layers: (0..layers)
+                .map(|index| Layer::load(&loader.at("transformer_blocks").at(index), channels, heads, context))
+                .collect::<Result<_, _>>()?,
+            project_out: layers::linear(&loader.at("proj_out"), channels, channels, true)?,
+        })
+    }
+
+    /// `x` is `[batch, channels, height, width]`, `context` `[batch, tokens, features]`.
+    pub fn forward(&self, x: Tensor<4>, context: &Tensor<3>) -> Tensor<4> {
+        let [batch, channels, height, width] = x.dims();
+        let tokens = self
+            .norm
+            .forward(x.clone())
+            .reshape([batch, channels, height * width])
+            .swap_dims(1, 2);
+        let mut hidden = self.project_in.forward(tokens);
+        for layer in &self.layers {
+            hidden = layer.forward(hidden, context);
+        }
+        let back = self
+            .project_out
+            .forward(hidden)
+            .swap_dims(1, 2)
+            .reshape([batch, channels, height, width]);
+        x + back
+    }
+}
+
+impl Layer {
+    fn load(loader: &Loader<'_>, channels: usize, heads: usize, context: usize) -> Result<Self, WeightError> {
+        let norm = |name| layers::layer_norm(&loader.at(name), channels, 1e-5);
+        let feed_forward = loader.at("ff.net");
+        Ok(Self {
+            norm1: norm("norm1")?,
+            self_attention: Attention::load(&loader.at("attn1"), channels, heads, channels)?,
+            norm2: norm("norm2")?,
+            cross_attention: Attention::load(&loader.at("attn2"), channels, heads, context)?,
+            norm3: norm("norm3")?,
+            up: layers::linear(&feed_forward.at("0.proj"), channels, 8 * channels, true)?,
+            down: layers::linear(&feed_forward.at("2"), 4 * channels, channels, true)?,
+        })
+    }
+
+    fn forward(&self, hidden: Tensor<3>, context: &Tensor<3>) -> Tensor<3> {
+        let normed = self.norm1.forward(hidden.clone());
+        let hidden = hidden + self.self_attention.forward(normed.clone(), normed);
+        let normed = self.norm2.forward(hidden.clone());
+        let hidden = hidden + self.cross_attention.forward(normed, context.clone());
+        let both = self.up.forward(self.norm3.forward(hidden.clone()));
+        let inner = both.dims()[2] / 2;
+        let value = both.clone().narrow(2, 0, inner);
+        let gate = both.narrow(2, inner, inner);
+        hidden + self.down.forward(value * activation::gelu(gate))
+    }
+}
+
+impl Attention {
+    fn load(loader: &Loader<'_>, channels: usize, heads: usize, context: usize) -> Result<Self, WeightError> {
+        Ok(Self {
+            query: layers::linear(&loader.at("to_q"), channels, channels, false)?,
+            key: layers::linear(&loader.at("to_k"), context, channels, false)?,
+            value: layers::linear(&loader.at("to_v"), context, channels, false)?,
+            output: layers::linear(&loader.at("to_out.0"), channels, channels, true)?,
+            heads,
+        })
+    }
+
+    fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
+        let attended = attend(
+            self.query.forward(x),
+            self.key.forward(context.clone()),
+            self.value.forward(context),
+            self.heads,
+            Mask::None,
+        );
+        self.output.forward(attended)
+    }
+}

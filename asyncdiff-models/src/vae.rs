@@ -1,0 +1,342 @@
+//! The variational autoencoder between pictures and latents (diffusers' `AutoencoderKL`).
+
+use asyncdiff_burn::layers;
+use asyncdiff_burn::weights::{Loader, WeightError};
+use burn::nn::conv::Conv2d;
+use burn::nn::{GroupNorm, Linear};
+use burn::tensor::ops::PadMode;
+use burn::tensor::{Tensor, activation};
+use serde::Deserialize;
+
+use crate::attention::{Mask, attend};
+use crate::resnet::{Norm, Resnet, enlarge};
+
+/// `config.json` of an autoencoder.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct VaeConfig {
+    /// Channels of a picture.
+    pub in_channels: usize,
+    /// Channels of a decoded picture.
+    pub out_channels: usize,
+    /// Channels of the latents.
+    pub latent_channels: usize,
+    /// Channels of each level.
+    pub block_out_channels: Vec<usize>,
+    /// Resnets in each down block; an up block has one more.
+    pub layers_per_block: usize,
+    /// Groups of the group norms.
+    pub norm_num_groups: usize,
+    /// What the encoder's latents are multiplied with for the denoiser.
+    pub scaling_factor: f64,
+    /// What is subtracted from the encoder's latents before that.
+    pub shift_factor: Option<f64>,
+    /// Whether the middle blocks attend.
+    pub mid_block_add_attention: bool,
+    /// Whether a 1x1 convolution follows the encoder.
+    pub use_quant_conv: bool,
+    /// Whether a 1x1 convolution precedes the decoder.
+    pub use_post_quant_conv: bool,
+}
+
+impl Default for VaeConfig {
+    fn default() -> Self {
+        Self {
+            in_channels: 3,
+            out_channels: 3,
+            latent_channels: 4,
+            block_out_channels: vec![64],
+            layers_per_block: 1,
+            norm_num_groups: 32,
+            scaling_factor: 0.18215,
+            shift_factor: None,
+            mid_block_add_attention: true,
+            use_quant_conv: true,
+            use_post_quant_conv: true,
+        }
+    }
+}
+
+impl VaeConfig {
+    /// How many pixels a latent's side stands for.
+    #[must_use]
+    pub fn scale_factor(&self) -> usize {
+        1 << self.block_out_channels.len().saturating_sub(1)
+    }
+
+    fn norm(&self) -> Norm {
+        // Not in the config: diffusers fixes it for autoencoders.
+        Norm {
+            groups: self.norm_num_groups,
+            epsilon: 1e-6,
+        }
+    }
+}
+
+/// The autoencoder on a device.
+#[derive(Debug)]
+pub struct AutoencoderKl {
+    config: VaeConfig,
+    encoder: Encoder,
+    decoder: Decoder,
+}
+
+/// The encoder's normal distribution over latents, each `[batch, latent_channels, height, width]`.
+#[derive(Clone, Debug)]
+pub struct LatentDistribution {
+    /// Its mean.
+    pub mean: Tensor<4>,
+    /// The logarithm of its variance, between -30 and 20.
+    pub log_variance: Tensor<4>,
+}
+
+impl AutoencoderKl {
+    /// Loads encoder and decoder.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightError`] for weights that do not fit `config`.
+    pub fn load(config: &VaeConfig, loader: &Loader<'_>) -> Result<Self, WeightError> {
+        Ok(Self {
+            encoder: Encoder::load(config, loader)?,
+            decoder: Decoder::load(config, loader)?,
+            config: config.clone(),
+        })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &VaeConfig {
+        &self.config
+    }
+
+    /// Pictures `[batch, 3, height, width]` with values in -1 … 1 to distributions of latents.
+    #[must_use]
+    pub fn encode(&self, pictures: Tensor<4>) -> LatentDistribution {
+        let moments = self.encoder.forward(pictures);
+        let channels = self.config.latent_channels;
+        LatentDistribution {
+            mean: moments.clone().narrow(1, 0, channels),
+            log_variance: moments.narrow(1, channels, channels).clamp(-30.0, 20.0),
+        }
+    }
+
+    /// The encoder's latents, `[batch, latent_channels, height, width]`, to pictures with values around -1 … 1.
+    #[must_use]
+    pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
+        self.decoder.forward(latents)
+    }
+
+    /// The denoiser's latents to the decoder's.
+    #[must_use]
+    pub fn unscale(&self, latents: Tensor<4>) -> Tensor<4> {
+        latents / self.config.scaling_factor + self.config.shift_factor.unwrap_or(0.0)
+    }
+}
+
+#[derive(Debug)]
+struct Level {
+    resnets: Vec<Resnet>,
+    /// A convolution that halves or doubles the size, except at the end.
+    resample: Option<Conv2d>,
+}
+
+#[derive(Debug)]
+struct Middle {
+    first: Resnet,
+    attention: Option<Attention>,
+    second: Resnet,
+}
+
+#[derive(Debug)]
+struct Attention {
+    norm: GroupNorm,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+}
+
+#[derive(Debug)]
+struct Encoder {
+    conv_in: Conv2d,
+    levels: Vec<Level>,
+    middle: Middle,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+    quant: Option<Conv2d>,
+}
+
+#[derive(Debug)]
+struct Decoder {
+    quant: Option<Conv2d>,
+    conv_in: Conv2d,
+    middle: Middle,
+    levels: Vec<Level>,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+fn level(loader: &Loader<'_>, input: usize, output: usize, resnets: usize, norm: Norm) -> Result<Vec<Resnet>, WeightError> {
+    (0..resnets)
+        .map(|index| {
+            let input = if index == 0 { input } else { output };
+            Resnet::load(&loader.at("resnets").at(index), [input, output], norm, None)
+        })
+        .collect()
+}
+
+impl Encoder {
+    fn load(config: &VaeConfig, root: &Loader<'_>) -> Result<Self, WeightError> {
+        let loader = root.at("encoder");
+        let (widths, norm) = (&config.block_out_channels, config.norm());
+        let (first, last) = (widths[0], widths[widths.len() - 1]);
+        let latents = 2 * config.latent_channels;
+        let levels = widths.iter().enumerate().map(|(index, &width)| {
+            let block = loader.at("down_blocks").at(index);
+            let input = widths[index.saturating_sub(1)];
+            // Padded below and to the right only, by hand.
+            let resample = || layers::conv2d(&block.at("downsamplers.0.conv"), [width, width], 3, 2, 0);
+            Ok(Level {
+                resnets: level(&block, input, width, config.layers_per_block, norm)?,
+                resample: (index + 1 < widths.len()).then(resample).transpose()?,
+            })
+        });
+        let quant = || layers::conv2d(&root.at("quant_conv"), [latents, latents], 1, 1, 0);
+        Ok(Self {
+            conv_in: layers::conv2d(&loader.at("conv_in"), [config.in_channels, first], 3, 1, 1)?,
+            levels: levels.collect::<Result<_, WeightError>>()?,
+            middle: Middle::load(config, &loader, last)?,
+            norm_out: layers::group_norm(&loader.at("conv_norm_out"), norm.groups, last, norm.epsilon)?,
+            conv_out: layers::conv2d(&loader.at("conv_out"), [last, latents], 3, 1, 1)?,
+            quant: config.use_quant_conv.then(quant).transpose()?,
+        })
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let mut hidden = self.conv_in.forward(x);
+        for level in &self.levels {
+            for resnet in &level.resnets {
+                hidden = resnet.forward(hidden, None);
+            }
+            if let Some(resample) = &level.resample {
+                hidden = resample.forward(hidden.pad((0, 1, 0, 1), PadMode::Constant(0.0)));
+            }
+        }
+        hidden = self.middle.forward(hidden);
+        hidden = self.conv_out.forward(activation::silu(self.norm_out.forward(hidden)));
+        apply(&self.quant, hidden)
+    }
+}
+
+impl Decoder {
+    fn load(config: &VaeConfig, root: &Loader<'_>) -> Result<Self, WeightError> {
+        let loader = root.at("decoder");
+        let widths: Vec<usize> = config.block_out_channels.iter().rev().copied().collect();
+        let norm = config.norm();
+        let (first, last) = (widths[0], widths[widths.len() - 1]);
+        let latents = config.latent_channels;
+        let levels = widths.iter().enumerate().map(|(index, &width)| {
+            let block = loader.at("up_blocks").at(index);
+            let input = widths[index.saturating_sub(1)];
+            let resample = || layers::conv2d(&block.at("upsamplers.0.conv"), [width, width], 3, 1, 1);
+            Ok(Level {
+                resnets: level(&block, input, width, config.layers_per_block + 1, norm)?,
+                resample: (index + 1 < widths.len()).then(resample).transpose()?,
+            })
+        });
+        let quant = || layers::conv2d(&root.at("post_quant_conv"), [latents, latents], 1, 1, 0);
+        Ok(Self {
+            quant: config.use_post_quant_conv.then(quant).transpose()?,
+            conv_in: layers::conv2d(&loader.at("conv_in"), [latents, first], 3, 1, 1)?,
+            middle: Middle::load(config, &loader, first)?,
+            levels: levels.collect::<Result<_, WeightError>>()?,
+            norm_out: layers::group_norm(&loader.at("conv_norm_out"), norm.groups, last, norm.epsilon)?,
+            conv_out: layers::conv2d(&loader.at("conv_out"), [last, config.out_channels], 3, 1, 1)?,
+        })
+    }
+
+    fn forward(&self, latents: Tensor<4>) -> Tensor<4> {
+        let mut hidden = self.conv_in.forward(apply(&self.quant, latents));
+        hidden = self.middle.forward(hidden);
+        for level in &self.levels {
+            for resnet in &level.resnets {
+                hidden = resnet.forward(hidden, None);
+            }
+            if let Some(resample) = &level.resample {
+                let [_, _, height, width] = hidden.dims();
+                hidden = resample.forward(enlarge(hidden, [2 * height, 2 * width]));
+            }
+        }
+        self.conv_out.forward(activation::silu(self.norm_out.forward(hidden)))
+    }
+}
+
+fn apply(conv: &Option<Conv2d>, x: Tensor<4>) -> Tensor<4> {
+    match conv {
+        Some(conv) => conv.forward(x),
+        None => x,
+    }
+}
+
+impl Middle {
+    fn load(config: &VaeConfig, loader: &Loader<'_>, channels: usize) -> Result<Self, WeightError> {
+        let loader = loader.at("mid_block");
+        let resnet = |index| Resnet::load(&loader.at("resnets").at(index), [channels, channels], config.norm(), None);
+        let attention = || Attention::load(&loader.at("attentions.0"), channels, config.norm());
+        Ok(Self {
+            first: resnet(0)?,
+            attention: config.mid_block_add_attention.then(attention).transpose()?,
+            second: resnet(1)?,
+        })
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let mut hidden = self.first.forward(x, None);
+        if let Some(attention) = &self.attention {
+            hidden = attention.forward(hidden);
+        }
+        self.second.forward(hidden, None)
+    }
+}
+
+impl Attention {
+    fn load(loader: &Loader<'_>, channels: usize, norm: Norm) -> Result<Self, WeightError> {
+        // Checkpoints from before diffusers 0.18 have the older names.
+        let [query, key, value, output] = if loader.has("query") {
+            ["query", "key", "value", "proj_attn"]
+        } else {
+            ["to_q", "to_k", "to_v", "to_out.0"]
+        };
+        let projection = |name| layers::linear(&loader.at(name), channels, channels, true);
+        Ok(Self {
+            norm: layers::group_norm(&loader.at("group_norm"), norm.groups, channels, norm.epsilon)?,
+            query: projection(query)?,
+            key: projection(key)?,
+            value: projection(value)?,
+            output: projection(output)?,
+        })
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, channels, height, width] = x.dims();
+        let tokens = self
+            .norm
+            .forward(x.clone())
+            .reshape([batch, channels, height * width])
+            .swap_dims(1, 2);
+        let attended = attend(
+            self.query.forward(tokens.clone()),
+            self.key.forward(tokens.clone()),
+            self.value.forward(tokens),
+            1,
+            Mask::None,
+        );
+        let back = self
+            .output
+            .forward(attended)
+            .swap_dims(1, 2)
+            .reshape([batch, channels, height, width]);
+        x + back
+    }
+}

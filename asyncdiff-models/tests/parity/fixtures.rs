@@ -1,0 +1,144 @@
+//! The reference data: folders of safetensors files, each described by a manifest.json.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use asyncdiff_burn::weights::read_tensors;
+use asyncdiff_models::{Checkpoint, Error, StableDiffusion};
+use serde_json::Value;
+
+/// `ASYNCDIFF_FIXTURES`, or the project's own.
+pub fn root() -> PathBuf {
+    match std::env::var_os("ASYNCDIFF_FIXTURES") {
+        Some(folder) => folder.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures"),
+    }
+}
+
+/// A model's folder, opened.
+pub struct Model {
+    pub name: String,
+    pub folder: PathBuf,
+    pub manifest: Value,
+    pub pipeline: StableDiffusion,
+}
+
+/// One file of reference tensors.
+pub struct Reference {
+    pub params: Value,
+    tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    atol: f32,
+    rtol: f32,
+}
+
+/// Every model folder of a pipeline class that is implemented; says which it passes over.
+pub fn models() -> Vec<Model> {
+    let mut folders: Vec<_> = fs::read_dir(root())
+        .unwrap_or_else(|error| panic!("{}: {error}", root().display()))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("checkpoint/model_index.json").is_file())
+        .collect();
+    folders.sort();
+    let models: Vec<_> = folders
+        .into_iter()
+        .filter_map(|folder| {
+            let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+            let checkpoint = Checkpoint::folder(folder.join("checkpoint")).unwrap();
+            match StableDiffusion::open(checkpoint) {
+                Ok(pipeline) => Some(Model {
+                    name,
+                    manifest: serde_json::from_slice(&fs::read(folder.join("manifest.json")).unwrap()).unwrap(),
+                    folder,
+                    pipeline,
+                }),
+                Err(error @ Error::UnknownPipeline { .. }) => {
+                    println!("passing over {name}: {error}");
+                    None
+                }
+                Err(error) => panic!("{name}: {error}"),
+            }
+        })
+        .collect();
+    assert!(!models.is_empty(), "no model that is implemented in {}", root().display());
+    models
+}
+
+impl Model {
+    /// The reference tensors of `<stem>.safetensors`, or `None` where the manifest has no such file.
+    pub fn reference(&self, stem: &str) -> Option<Reference> {
+        let file = format!("{stem}.safetensors");
+        let entry = self.manifest["files"].get(&file)?;
+        let tensors = read_or_convert(&self.folder.join(file));
+        let tolerance = |key: &str| entry["tolerance"][key].as_f64().unwrap() as f32;
+        Some(Reference {
+            params: entry["params"].clone(),
+            tensors,
+            atol: tolerance("atol"),
+            rtol: tolerance("rtol"),
+        })
+    }
+}
+
+/// Reference files hold integers too, which weights never do.
+fn read_or_convert(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+    if let Ok(tensors) = read_tensors(path) {
+        return tensors.into_iter().map(|tensor| (tensor.name, (tensor.shape, tensor.values))).collect();
+    }
+    let bytes = fs::read(path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    file.iter()
+        .map(|(name, view)| {
+            let data = view.data();
+            let values = match view.dtype() {
+                safetensors::Dtype::U8 => data.iter().map(|byte| f32::from(*byte)).collect(),
+                safetensors::Dtype::I32 => data.chunks_exact(4).map(|four| i32::from_le_bytes(four.try_into().unwrap()) as f32).collect(),
+                safetensors::Dtype::F32 => data.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect(),
+                other => panic!("{}: {name} is {other:?}", path.display()),
+            };
+            (name.to_owned(), (view.shape().to_vec(), values))
+        })
+        .collect()
+}
+
+impl Reference {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    pub fn shape(&self, name: &str) -> &[usize] {
+        &self.tensors[name].0
+    }
+
+    pub fn values(&self, name: &str) -> &[f32] {
+        &self.tensors[name].1
+    }
+
+    /// Fails unless `found` is the reference tensor within the manifest's tolerance.
+    pub fn check(&self, what: &str, name: &str, found: &[f32]) {
+        self.check_part(what, self.values(name), found);
+    }
+
+    /// The same for a part of a reference tensor.
+    pub fn check_part(&self, what: &str, expected: &[f32], found: &[f32]) {
+        assert_eq!(found.len(), expected.len(), "{what}: number of elements");
+        let mut worst = (0.0, 0, 0.0, 0.0);
+        for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+            let excess = (found - expected).abs() / (self.atol + self.rtol * expected.abs());
+            if excess.is_nan() || excess > worst.0 {
+                worst = (excess, index, *found, *expected);
+            }
+        }
+        let (excess, index, found, expected) = worst;
+        assert!(excess <= 1.0, "{what}: element {index} is {found}, should be {expected}: {excess:.2} tolerances off");
+    }
+}
+
+pub fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2));
+    squares.sum::<f64>().sqrt()
+}

@@ -1,0 +1,7 @@
+//! Everything that is computed, against reference tensors of diffusers and of the published AsyncDiff code.
+//!
+//! The data comes from `fixtures/`, or from the folder that `ASYNCDIFF_FIXTURES` names.
+
+mod fixtures;
+mod networks;
+mod pipelines;

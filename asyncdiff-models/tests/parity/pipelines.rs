@@ -1,0 +1,163 @@
+//! Whole denoising runs against the reference: sequential step by step, and every asynchronous case.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use asyncdiff_core::{AsyncDiff, Partition};
+use asyncdiff_models::device::workers;
+use asyncdiff_models::image::Image;
+use asyncdiff_models::{Output, PartitionChoice, Progress, Request, Session, Strategy};
+use burn::tensor::Tensor;
+
+use super::fixtures::{Model, Reference, distance, models};
+
+/// Keeps the latents after every step.
+#[derive(Default)]
+struct Steps(Vec<Vec<f32>>);
+
+impl Progress for Steps {
+    fn step(&mut self, done: usize, _: usize, latents: &Tensor<4>) -> ControlFlow<()> {
+        self.0.push(latents.clone().into_data().try_to_vec::<f32>().unwrap());
+        assert_eq!(self.0.len(), done);
+        ControlFlow::Continue(())
+    }
+}
+
+fn request(model: &Model, sequential: &Reference) -> Request {
+    let params = &sequential.params;
+    let number = |key: &str| params[key].as_u64().unwrap() as usize;
+    let mut request = model.pipeline.request(params["prompt"].as_str().unwrap());
+    request.negative_prompt = params["negative_prompt"].as_str().unwrap_or_default().to_owned();
+    request.steps = number("steps");
+    request.guidance_scale = params["guidance"].as_f64().unwrap();
+    request.width = number("width");
+    request.height = number("height");
+    request.latents = Some(sequential.values("in.init_noise").to_vec());
+    request
+}
+
+fn run(session: &mut Session<'_>, model: &Model, request: &Request, strategy: &Strategy) -> (Output, Vec<Vec<f32>>) {
+    let run = model.pipeline.plan(request, strategy).unwrap();
+    let mut steps = Steps::default();
+    let output = session.generate(request, &run, &mut steps).unwrap();
+    (output, steps.0)
+}
+
+fn check_steps(reference: &Reference, what: &str, name: &str, steps: &[Vec<f32>]) {
+    let size = steps[0].len();
+    let expected: Vec<&[f32]> = reference.values(name).chunks(size).collect();
+    assert_eq!(steps.len(), expected.len(), "{what}: number of steps");
+    for (step, (found, expected)) in steps.iter().zip(expected).enumerate() {
+        reference.check_part(&format!("{what}, latents after step {step}"), expected, found);
+    }
+}
+
+#[test]
+fn sequential_pipelines() {
+    for model in models() {
+        let Some(reference) = model.reference("pipeline_sequential") else { continue };
+        let request = request(&model, &reference);
+        let plan = model.pipeline.plan(&request, &Strategy::sequential()).unwrap();
+        let timesteps: Vec<f32> = plan.schedule.timesteps.iter().map(|timestep| *timestep as f32).collect();
+        assert_eq!(timesteps, reference.values("unet_timesteps"), "{}: timesteps", model.name);
+
+        let mut session = Session::new(&model.pipeline, workers("cpu", None).unwrap()).unwrap();
+        let (output, steps) = run(&mut session, &model, &request, &Strategy::sequential());
+        check_steps(&reference, &model.name, "step_latents", &steps);
+        reference.check(&format!("{}: final latents", model.name), "final_latents", &output.latents);
+
+        let shape = reference.shape("decoded");
+        let expected = Image::from_samples(reference.values("decoded"), [shape[1], shape[2], shape[3]]).unwrap();
+        let worst = output.images[0].rgb.iter().zip(&expected.rgb).map(|(a, b)| a.abs_diff(*b)).max();
+        // A difference within the tolerance can still fall on two sides of a rounding edge.
+        assert!(worst <= Some(1), "{}: picture is off by {worst:?} levels", model.name);
+    }
+}
+
+/// The manifest's table as a map, with the norm that belongs to `conv_out` left to that block.
+fn partition(reference: &Reference, segments: usize) -> BTreeMap<String, usize> {
+    let table = reference.params["components"][segments.to_string()].as_array().unwrap();
+    table
+        .iter()
+        .enumerate()
+        .flat_map(|(segment, entries)| {
+            entries
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(move |entry| (entry.as_str().unwrap().to_owned(), segment))
+        })
+        .filter(|(entry, _)| entry != "conv_norm_out")
+        .collect()
+}
+
+/// `n{segments}_s{stride}_w{warm_up}_ts{time_shift}`
+fn parse(case: &str) -> (usize, AsyncDiff) {
+    let numbers: Vec<usize> = case
+        .split('_')
+        .map(|part| part.trim_start_matches(char::is_alphabetic).parse().unwrap())
+        .collect();
+    let [segments, stride, warm_up, time_shift] = numbers[..] else { panic!("{case}") };
+    let strategy = AsyncDiff {
+        stride,
+        warm_up,
+        time_shift: time_shift == 1,
+        forecast: 0,
+    };
+    (segments, strategy)
+}
+
+fn asynchronous(file: &str, stride: usize) {
+    let mut cases = 0;
+    for model in models() {
+        let Some(reference) = model.reference(file) else { continue };
+        let sequential = model.reference("pipeline_sequential").unwrap();
+        let request = request(&model, &sequential);
+        let mut session = Session::new(&model.pipeline, workers("cpu:5", None).unwrap()).unwrap();
+        let names: Vec<String> = reference
+            .names()
+            .filter_map(|name| name.strip_suffix("/final_latents"))
+            .filter(|case| parse(case).1.stride == stride)
+            .map(str::to_owned)
+            .collect();
+        for case in names {
+            let (segments, asyncdiff) = parse(&case);
+            let what = format!("{} {case}", model.name);
+            let map = partition(&reference, segments);
+            let graph = model.pipeline.plan(&request, &Strategy::sequential()).unwrap().graph;
+            let published = Partition::published(&graph, segments);
+            assert_eq!(published, Partition::from_map(&graph, &map), "{what}: published partition");
+
+            let strategy = Strategy {
+                segments,
+                partition: PartitionChoice::Map(map),
+                asyncdiff,
+            };
+            let (output, steps) = run(&mut session, &model, &request, &strategy);
+            let name = format!("{case}/final_latents");
+            reference.check(&what, &name, &output.latents);
+            let all = format!("{case}/step_latents");
+            if reference.has(&all) {
+                check_steps(&reference, &what, &all, &steps);
+            }
+            // Otherwise the sequential result would pass too.
+            let expected = reference.values(&name);
+            let off = distance(&output.latents, expected);
+            let sequential = distance(sequential.values("final_latents"), expected);
+            assert!(5.0 * off <= sequential, "{what}: off by {off:e}, sequential by {sequential:e}");
+            cases += 1;
+        }
+    }
+    println!("{cases} asynchronous cases of stride {stride} checked");
+    assert!(cases > 0);
+}
+
+#[test]
+fn asynchronous_stride_1() {
+    asynchronous("asyncdiff_upstream", 1);
+}
+
+#[test]
+fn asynchronous_stride_2() {
+    asynchronous("asyncdiff_intended", 2);
+}
