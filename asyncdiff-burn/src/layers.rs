@@ -14,7 +14,12 @@ use crate::weights::{Loader, WeightError};
 /// # Errors
 ///
 /// As [`Loader::tensor`].
-pub fn linear(loader: &Loader<'_>, input: usize, output: usize, bias: bool) -> Result<Linear, WeightError> {
+pub fn linear(
+    loader: &Loader<'_>,
+    input: usize,
+    output: usize,
+    bias: bool,
+) -> Result<Linear, WeightError> {
     // A 1x1 convolution does the same; checkpoints of both kinds exist for the VAE's attention.
     let stored: [&[usize]; 2] = [&[output, input], &[output, input, 1, 1]];
     let weight = loader.tensor_stored_as("weight", &stored, [output, input])?;
@@ -31,11 +36,19 @@ pub fn linear(loader: &Loader<'_>, input: usize, output: usize, bias: bool) -> R
 /// # Errors
 ///
 /// As [`Loader::tensor`].
-pub fn conv2d(loader: &Loader<'_>, channels: [usize; 2], kernel: usize, stride: usize, padding: usize) -> Result<Conv2d, WeightError> {
+pub fn conv2d(
+    loader: &Loader<'_>,
+    channels: [usize; 2],
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+) -> Result<Conv2d, WeightError> {
     let [input, output] = channels;
     let mut layer = Conv2dConfig::new(channels, [kernel, kernel])
         .with_stride([stride, stride])
-        .with_padding(PaddingConfig2d::Explicit(padding, padding, padding, padding))
+        .with_padding(PaddingConfig2d::Explicit(
+            padding, padding, padding, padding,
+        ))
         .init(loader.device());
     layer.weight = Param::from_tensor(loader.tensor("weight", [output, input, kernel, kernel])?);
     layer.bias = Some(Param::from_tensor(loader.tensor("bias", [output])?));
@@ -47,7 +60,12 @@ pub fn conv2d(loader: &Loader<'_>, channels: [usize; 2], kernel: usize, stride: 
 /// # Errors
 ///
 /// As [`Loader::tensor`].
-pub fn group_norm(loader: &Loader<'_>, groups: usize, channels: usize, epsilon: f64) -> Result<GroupNorm, WeightError> {
+pub fn group_norm(
+    loader: &Loader<'_>,
+    groups: usize,
+    channels: usize,
+    epsilon: f64,
+) -> Result<GroupNorm, WeightError> {
     let mut layer = GroupNormConfig::new(groups, channels)
         .with_epsilon(epsilon)
         .init(loader.device());
@@ -61,7 +79,11 @@ pub fn group_norm(loader: &Loader<'_>, groups: usize, channels: usize, epsilon: 
 /// # Errors
 ///
 /// As [`Loader::tensor`].
-pub fn layer_norm(loader: &Loader<'_>, features: usize, epsilon: f64) -> Result<LayerNorm, WeightError> {
+pub fn layer_norm(
+    loader: &Loader<'_>,
+    features: usize,
+    epsilon: f64,
+) -> Result<LayerNorm, WeightError> {
     let mut layer = LayerNormConfig::new(features)
         .with_epsilon(epsilon)
         .init(loader.device());
@@ -75,7 +97,11 @@ pub fn layer_norm(loader: &Loader<'_>, features: usize, epsilon: f64) -> Result<
 /// # Errors
 ///
 /// As [`Loader::tensor`].
-pub fn embedding(loader: &Loader<'_>, entries: usize, features: usize) -> Result<Embedding, WeightError> {
+pub fn embedding(
+    loader: &Loader<'_>,
+    entries: usize,
+    features: usize,
+) -> Result<Embedding, WeightError> {
     let mut layer = EmbeddingConfig::new(entries, features).init(loader.device());
     layer.weight = Param::from_tensor(loader.tensor("weight", [entries, features])?);
     Ok(layer)

@@ -70,10 +70,11 @@ impl WeightFile {
     ///
     /// [`WeightError::Corrupt`] if it is not a whole safetensors file.
     pub fn read(&self) -> Result<Weights<'_>, WeightError> {
-        let tensors = SafeTensors::deserialize(self.bytes()).map_err(|source| WeightError::Corrupt {
-            file: self.name.clone(),
-            source,
-        })?;
+        let tensors =
+            SafeTensors::deserialize(self.bytes()).map_err(|source| WeightError::Corrupt {
+                file: self.name.clone(),
+                source,
+            })?;
         Ok(Weights {
             file: &self.name,
             tensors,
@@ -109,7 +110,9 @@ pub enum WeightError {
         source: std::io::Error,
     },
     /// Not a safetensors file, or only a part of one.
-    #[error("{file} is no whole safetensors file ({source}): it is truncated or damaged, download it again")]
+    #[error(
+        "{file} is no whole safetensors file ({source}): it is truncated or damaged, download it again"
+    )]
     Corrupt {
         /// The file.
         file: String,
@@ -117,7 +120,9 @@ pub enum WeightError {
         source: SafeTensorError,
     },
     /// A tensor that the model needs is not in the file.
-    #[error("{file} has no tensor {name} of shape {expected:?}, which the model's config.json asks for")]
+    #[error(
+        "{file} has no tensor {name} of shape {expected:?}, which the model's config.json asks for"
+    )]
     Missing {
         /// The file.
         file: String,
@@ -127,7 +132,9 @@ pub enum WeightError {
         expected: Vec<usize>,
     },
     /// A tensor has another shape than the model's configuration says.
-    #[error("{file}: tensor {name} has shape {found:?}, the model's config.json asks for {expected:?}")]
+    #[error(
+        "{file}: tensor {name} has shape {found:?}, the model's config.json asks for {expected:?}"
+    )]
     Shape {
         /// The file.
         file: String,
@@ -149,7 +156,9 @@ pub enum WeightError {
         found: Dtype,
     },
     /// The file has a tensor that no part of the model reads.
-    #[error("{file} has a tensor {name} of shape {found:?} that the model described by config.json does not have")]
+    #[error(
+        "{file} has a tensor {name} of shape {found:?} that the model described by config.json does not have"
+    )]
     Unexpected {
         /// The file.
         file: String,
@@ -242,11 +251,11 @@ impl<'a> Loader<'a> {
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         let module = self.at(name).prefix;
-        self.weights
-            .tensors
-            .names()
-            .iter()
-            .any(|tensor| tensor.strip_prefix(&*module).is_some_and(|rest| rest.starts_with('.')))
+        self.weights.tensors.names().iter().any(|tensor| {
+            tensor
+                .strip_prefix(&*module)
+                .is_some_and(|rest| rest.starts_with('.'))
+        })
     }
 
     /// The tensor `name` in this module.
@@ -254,7 +263,11 @@ impl<'a> Loader<'a> {
     /// # Errors
     ///
     /// [`WeightError::Missing`], [`WeightError::Shape`], [`WeightError::Dtype`].
-    pub fn tensor<const D: usize>(&self, name: &str, shape: [usize; D]) -> Result<Tensor<D>, WeightError> {
+    pub fn tensor<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+    ) -> Result<Tensor<D>, WeightError> {
         self.tensor_stored_as(name, &[&shape], shape)
     }
 
@@ -311,8 +324,12 @@ fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
             .chunks_exact(4)
             .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
             .collect(),
-        Dtype::F16 => pairs().map(|pair| f16::from_le_bytes(pair).to_f32()).collect(),
-        Dtype::BF16 => pairs().map(|pair| bf16::from_le_bytes(pair).to_f32()).collect(),
+        Dtype::F16 => pairs()
+            .map(|pair| f16::from_le_bytes(pair).to_f32())
+            .collect(),
+        Dtype::BF16 => pairs()
+            .map(|pair| bf16::from_le_bytes(pair).to_f32())
+            .collect(),
         _ => return None,
     })
 }

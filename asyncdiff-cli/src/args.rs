@@ -104,10 +104,20 @@ pub struct Prompt {
     #[arg(value_name = "PROMPT", required_unless_present = "prompt_flag")]
     pub prompt: Option<String>,
     /// What to draw, as a flag
-    #[arg(long = "prompt", id = "prompt_flag", value_name = "PROMPT", conflicts_with = "prompt")]
+    #[arg(
+        long = "prompt",
+        id = "prompt_flag",
+        value_name = "PROMPT",
+        conflicts_with = "prompt"
+    )]
     pub prompt_flag: Option<String>,
     /// What to avoid [default: nothing]
-    #[arg(long, value_name = "PROMPT", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "PROMPT",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub negative_prompt: String,
 }
 

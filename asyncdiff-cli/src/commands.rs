@@ -19,7 +19,9 @@ pub fn man() -> Result<()> {
     clap_mangen::Man::new(command.clone()).render(&mut page)?;
     for subcommand in command.get_subcommands() {
         let title = format!("asyncdiff-{}", subcommand.get_name());
-        clap_mangen::Man::new(subcommand.clone()).title(title).render(&mut page)?;
+        clap_mangen::Man::new(subcommand.clone())
+            .title(title)
+            .render(&mut page)?;
     }
     Ok(std::io::stdout().write_all(&page)?)
 }

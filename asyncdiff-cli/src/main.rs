@@ -20,7 +20,12 @@ fn main() -> ExitCode {
         Command::Compare(args) => commands::compare::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "asyncdiff", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "asyncdiff",
+                &mut std::io::stdout(),
+            );
             Ok(())
         }
         Command::Man => commands::man(),

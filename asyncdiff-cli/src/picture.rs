@@ -50,7 +50,9 @@ pub fn check_path(path: &Path) -> Result<(), String> {
     let folder = folder(path);
     if !folder.is_dir() {
         let folder = folder.display();
-        return cannot(format!("the folder {folder} does not exist, create it first"));
+        return cannot(format!(
+            "the folder {folder} does not exist, create it first"
+        ));
     }
     Ok(())
 }

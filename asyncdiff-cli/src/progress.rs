@@ -13,7 +13,9 @@ impl Bar {
         if !visible {
             return Self(ProgressBar::hidden());
         }
-        let style = ProgressStyle::with_template("{bar:40} {pos}/{len} steps, {elapsed} elapsed, {eta} left");
+        let style = ProgressStyle::with_template(
+            "{bar:40} {pos}/{len} steps, {elapsed} elapsed, {eta} left",
+        );
         let bar = ProgressBar::new(0);
         Self(match style {
             Ok(style) => bar.with_style(style),

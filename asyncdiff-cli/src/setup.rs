@@ -38,7 +38,11 @@ pub fn model_name(sample: &Sample) -> String {
 }
 
 /// The request that the flags describe; says what is cut off prompts that are too long.
-pub fn request(pipeline: &StableDiffusion, sample: &Sample, prompt: Option<&Prompt>) -> Result<Request> {
+pub fn request(
+    pipeline: &StableDiffusion,
+    sample: &Sample,
+    prompt: Option<&Prompt>,
+) -> Result<Request> {
     let text = prompt.and_then(|prompt| prompt.prompt.as_ref().or(prompt.prompt_flag.as_ref()));
     let mut request = pipeline.request(text.cloned().unwrap_or_default());
     if let Some(prompt) = prompt {
@@ -52,7 +56,10 @@ pub fn request(pipeline: &StableDiffusion, sample: &Sample, prompt: Option<&Prom
     request.scheduler.clone_from(&sample.scheduler);
     request.num_images = sample.num_images;
     request.latents = sample.latents.as_deref().map(latents).transpose()?;
-    for (name, text) in [("prompt", &request.prompt), ("negative prompt", &request.negative_prompt)] {
+    for (name, text) in [
+        ("prompt", &request.prompt),
+        ("negative prompt", &request.negative_prompt),
+    ] {
         if let Some(cut) = pipeline.truncated(text) {
             eprintln!(
                 "warning: the {name} is longer than the {} tokens that the model reads; cut off: {cut:?}",
@@ -67,7 +74,11 @@ fn latents(path: &Path) -> Result<Vec<f32>> {
     let mut tensors = read_tensors(path)?;
     match tensors.pop() {
         Some(only) if tensors.is_empty() => Ok(only.values),
-        _ => Err(format!("{} should hold one tensor, the initial noise", path.display()).into()),
+        _ => Err(format!(
+            "{} should hold one tensor, the initial noise",
+            path.display()
+        )
+        .into()),
     }
 }
 
@@ -79,8 +90,9 @@ pub fn partition(name: &str) -> Result<PartitionChoice> {
         file => {
             let text = std::fs::read(file)
                 .map_err(|error| format!("cannot read the partition {file}: {error}; use published, balanced, or a JSON file"))?;
-            let map = serde_json::from_slice(&text)
-                .map_err(|error| format!("{file} is no map of block names to segment numbers: {error}"))?;
+            let map = serde_json::from_slice(&text).map_err(|error| {
+                format!("{file} is no map of block names to segment numbers: {error}")
+            })?;
             PartitionChoice::Map(map)
         }
     })

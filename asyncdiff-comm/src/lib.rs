@@ -79,7 +79,9 @@ pub enum CommError {
         reason: String,
     },
     /// The deadline has passed.
-    #[error("rank {rank} sent nothing for {after:?}; it hangs, or the deadline is too short for this model")]
+    #[error(
+        "rank {rank} sent nothing for {after:?}; it hangs, or the deadline is too short for this model"
+    )]
     Deadline {
         /// The rank waited for.
         rank: usize,

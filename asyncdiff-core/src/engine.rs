@@ -21,14 +21,22 @@ pub trait Denoiser {
     /// # Errors
     ///
     /// Whatever keeps the block from being computed.
-    fn run(&mut self, block: BlockId, timestep: f64, inputs: Vec<Self::Tensor>) -> Result<Self::Tensor, Self::Error>;
+    fn run(
+        &mut self,
+        block: BlockId,
+        timestep: f64,
+        inputs: Vec<Self::Tensor>,
+    ) -> Result<Self::Tensor, Self::Error>;
 
     /// `Σ weight · tensor`, or of one half of its batch.
     ///
     /// # Errors
     ///
     /// Whatever keeps the sum from being computed.
-    fn combine(&mut self, terms: &[(f64, Option<Half>, Self::Tensor)]) -> Result<Self::Tensor, Self::Error>;
+    fn combine(
+        &mut self,
+        terms: &[(f64, Option<Half>, Self::Tensor)],
+    ) -> Result<Self::Tensor, Self::Error>;
 
     /// Standard normal noise for the scheduler's step after a call. The same on every rank and for every plan.
     ///
@@ -73,7 +81,11 @@ impl<'a> Engine<'a> {
     /// If the plan has no such rank.
     #[must_use]
     pub fn new(plan: &'a Plan, rank: usize) -> Self {
-        assert!(rank < plan.ranks.len(), "rank {rank} of {}", plan.ranks.len());
+        assert!(
+            rank < plan.ranks.len(),
+            "rank {rank} of {}",
+            plan.ranks.len()
+        );
         Self { plan, rank }
     }
 
@@ -119,7 +131,10 @@ impl<'a> Engine<'a> {
         for instruction in &self.plan.ranks[self.rank] {
             for read in instruction.action.reads() {
                 if read.value == Value::Noise && !values.contains_key(&read) {
-                    values.insert(read, denoiser.noise(read.version).map_err(EngineError::Compute)?);
+                    values.insert(
+                        read,
+                        denoiser.noise(read.version).map_err(EngineError::Compute)?,
+                    );
                 }
             }
             // Whatever is read for the last time leaves the store first, so that the computation may reuse its memory.
@@ -135,7 +150,11 @@ impl<'a> Engine<'a> {
                         .map(|source| resolve(source, &values, denoiser))
                         .collect::<Result<_, _>>()?;
                     release(&mut values, &instruction.release);
-                    Some(denoiser.run(*block, *timestep, inputs).map_err(EngineError::Compute)?)
+                    Some(
+                        denoiser
+                            .run(*block, *timestep, inputs)
+                            .map_err(EngineError::Compute)?,
+                    )
                 }
                 Action::Combine { terms, .. } => {
                     let terms = gather(terms, &values)?;
@@ -166,11 +185,17 @@ impl<'a> Engine<'a> {
 
 type Terms<T> = Vec<(f64, Option<Half>, T)>;
 
-fn get<T, E: std::error::Error>(values: &HashMap<Versioned, T>, what: Versioned) -> Result<&T, EngineError<E>> {
+fn get<T, E: std::error::Error>(
+    values: &HashMap<Versioned, T>,
+    what: Versioned,
+) -> Result<&T, EngineError<E>> {
     values.get(&what).ok_or(EngineError::Missing(what))
 }
 
-fn gather<T: Clone, E: std::error::Error>(terms: &[Term], values: &HashMap<Versioned, T>) -> Result<Terms<T>, EngineError<E>> {
+fn gather<T: Clone, E: std::error::Error>(
+    terms: &[Term],
+    values: &HashMap<Versioned, T>,
+) -> Result<Terms<T>, EngineError<E>> {
     terms
         .iter()
         .map(|term| Ok((term.weight, term.half, get(values, term.of)?.clone())))

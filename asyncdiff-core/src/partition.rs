@@ -24,7 +24,9 @@ pub enum PartitionError {
     #[error("0 segments are not possible: use at least 1")]
     NoSegments,
     /// More segments than blocks.
-    #[error("{segments} segments are not possible: the denoiser has {blocks} blocks, and every segment needs one")]
+    #[error(
+        "{segments} segments are not possible: the denoiser has {blocks} blocks, and every segment needs one"
+    )]
     TooMany {
         /// Segments asked for.
         segments: usize,
@@ -32,7 +34,9 @@ pub enum PartitionError {
         blocks: usize,
     },
     /// The published tables for this structure do not have that many segments.
-    #[error("no published partition of this denoiser has {segments} segments, only {available:?}: use one of these, or the balanced partition")]
+    #[error(
+        "no published partition of this denoiser has {segments} segments, only {available:?}: use one of these, or the balanced partition"
+    )]
     NoTable {
         /// Segments asked for.
         segments: usize,
@@ -40,16 +44,22 @@ pub enum PartitionError {
         available: Vec<usize>,
     },
     /// No published table fits the structure.
-    #[error("no published partition fits the structure of this denoiser: use the balanced partition, or a map of your own")]
+    #[error(
+        "no published partition fits the structure of this denoiser: use the balanced partition, or a map of your own"
+    )]
     NoFit,
     /// A block→segment map names a block that does not exist.
-    #[error("the partition names {0:?}, which is no block of this denoiser; blocks are named as \"down_blocks.0.resnets.1\"")]
+    #[error(
+        "the partition names {0:?}, which is no block of this denoiser; blocks are named as \"down_blocks.0.resnets.1\""
+    )]
     UnknownBlock(String),
     /// A block→segment map leaves a block out.
     #[error("the partition gives no segment for block {0:?}: name it, or a prefix of it")]
     Unassigned(String),
     /// A segment number without blocks.
-    #[error("segment {segment} of the partition owns no block: number segments 0 to {last} without a gap")]
+    #[error(
+        "segment {segment} of the partition owns no block: number segments 0 to {last} without a gap"
+    )]
     EmptySegment {
         /// The segment.
         segment: usize,
@@ -182,7 +192,10 @@ impl Partition {
     /// # Errors
     ///
     /// [`PartitionError::UnknownBlock`], [`PartitionError::Unassigned`], [`PartitionError::EmptySegment`].
-    pub fn from_map(graph: &SegmentGraph, map: &BTreeMap<String, usize>) -> Result<Self, PartitionError> {
+    pub fn from_map(
+        graph: &SegmentGraph,
+        map: &BTreeMap<String, usize>,
+    ) -> Result<Self, PartitionError> {
         if let Some(unknown) = map
             .keys()
             .find(|entry| !graph.blocks.iter().any(|block| covers(entry, &block.name)))

@@ -181,7 +181,9 @@ pub enum PlanError {
     #[error("stride {0} is not possible: use 1 or 2")]
     Stride(usize),
     /// Warm-up outside `1 ..= calls`.
-    #[error("warm-up of {warm_up} steps is not possible with {calls} denoiser calls: use 1 to {calls}")]
+    #[error(
+        "warm-up of {warm_up} steps is not possible with {calls} denoiser calls: use 1 to {calls}"
+    )]
     WarmUp {
         /// The warm-up asked for.
         warm_up: usize,
@@ -254,7 +256,9 @@ pub enum PlanError {
         used: usize,
     },
     /// An input whose versions break the strategy's contract.
-    #[error("rank {rank} computes {block} for call {version} from an input of call {found}: the strategy asks for call {expected}")]
+    #[error(
+        "rank {rank} computes {block} for call {version} from an input of call {found}: the strategy asks for call {expected}"
+    )]
     Staleness {
         /// The rank.
         rank: usize,
@@ -268,7 +272,9 @@ pub enum PlanError {
         expected: usize,
     },
     /// The weights of a source do not add up to one.
-    #[error("rank {rank} computes {block} for call {version} from weights that add up to {sum}, not 1")]
+    #[error(
+        "rank {rank} computes {block} for call {version} from weights that add up to {sum}, not 1"
+    )]
     Weights {
         /// The rank.
         rank: usize,

@@ -97,7 +97,9 @@ impl Summary {
 }
 
 fn edges(plan: &Plan, graph: &SegmentGraph, element_bytes: u64) -> Vec<Edge> {
-    let warm_up = plan.strategy.map_or(plan.calls, |strategy| strategy.warm_up);
+    let warm_up = plan
+        .strategy
+        .map_or(plan.calls, |strategy| strategy.warm_up);
     let mut ages: BTreeMap<(BlockId, BlockId), Vec<usize>> = BTreeMap::new();
     for instruction in plan.ranks.iter().flatten() {
         let Action::Run {

@@ -233,7 +233,8 @@ impl UNet2d {
                 Block {
                     name: block.name.clone(),
                     inputs: block.inputs.clone(),
-                    macs: samples as u64 * self.macs(&block.kind, (rows * columns) as u64, tokens as u64),
+                    macs: samples as u64
+                        * self.macs(&block.kind, (rows * columns) as u64, tokens as u64),
                     parameters: self.parameters(&block.kind),
                     output: [samples, block.kind.output_channels(), rows, columns],
                 }

@@ -15,7 +15,13 @@ pub(crate) enum Mask {
 
 /// `softmax(q kᵀ / √d) v` in `heads` heads. Shapes are `[batch, tokens, features]`; keys and values may have other numbers
 /// of tokens than queries.
-pub(crate) fn attend(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, heads: usize, mask: Mask) -> Tensor<3> {
+pub(crate) fn attend(
+    query: Tensor<3>,
+    key: Tensor<3>,
+    value: Tensor<3>,
+    heads: usize,
+    mask: Mask,
+) -> Tensor<3> {
     let [batch, tokens, features] = query.dims();
     let split = |tensor: Tensor<3>| {
         let [batch, tokens, features] = tensor.dims();

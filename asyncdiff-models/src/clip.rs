@@ -105,7 +105,8 @@ impl ClipTextModel {
         let embeddings = root.at("embeddings");
         let layer = |index: usize| {
             let layer = root.at("encoder.layers").at(index);
-            let attention = |name| layers::linear(&layer.at("self_attn").at(name), width, width, true);
+            let attention =
+                |name| layers::linear(&layer.at("self_attn").at(name), width, width, true);
             Ok(Layer {
                 norm1: layers::layer_norm(&layer.at("layer_norm1"), width, eps)?,
                 query: attention("q_proj")?,
@@ -119,10 +120,9 @@ impl ClipTextModel {
         };
         Ok(Self {
             tokens: layers::embedding(&embeddings.at("token_embedding"), config.vocab_size, width)?,
-            positions: embeddings.at("position_embedding").tensor(
-                "weight",
-                [config.max_position_embeddings, width],
-            )?,
+            positions: embeddings
+                .at("position_embedding")
+                .tensor("weight", [config.max_position_embeddings, width])?,
             layers: (0..config.num_hidden_layers)
                 .map(layer)
                 .collect::<Result<_, _>>()?,

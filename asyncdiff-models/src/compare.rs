@@ -65,7 +65,11 @@ pub fn compare(
     let mut measured = vec![Measured::new(Kind::Baseline, request, sequential)];
     for strategy in strategies {
         let run = pipeline.plan(request, strategy)?;
-        measured.push(Measured::new(Kind::Asynchronous(strategy.clone()), request, run));
+        measured.push(Measured::new(
+            Kind::Asynchronous(strategy.clone()),
+            request,
+            run,
+        ));
     }
     measure(&mut measured, session, repeat, progress)?;
 
@@ -96,7 +100,12 @@ struct Measured {
     outputs: Vec<Output>,
 }
 
-fn measure(runs: &mut [Measured], session: &mut Session<'_>, repeat: usize, progress: &mut dyn Progress) -> Result<(), Error> {
+fn measure(
+    runs: &mut [Measured],
+    session: &mut Session<'_>,
+    repeat: usize,
+    progress: &mut dyn Progress,
+) -> Result<(), Error> {
     for _ in 0..repeat.max(1) {
         for measured in &mut *runs {
             let output = session.generate(&measured.request, &measured.run, progress)?;
@@ -117,7 +126,11 @@ impl Measured {
     }
 
     fn time(&self) -> Duration {
-        let mut times: Vec<_> = self.outputs.iter().map(|output| output.timings.denoise).collect();
+        let mut times: Vec<_> = self
+            .outputs
+            .iter()
+            .map(|output| output.timings.denoise)
+            .collect();
         times.sort();
         times[times.len() / 2]
     }
@@ -137,7 +150,10 @@ impl Measured {
             ssim: ssim(image, reference)?,
             latent_error: relative_error(&first.latents, &exact.latents)?,
             sound: first.latents.iter().all(|value| value.is_finite())
-                && self.outputs.iter().all(|output| output.latents == first.latents),
+                && self
+                    .outputs
+                    .iter()
+                    .all(|output| output.latents == first.latents),
             image: image.clone(),
         })
     }

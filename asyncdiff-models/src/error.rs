@@ -77,7 +77,9 @@ pub enum Error {
     #[error("0 images are not possible: ask for at least 1")]
     NoImages,
     /// A guidance scale that is not a number.
-    #[error("guidance scale {0} is not possible: use a finite number; 1 or less turns guidance off")]
+    #[error(
+        "guidance scale {0} is not possible: use a finite number; 1 or less turns guidance off"
+    )]
     Guidance(f64),
     /// Initial latents of another shape.
     #[error("the initial latents have shape {found:?}, this request needs {expected:?}")]
@@ -88,7 +90,9 @@ pub enum Error {
         expected: Vec<usize>,
     },
     /// Too few workers for the plan.
-    #[error("{needed} devices are needed (segments + stride - 1), {found} are given: name more, as in cpu:{needed}, or use fewer segments")]
+    #[error(
+        "{needed} devices are needed (segments + stride - 1), {found} are given: name more, as in cpu:{needed}, or use fewer segments"
+    )]
     NotEnoughWorkers {
         /// How many the plan has ranks.
         needed: usize,

@@ -207,9 +207,24 @@ impl StableDiffusion {
     fn check_parts(&self) -> Result<(), Error> {
         let unet = &self.unet.config;
         let fits = [
-            ("unet in_channels", unet.in_channels, "vae latent_channels", self.vae.latent_channels),
-            ("unet out_channels", unet.out_channels, "vae latent_channels", self.vae.latent_channels),
-            ("unet cross_attention_dim", unet.cross_attention_dim, "text_encoder hidden_size", self.text_encoder.hidden_size),
+            (
+                "unet in_channels",
+                unet.in_channels,
+                "vae latent_channels",
+                self.vae.latent_channels,
+            ),
+            (
+                "unet out_channels",
+                unet.out_channels,
+                "vae latent_channels",
+                self.vae.latent_channels,
+            ),
+            (
+                "unet cross_attention_dim",
+                unet.cross_attention_dim,
+                "text_encoder hidden_size",
+                self.text_encoder.hidden_size,
+            ),
             (
                 "tokenizer model_max_length",
                 self.tokenizer.model_max_length(),
@@ -217,7 +232,10 @@ impl StableDiffusion {
                 self.text_encoder.max_position_embeddings,
             ),
         ];
-        match fits.into_iter().find(|(_, found, _, expected)| found != expected) {
+        match fits
+            .into_iter()
+            .find(|(_, found, _, expected)| found != expected)
+        {
             Some((what, found, other, expected)) => Err(Error::Mismatch {
                 what,
                 found,
@@ -256,9 +274,11 @@ impl StableDiffusion {
         let [batch, _, height, width] = self.latents_shape(request)?;
         let guidance = self.guidance(request)?;
         let passes = if guidance.is_some() { 2 } else { 1 };
-        let graph = self
-            .unet
-            .graph(passes, [batch, height, width], self.tokenizer.model_max_length());
+        let graph = self.unet.graph(
+            passes,
+            [batch, height, width],
+            self.tokenizer.model_max_length(),
+        );
         let scheduler = match &request.scheduler {
             Some(name) => self.scheduler.with_class(name)?,
             None => self.scheduler.clone(),
@@ -281,7 +301,11 @@ impl StableDiffusion {
         })
     }
 
-    fn partition(&self, graph: &SegmentGraph, strategy: &Strategy) -> Result<(Partition, bool), Error> {
+    fn partition(
+        &self,
+        graph: &SegmentGraph,
+        strategy: &Strategy,
+    ) -> Result<(Partition, bool), Error> {
         let segments = strategy.segments;
         Ok(match &strategy.partition {
             PartitionChoice::Published => match Partition::published(graph, segments) {

@@ -28,7 +28,12 @@ pub(crate) struct Norm {
 
 impl Resnet {
     /// `time_features` is the size of the time embedding, where the network has one.
-    pub fn load(loader: &Loader<'_>, [input, output]: [usize; 2], norm: Norm, time_features: Option<usize>) -> Result<Self, WeightError> {
+    pub fn load(
+        loader: &Loader<'_>,
+        [input, output]: [usize; 2],
+        norm: Norm,
+        time_features: Option<usize>,
+    ) -> Result<Self, WeightError> {
         let time = |features| layers::linear(&loader.at("time_emb_proj"), features, output, true);
         let shortcut = || layers::conv2d(&loader.at("conv_shortcut"), [input, output], 1, 1, 0);
         Ok(Self {
@@ -43,12 +48,16 @@ impl Resnet {
 
     /// `x` is `[batch, channels, height, width]`; `time` the activated time embedding, `[1, features]`.
     pub fn forward(&self, x: Tensor<4>, time: Option<&Tensor<2>>) -> Tensor<4> {
-        let mut hidden = self.conv1.forward(activation::silu(self.norm1.forward(x.clone())));
+        let mut hidden = self
+            .conv1
+            .forward(activation::silu(self.norm1.forward(x.clone())));
         if let (Some(layer), Some(time)) = (&self.time, time) {
             let shift: Tensor<4> = layer.forward(time.clone()).unsqueeze_dims(&[2, 3]);
             hidden = hidden + shift;
         }
-        let hidden = self.conv2.forward(activation::silu(self.norm2.forward(hidden)));
+        let hidden = self
+            .conv2
+            .forward(activation::silu(self.norm2.forward(hidden)));
         let x = match &self.shortcut {
             Some(shortcut) => shortcut.forward(x),
             None => x,

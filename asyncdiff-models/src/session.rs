@@ -90,13 +90,19 @@ impl<'a> Session<'a> {
         let (text_encoder, vae) = first.install(|| -> Result<_, Error> {
             let file = pipeline.checkpoint.weights("text_encoder", "model")?;
             let weights = file.read()?;
-            let text_encoder = ClipTextModel::load(&pipeline.text_encoder, &weights.on(first.device(), FloatDType::F32))?;
+            let text_encoder = ClipTextModel::load(
+                &pipeline.text_encoder,
+                &weights.on(first.device(), FloatDType::F32),
+            )?;
             // A buffer that older versions of transformers saved: the numbers 0, 1, 2, …
             weights.finish(|name| name.ends_with("embeddings.position_ids"))?;
 
-            let file = pipeline.checkpoint.weights("vae", "diffusion_pytorch_model")?;
+            let file = pipeline
+                .checkpoint
+                .weights("vae", "diffusion_pytorch_model")?;
             let weights = file.read()?;
-            let vae = AutoencoderKl::load(&pipeline.vae, &weights.on(first.device(), FloatDType::F32))?;
+            let vae =
+                AutoencoderKl::load(&pipeline.vae, &weights.on(first.device(), FloatDType::F32))?;
             weights.finish(|_| false)?;
             Ok((text_encoder, vae))
         })?;
@@ -128,14 +134,28 @@ impl<'a> Session<'a> {
                 found: self.workers.len(),
             });
         }
-        if self.ranks.iter().map(|(blocks, _)| blocks).eq(&run.plan.blocks) {
+        if self
+            .ranks
+            .iter()
+            .map(|(blocks, _)| blocks)
+            .eq(&run.plan.blocks)
+        {
             return Ok(());
         }
         self.ranks.clear();
-        let file = self.pipeline.checkpoint.weights("unet", "diffusion_pytorch_model")?;
+        let file = self
+            .pipeline
+            .checkpoint
+            .weights("unet", "diffusion_pytorch_model")?;
         for (worker, blocks) in self.workers.iter().zip(&run.plan.blocks) {
             let unet = worker.install(|| {
-                UNet::load(&self.pipeline.unet, &file.read()?, blocks, worker.device(), FloatDType::F32)
+                UNet::load(
+                    &self.pipeline.unet,
+                    &file.read()?,
+                    blocks,
+                    worker.device(),
+                    FloatDType::F32,
+                )
             })?;
             self.ranks.push((blocks.clone(), unet));
         }
@@ -146,7 +166,10 @@ impl<'a> Session<'a> {
     #[must_use]
     pub fn loaded_bytes(&self) -> Vec<u64> {
         let bytes = std::mem::size_of::<f32>() as u64;
-        self.ranks.iter().map(|(_, unet)| unet.parameters() * bytes).collect()
+        self.ranks
+            .iter()
+            .map(|(_, unet)| unet.parameters() * bytes)
+            .collect()
     }
 
     /// Makes the pictures of a request as `run`, which [`StableDiffusion::plan`] made from it, says.
@@ -156,7 +179,12 @@ impl<'a> Session<'a> {
     /// # Errors
     ///
     /// [`Error`] of [`Session::prepare`]; [`Error::Latents`]; [`Error::Cancelled`]; [`Error::Rank`] if a rank fails.
-    pub fn generate(&mut self, request: &Request, run: &Run, progress: &mut dyn Progress) -> Result<Output, Error> {
+    pub fn generate(
+        &mut self,
+        request: &Request,
+        run: &Run,
+        progress: &mut dyn Progress,
+    ) -> Result<Output, Error> {
         self.prepare(run)?;
         let (latents, rng) = self.initial_latents(request, run)?;
         let start = Instant::now();
@@ -200,7 +228,9 @@ impl<'a> Session<'a> {
         Ok(self.workers[0].install(|| {
             let texts = self.text_encoder.encode(&ids).last_hidden_state;
             let each = texts.chunk(ids.len(), 0);
-            let repeated = each.into_iter().map(|text| text.repeat_dim(0, request.num_images));
+            let repeated = each
+                .into_iter()
+                .map(|text| text.repeat_dim(0, request.num_images));
             Tensor::cat(repeated.collect(), 0)
         }))
     }
@@ -243,23 +273,38 @@ impl<'a> Session<'a> {
         let states: Vec<_> = peers
             .into_iter()
             .enumerate()
-            .map(|(rank, peer)| (peer, if rank == plan.latents_rank { lead.take() } else { None }))
+            .map(|(rank, peer)| {
+                (
+                    peer,
+                    if rank == plan.latents_rank {
+                        lead.take()
+                    } else {
+                        None
+                    },
+                )
+            })
             .collect();
         let results = on_each(&self.workers, states, |rank, (peer, lead)| {
             let device = self.workers[rank].device();
             let tensor = |values| Tensor::<4>::from_data(TensorData::new(values, shape), device);
             let (latents, mut rng, mut progress) = match lead {
-                Some((latents, rng, progress)) => (Some(tensor(latents)), Some(rng), Some(progress)),
+                Some((latents, rng, progress)) => {
+                    (Some(tensor(latents)), Some(rng), Some(progress))
+                }
                 None => (None, None, None),
             };
             let count = shape.iter().product();
-            let noise = Box::new(move |_| tensor(rng.as_mut().map(|rng| rng.randn(count)).unwrap_or_default()));
+            let noise = Box::new(move |_| {
+                tensor(rng.as_mut().map(|rng| rng.randn(count)).unwrap_or_default())
+            });
             let context = context.clone().to_device(device);
             let mut denoiser = self.ranks[rank].1.denoiser(context, [height, width], noise);
             let mut peers = OnDevice::new(peer, device);
             Engine::new(plan, rank).run(&mut denoiser, &mut peers, latents, &mut |what, tensor| {
                 match (&mut progress, what.value) {
-                    (Some(progress), Value::Latents) => progress.step(what.version, plan.calls, tensor),
+                    (Some(progress), Value::Latents) => {
+                        progress.step(what.version, plan.calls, tensor)
+                    }
                     _ => ControlFlow::Continue(()),
                 }
             })
@@ -275,7 +320,13 @@ impl<'a> Session<'a> {
         // The rank that failed first says why; the others say only that it did.
         errors.sort_by_key(|error| is_consequence(error));
         match (errors.into_iter().next(), latents) {
-            (Some(RankError::Failed { source: EngineError::Cancelled, .. }), _) => Err(Error::Cancelled),
+            (
+                Some(RankError::Failed {
+                    source: EngineError::Cancelled,
+                    ..
+                }),
+                _,
+            ) => Err(Error::Cancelled),
             (Some(error), _) => Err(error.into()),
             (None, Some(latents)) => Ok(latents.to_device(self.workers[0].device())),
             (None, None) => unreachable!("a valid plan ends with the final latents"),
@@ -292,7 +343,10 @@ impl<'a> Session<'a> {
                 .map(|index| {
                     let picture = self.vae.decode(latents.clone().narrow(0, index, 1));
                     let [_, channels, height, width] = picture.dims();
-                    Ok(Image::from_samples(&values(picture), [channels, height, width])?)
+                    Ok(Image::from_samples(
+                        &values(picture),
+                        [channels, height, width],
+                    )?)
                 })
                 .collect()
         })

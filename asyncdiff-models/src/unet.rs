@@ -48,7 +48,13 @@ impl UNet {
     /// # Errors
     ///
     /// [`WeightError`] for weights that do not fit the structure, or that belong to no block of it.
-    pub fn load(spec: &UNet2d, weights: &Weights<'_>, own: &[BlockId], device: &Device, dtype: FloatDType) -> Result<Self, WeightError> {
+    pub fn load(
+        spec: &UNet2d,
+        weights: &Weights<'_>,
+        own: &[BlockId],
+        device: &Device,
+        dtype: FloatDType,
+    ) -> Result<Self, WeightError> {
         let loader = weights.on(device, dtype);
         let before = weights.parameters_read();
         let time = spec.config.time_embed_dim();
@@ -61,14 +67,20 @@ impl UNet {
             spec: spec.clone(),
             device: device.clone(),
             dtype,
-            time1: layers::linear(&embedding.at("linear_1"), spec.config.block_out_channels[0], time, true)?,
+            time1: layers::linear(
+                &embedding.at("linear_1"),
+                spec.config.block_out_channels[0],
+                time,
+                true,
+            )?,
             time2: layers::linear(&embedding.at("linear_2"), time, time, true)?,
             blocks,
             parameters: weights.parameters_read() - before,
         };
         weights.finish(|name| {
             spec.blocks.iter().enumerate().any(|(index, block)| {
-                !own.contains(&BlockId(index)) && block.modules().iter().any(|module| is_in(name, module))
+                !own.contains(&BlockId(index))
+                    && block.modules().iter().any(|module| is_in(name, module))
             })
         })?;
         Ok(unet)
@@ -85,7 +97,12 @@ impl UNet {
     /// `context` holds the text embeddings, `[passes · batch, tokens, features]`: with guidance, those of the negative
     /// prompt first. `size` is the latents' `[height, width]`. `noise` gives the noise of a stochastic scheduler's step, as
     /// `[batch, channels, height, width]`.
-    pub fn denoiser<'a>(&'a self, context: Tensor<3>, size: [usize; 2], noise: NoiseSource<'a>) -> UNetDenoiser<'a> {
+    pub fn denoiser<'a>(
+        &'a self,
+        context: Tensor<3>,
+        size: [usize; 2],
+        noise: NoiseSource<'a>,
+    ) -> UNetDenoiser<'a> {
         UNetDenoiser {
             unet: self,
             context,
@@ -112,7 +129,10 @@ impl UNet {
         } else {
             [sines, cosines].concat()
         };
-        let embedding = Tensor::from_data(TensorData::new(values, [1, 2 * half]), (&self.device, self.dtype.into()));
+        let embedding = Tensor::from_data(
+            TensorData::new(values, [1, 2 * half]),
+            (&self.device, self.dtype.into()),
+        );
         let hidden = activation::silu(self.time1.forward(embedding));
         activation::silu(self.time2.forward(hidden))
     }
@@ -135,10 +155,15 @@ impl Module {
             epsilon: config.norm_eps,
         };
         Ok(match block.kind {
-            BlockKind::ConvIn { input, output } => Module::ConvIn(layers::conv2d(&loader, [input, output], 3, 1, 1)?),
-            BlockKind::Resnet { input, output } => {
-                Module::Resnet(Resnet::load(&loader, [input, output], norm, Some(config.time_embed_dim()))?)
+            BlockKind::ConvIn { input, output } => {
+                Module::ConvIn(layers::conv2d(&loader, [input, output], 3, 1, 1)?)
             }
+            BlockKind::Resnet { input, output } => Module::Resnet(Resnet::load(
+                &loader,
+                [input, output],
+                norm,
+                Some(config.time_embed_dim()),
+            )?),
             BlockKind::Transformer {
                 channels,
                 heads,
@@ -151,12 +176,20 @@ impl Module {
                 config.cross_attention_dim,
                 config.norm_num_groups,
             )?),
-            BlockKind::Downsample { channels } => {
-                Module::Downsample(layers::conv2d(&loader.at("conv"), [channels, channels], 3, 2, 1)?)
-            }
-            BlockKind::Upsample { channels } => {
-                Module::Upsample(layers::conv2d(&loader.at("conv"), [channels, channels], 3, 1, 1)?)
-            }
+            BlockKind::Downsample { channels } => Module::Downsample(layers::conv2d(
+                &loader.at("conv"),
+                [channels, channels],
+                3,
+                2,
+                1,
+            )?),
+            BlockKind::Upsample { channels } => Module::Upsample(layers::conv2d(
+                &loader.at("conv"),
+                [channels, channels],
+                3,
+                1,
+                1,
+            )?),
             BlockKind::ConvOut { input, output } => Module::ConvOut(
                 layers::group_norm(&root.at("conv_norm_out"), norm.groups, input, norm.epsilon)?,
                 layers::conv2d(&loader, [input, output], 3, 1, 1)?,
@@ -183,7 +216,12 @@ impl Denoiser for UNetDenoiser<'_> {
     /// Shapes are proved by the weights' loader, and a failing backend panics.
     type Error = Infallible;
 
-    fn run(&mut self, block: BlockId, timestep: f64, inputs: Vec<Tensor<4>>) -> Result<Tensor<4>, Infallible> {
+    fn run(
+        &mut self,
+        block: BlockId,
+        timestep: f64,
+        inputs: Vec<Tensor<4>>,
+    ) -> Result<Tensor<4>, Infallible> {
         if self.time.as_ref().is_none_or(|(of, _)| *of != timestep) {
             self.time = Some((timestep, self.unet.time(timestep)));
         }
@@ -202,13 +240,19 @@ impl Denoiser for UNetDenoiser<'_> {
             Module::Downsample(conv) => conv.forward(input),
             Module::Upsample(conv) => {
                 let level = self.unet.spec.blocks[block.0].level;
-                conv.forward(enlarge(input, self.size.map(|size| level_size(size, level))))
+                conv.forward(enlarge(
+                    input,
+                    self.size.map(|size| level_size(size, level)),
+                ))
             }
             Module::ConvOut(norm, conv) => conv.forward(activation::silu(norm.forward(input))),
         })
     }
 
-    fn combine(&mut self, terms: &[(f64, Option<Half>, Tensor<4>)]) -> Result<Tensor<4>, Infallible> {
+    fn combine(
+        &mut self,
+        terms: &[(f64, Option<Half>, Tensor<4>)],
+    ) -> Result<Tensor<4>, Infallible> {
         let summands = terms.iter().map(|(weight, half, tensor)| {
             let batch = tensor.dims()[0];
             let tensor = tensor.clone();
@@ -221,7 +265,9 @@ impl Denoiser for UNetDenoiser<'_> {
         });
         // An update whose every coefficient is zero does not occur in a valid schedule.
         let zero = || Tensor::zeros([1, 1, 1, 1], &self.unet.device);
-        Ok(summands.reduce(|sum, summand| sum + summand).unwrap_or_else(zero))
+        Ok(summands
+            .reduce(|sum, summand| sum + summand)
+            .unwrap_or_else(zero))
     }
 
     fn noise(&mut self, call: usize) -> Result<Tensor<4>, Infallible> {

@@ -177,7 +177,13 @@ struct Decoder {
     conv_out: Conv2d,
 }
 
-fn level(loader: &Loader<'_>, input: usize, output: usize, resnets: usize, norm: Norm) -> Result<Vec<Resnet>, WeightError> {
+fn level(
+    loader: &Loader<'_>,
+    input: usize,
+    output: usize,
+    resnets: usize,
+    norm: Norm,
+) -> Result<Vec<Resnet>, WeightError> {
     (0..resnets)
         .map(|index| {
             let input = if index == 0 { input } else { output };
@@ -196,7 +202,8 @@ impl Encoder {
             let block = loader.at("down_blocks").at(index);
             let input = widths[index.saturating_sub(1)];
             // Padded below and to the right only, by hand.
-            let resample = || layers::conv2d(&block.at("downsamplers.0.conv"), [width, width], 3, 2, 0);
+            let resample =
+                || layers::conv2d(&block.at("downsamplers.0.conv"), [width, width], 3, 2, 0);
             Ok(Level {
                 resnets: level(&block, input, width, config.layers_per_block, norm)?,
                 resample: (index + 1 < widths.len()).then(resample).transpose()?,
@@ -207,7 +214,12 @@ impl Encoder {
             conv_in: layers::conv2d(&loader.at("conv_in"), [config.in_channels, first], 3, 1, 1)?,
             levels: levels.collect::<Result<_, WeightError>>()?,
             middle: Middle::load(config, &loader, last)?,
-            norm_out: layers::group_norm(&loader.at("conv_norm_out"), norm.groups, last, norm.epsilon)?,
+            norm_out: layers::group_norm(
+                &loader.at("conv_norm_out"),
+                norm.groups,
+                last,
+                norm.epsilon,
+            )?,
             conv_out: layers::conv2d(&loader.at("conv_out"), [last, latents], 3, 1, 1)?,
             quant: config.use_quant_conv.then(quant).transpose()?,
         })
@@ -224,7 +236,9 @@ impl Encoder {
             }
         }
         hidden = self.middle.forward(hidden);
-        hidden = self.conv_out.forward(activation::silu(self.norm_out.forward(hidden)));
+        hidden = self
+            .conv_out
+            .forward(activation::silu(self.norm_out.forward(hidden)));
         apply(&self.quant, hidden)
     }
 }
@@ -239,7 +253,8 @@ impl Decoder {
         let levels = widths.iter().enumerate().map(|(index, &width)| {
             let block = loader.at("up_blocks").at(index);
             let input = widths[index.saturating_sub(1)];
-            let resample = || layers::conv2d(&block.at("upsamplers.0.conv"), [width, width], 3, 1, 1);
+            let resample =
+                || layers::conv2d(&block.at("upsamplers.0.conv"), [width, width], 3, 1, 1);
             Ok(Level {
                 resnets: level(&block, input, width, config.layers_per_block + 1, norm)?,
                 resample: (index + 1 < widths.len()).then(resample).transpose()?,
@@ -251,7 +266,12 @@ impl Decoder {
             conv_in: layers::conv2d(&loader.at("conv_in"), [latents, first], 3, 1, 1)?,
             middle: Middle::load(config, &loader, first)?,
             levels: levels.collect::<Result<_, WeightError>>()?,
-            norm_out: layers::group_norm(&loader.at("conv_norm_out"), norm.groups, last, norm.epsilon)?,
+            norm_out: layers::group_norm(
+                &loader.at("conv_norm_out"),
+                norm.groups,
+                last,
+                norm.epsilon,
+            )?,
             conv_out: layers::conv2d(&loader.at("conv_out"), [last, config.out_channels], 3, 1, 1)?,
         })
     }
@@ -268,7 +288,8 @@ impl Decoder {
                 hidden = resample.forward(enlarge(hidden, [2 * height, 2 * width]));
             }
         }
-        self.conv_out.forward(activation::silu(self.norm_out.forward(hidden)))
+        self.conv_out
+            .forward(activation::silu(self.norm_out.forward(hidden)))
     }
 }
 
@@ -282,7 +303,14 @@ fn apply(conv: &Option<Conv2d>, x: Tensor<4>) -> Tensor<4> {
 impl Middle {
     fn load(config: &VaeConfig, loader: &Loader<'_>, channels: usize) -> Result<Self, WeightError> {
         let loader = loader.at("mid_block");
-        let resnet = |index| Resnet::load(&loader.at("resnets").at(index), [channels, channels], config.norm(), None);
+        let resnet = |index| {
+            Resnet::load(
+                &loader.at("resnets").at(index),
+                [channels, channels],
+                config.norm(),
+                None,
+            )
+        };
         let attention = || Attention::load(&loader.at("attentions.0"), channels, config.norm());
         Ok(Self {
             first: resnet(0)?,
@@ -310,7 +338,12 @@ impl Attention {
         };
         let projection = |name| layers::linear(&loader.at(name), channels, channels, true);
         Ok(Self {
-            norm: layers::group_norm(&loader.at("group_norm"), norm.groups, channels, norm.epsilon)?,
+            norm: layers::group_norm(
+                &loader.at("group_norm"),
+                norm.groups,
+                channels,
+                norm.epsilon,
+            )?,
             query: projection(query)?,
             key: projection(key)?,
             value: projection(value)?,

@@ -25,30 +25,55 @@ pub fn run(args: &Compare) -> Result<()> {
     }
     let workers = setup::devices(&args.devices, needed)?;
     if workers.len() < needed {
-        return Err(asyncdiff_models::Error::NotEnoughWorkers { needed, found: workers.len() }.into());
+        return Err(asyncdiff_models::Error::NotEnoughWorkers {
+            needed,
+            found: workers.len(),
+        }
+        .into());
     }
-    let names: Vec<_> = workers.iter().map(|worker| worker.name().to_owned()).collect();
-    let threads: Vec<_> = workers.iter().map(asyncdiff_burn::device::Worker::threads).collect();
+    let names: Vec<_> = workers
+        .iter()
+        .map(|worker| worker.name().to_owned())
+        .collect();
+    let threads: Vec<_> = workers
+        .iter()
+        .map(asyncdiff_burn::device::Worker::threads)
+        .collect();
     let crowded = setup::shared_cores(&workers);
     let text = !args.printing.quiet && !args.printing.json;
     if text {
         let sequential = pipeline.plan(&request, &Strategy::sequential())?;
         println!("{}", heading(&request, &sequential));
-        println!("devices {}; median of {} runs each, taken in turn", names.join(", "), args.repeat.max(1));
+        println!(
+            "devices {}; median of {} runs each, taken in turn",
+            names.join(", "),
+            args.repeat.max(1)
+        );
     }
     if let Some(note) = crowded.as_ref().filter(|_| !args.printing.quiet) {
         eprintln!("note: {note}");
     }
 
     let mut session = Session::new(&pipeline, workers)?;
-    let rows = compare(&pipeline, &mut session, &request, &strategies, args.repeat, &mut Bar::new(text))?;
+    let rows = compare(
+        &pipeline,
+        &mut session,
+        &request,
+        &strategies,
+        args.repeat,
+        &mut Bar::new(text),
+    )?;
 
     let shown: Vec<&Image> = rows
         .iter()
         .filter(|row| row.kind != Kind::FewerSteps)
         .map(|row| &row.image)
         .collect();
-    write_png(&args.output, &Image::beside(&shown)?, &[("parameters", &request.prompt)])?;
+    write_png(
+        &args.output,
+        &Image::beside(&shown)?,
+        &[("parameters", &request.prompt)],
+    )?;
     if args.printing.json {
         let report = json!({
             "file": args.output,
@@ -101,7 +126,11 @@ fn label(row: &Row) -> String {
             strategy.segments,
             strategy.asyncdiff.stride,
             strategy.asyncdiff.warm_up,
-            if strategy.asyncdiff.time_shift { " shifted" } else { "" },
+            if strategy.asyncdiff.time_shift {
+                " shifted"
+            } else {
+                ""
+            },
             strategy.asyncdiff.forecast
         ),
     }
@@ -113,7 +142,11 @@ fn print_table(rows: &[Row]) {
         "run", "devices", "seconds", "speed-up", "ideal", "PSNR dB", "SSIM", "latent error"
     );
     for row in rows {
-        let speed_up = if row.sound { format!("{:.2}", row.speed_up) } else { "mismatch".to_owned() };
+        let speed_up = if row.sound {
+            format!("{:.2}", row.speed_up)
+        } else {
+            "mismatch".to_owned()
+        };
         println!(
             "{:<36} {:>7} {:>8.3} {:>8} {:>6.2} {:>8.2} {:>7.4} {:>12.5}",
             label(row),

@@ -17,11 +17,18 @@ pub fn run(args: &Generate) -> Result<()> {
     let pipeline = setup::open(&args.sample)?;
     let request = setup::request(&pipeline, &args.sample, Some(&args.prompt))?;
     // Without --segments, every device that is named gets one.
-    let named = args.devices.devices.as_ref().map(|_| setup::devices(&args.devices, 1)).transpose()?;
+    let named = args
+        .devices
+        .devices
+        .as_ref()
+        .map(|_| setup::devices(&args.devices, 1))
+        .transpose()?;
     let extra = args.strategy.stride.saturating_sub(1);
-    let segments = args
-        .segments
-        .unwrap_or_else(|| named.as_ref().map_or(1, |workers| workers.len().saturating_sub(extra).max(1)));
+    let segments = args.segments.unwrap_or_else(|| {
+        named
+            .as_ref()
+            .map_or(1, |workers| workers.len().saturating_sub(extra).max(1))
+    });
     let strategy = strategy(&args.strategy, segments)?;
     let run = pipeline.plan(&request, &strategy)?;
     let workers = match named {
@@ -119,7 +126,13 @@ pub fn parameters(request: &Request, run: &Run, strategy: &Strategy, model: &str
     }
     text += &format!(
         "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {model}, Segments: {}",
-        request.steps, run.scheduler, request.guidance_scale, request.seed, request.width, request.height, strategy.segments,
+        request.steps,
+        run.scheduler,
+        request.guidance_scale,
+        request.seed,
+        request.width,
+        request.height,
+        strategy.segments,
     );
     if let Some(asyncdiff) = &run.plan.strategy {
         text += &format!(

@@ -42,7 +42,13 @@ pub fn heading(request: &Request, run: &Run) -> String {
     let [batch, channels, height, width] = run.graph.latents;
     format!(
         "{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {}",
-        request.width, request.height, request.steps, run.scheduler, run.plan.calls, request.guidance_scale, request.seed
+        request.width,
+        request.height,
+        request.steps,
+        run.scheduler,
+        run.plan.calls,
+        request.guidance_scale,
+        request.seed
     )
 }
 
@@ -59,7 +65,11 @@ pub fn describe(run: &Run, strategy: &Strategy) -> String {
         asyncdiff.warm_up,
         if asyncdiff.time_shift { "on" } else { "off" },
         asyncdiff.forecast,
-        if run.fell_back { "balanced (no published one fits this denoiser)" } else { strategy.partition.name() },
+        if run.fell_back {
+            "balanced (no published one fits this denoiser)"
+        } else {
+            strategy.partition.name()
+        },
         run.summary.ideal_speed_up
     )
 }
@@ -119,5 +129,9 @@ fn ranges(blocks: &[asyncdiff_core::BlockId], run: &Run) -> String {
 fn bytes(count: f64) -> String {
     let units = ["B", "KiB", "MiB", "GiB"];
     let power = (count.max(1.0).log2() / 10.0).floor().min(3.0);
-    format!("{:.1} {}", count / 1024_f64.powf(power), units[power as usize])
+    format!(
+        "{:.1} {}",
+        count / 1024_f64.powf(power),
+        units[power as usize]
+    )
 }

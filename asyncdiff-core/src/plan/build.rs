@@ -76,7 +76,11 @@ impl Plan {
     /// # Errors
     ///
     /// None at present; the result is checked as every plan is.
-    pub fn sequential(graph: &SegmentGraph, schedule: &Schedule, guidance_scale: Option<f64>) -> Result<Self, PlanError> {
+    pub fn sequential(
+        graph: &SegmentGraph,
+        schedule: &Schedule,
+        guidance_scale: Option<f64>,
+    ) -> Result<Self, PlanError> {
         let partition = Partition::single(graph);
         let mut builder = Builder::new(graph, &partition, schedule, guidance_scale);
         for call in 0..schedule.calls() {
@@ -151,7 +155,12 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(graph: &'a SegmentGraph, partition: &'a Partition, schedule: &'a Schedule, guidance_scale: Option<f64>) -> Self {
+    fn new(
+        graph: &'a SegmentGraph,
+        partition: &'a Partition,
+        schedule: &'a Schedule,
+        guidance_scale: Option<f64>,
+    ) -> Self {
         Self {
             graph,
             partition,
@@ -213,20 +222,46 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn asynchronous(&mut self, rank: usize, id: BlockId, start: usize, version: usize, strategy: &AsyncDiff) {
+    fn asynchronous(
+        &mut self,
+        rank: usize,
+        id: BlockId,
+        start: usize,
+        version: usize,
+        strategy: &AsyncDiff,
+    ) {
         let timestep = self.timestep(version - usize::from(strategy.time_shift));
         let owner = self.partition.owner(id);
-        let sources: HashMap<BlockId, Vec<Term>> = self.graph.block(id).inputs.iter().filter_map(|input| match input {
-            Input::Latents => None,
-            Input::Block(read) if self.partition.owner(*read) == owner => {
-                Some((*read, vec![Term::new(Value::Block(*read).at(version), 1.0)]))
-            }
-            Input::Block(read) => Some((*read, stale(*read, &self.published[read.0], version, strategy.forecast))),
-        }).collect();
-        self.run(rank, id, version, start, timestep, |block| sources[&block].clone());
+        let sources: HashMap<BlockId, Vec<Term>> = self
+            .graph
+            .block(id)
+            .inputs
+            .iter()
+            .filter_map(|input| match input {
+                Input::Latents => None,
+                Input::Block(read) if self.partition.owner(*read) == owner => {
+                    Some((*read, vec![Term::new(Value::Block(*read).at(version), 1.0)]))
+                }
+                Input::Block(read) => Some((
+                    *read,
+                    stale(*read, &self.published[read.0], version, strategy.forecast),
+                )),
+            })
+            .collect();
+        self.run(rank, id, version, start, timestep, |block| {
+            sources[&block].clone()
+        });
     }
 
-    fn run(&mut self, rank: usize, id: BlockId, version: usize, latents: usize, timestep: f64, source: impl Fn(BlockId) -> Vec<Term>) {
+    fn run(
+        &mut self,
+        rank: usize,
+        id: BlockId,
+        version: usize,
+        latents: usize,
+        timestep: f64,
+        source: impl Fn(BlockId) -> Vec<Term>,
+    ) {
         let inputs = self
             .graph
             .block(id)
@@ -234,7 +269,10 @@ impl<'a> Builder<'a> {
             .iter()
             .map(|input| match input {
                 Input::Latents => {
-                    vec![Term::new(Value::Latents.at(latents), self.schedule.steps[latents].input_scale)]
+                    vec![Term::new(
+                        Value::Latents.at(latents),
+                        self.schedule.steps[latents].input_scale,
+                    )]
                 }
                 Input::Block(block) => source(*block),
             })
@@ -257,11 +295,15 @@ impl<'a> Builder<'a> {
             weight,
         };
         let terms = match self.guidance_scale {
-            Some(scale) => vec![half(Half::Unconditional, 1.0 - scale), half(Half::Conditional, scale)],
+            Some(scale) => vec![
+                half(Half::Unconditional, 1.0 - scale),
+                half(Half::Conditional, scale),
+            ],
             None => vec![Term::new(output, 1.0)],
         };
         let out = Value::Prediction.at(call);
-        self.computations.push((rank, Action::Combine { out, terms }));
+        self.computations
+            .push((rank, Action::Combine { out, terms }));
     }
 
     /// The noise scheduler's update after a call.
@@ -319,7 +361,10 @@ impl<'a> Builder<'a> {
         }
         Plan {
             ranks: ranks.into_iter().map(with_releases).collect(),
-            blocks: blocks.into_iter().map(|set| set.into_iter().collect()).collect(),
+            blocks: blocks
+                .into_iter()
+                .map(|set| set.into_iter().collect())
+                .collect(),
             calls,
             strategy,
             segment_of: self.partition.segment_of().to_vec(),
@@ -334,7 +379,10 @@ fn stale(block: BlockId, versions: &[usize], version: usize, forecast: usize) ->
     match *versions {
         [.., older, newest] if forecast == 1 => {
             let steps = (version - newest) as f64 / (newest - older) as f64;
-            vec![Term::new(at(newest), 1.0 + steps), Term::new(at(older), -steps)]
+            vec![
+                Term::new(at(newest), 1.0 + steps),
+                Term::new(at(older), -steps),
+            ]
         }
         [.., newest] => vec![Term::new(at(newest), 1.0)],
         [] => Vec::new(),
@@ -348,7 +396,9 @@ fn needed(computations: Vec<(usize, Action)>, result: Versioned) -> Vec<(usize, 
         .into_iter()
         .rev()
         .filter(|(_, action)| {
-            let keep = action.writes().is_some_and(|written| wanted.contains(&written));
+            let keep = action
+                .writes()
+                .is_some_and(|written| wanted.contains(&written));
             if keep {
                 wanted.extend(action.reads());
             }

@@ -177,22 +177,38 @@ impl UNet2dConfig {
     pub(super) fn check(&self) -> Result<(), UNetError> {
         let levels = self.block_out_channels.len();
         if levels == 0 {
-            return Err(unsupported("block_out_channels", "[]", "one entry per level"));
+            return Err(unsupported(
+                "block_out_channels",
+                "[]",
+                "one entry per level",
+            ));
         }
         length("down_block_types", self.down_block_types.len(), levels)?;
         length("up_block_types", self.up_block_types.len(), levels)?;
         self.layers_per_block.check("layers_per_block", levels)?;
-        self.attention_head_dim.check("attention_head_dim", levels)?;
+        self.attention_head_dim
+            .check("attention_head_dim", levels)?;
         self.transformer_layers_per_block
             .check("transformer_layers_per_block", levels)?;
         if let Some(heads) = &self.num_attention_heads {
             heads.check("num_attention_heads", levels)?;
         }
         for (key, types, supported) in [
-            ("down_block_types", &self.down_block_types, ["CrossAttnDownBlock2D", "DownBlock2D"]),
-            ("up_block_types", &self.up_block_types, ["CrossAttnUpBlock2D", "UpBlock2D"]),
+            (
+                "down_block_types",
+                &self.down_block_types,
+                ["CrossAttnDownBlock2D", "DownBlock2D"],
+            ),
+            (
+                "up_block_types",
+                &self.up_block_types,
+                ["CrossAttnUpBlock2D", "UpBlock2D"],
+            ),
         ] {
-            if let Some(other) = types.iter().find(|name| !supported.contains(&name.as_str())) {
+            if let Some(other) = types
+                .iter()
+                .find(|name| !supported.contains(&name.as_str()))
+            {
                 let supported = match key {
                     "down_block_types" => "CrossAttnDownBlock2D and DownBlock2D",
                     _ => "CrossAttnUpBlock2D and UpBlock2D",
@@ -202,7 +218,11 @@ impl UNet2dConfig {
         }
         let mid = self.mid_block_type.as_deref().unwrap_or("null");
         if mid != "UNetMidBlock2DCrossAttn" {
-            return Err(unsupported("mid_block_type", mid, "UNetMidBlock2DCrossAttn"));
+            return Err(unsupported(
+                "mid_block_type",
+                mid,
+                "UNetMidBlock2DCrossAttn",
+            ));
         }
         for (level, channels) in self.block_out_channels.iter().enumerate() {
             for (key, divisor) in [
@@ -210,13 +230,20 @@ impl UNet2dConfig {
                 ("attention_head_dim", self.heads(level)),
             ] {
                 if divisor == 0 || channels % divisor != 0 {
-                    return Err(unsupported(key, &divisor.to_string(), "a divisor of every entry of block_out_channels"));
+                    return Err(unsupported(
+                        key,
+                        &divisor.to_string(),
+                        "a divisor of every entry of block_out_channels",
+                    ));
                 }
             }
         }
         for (key, only) in FIXED {
             let found = self.other.get(*key).unwrap_or(&Value::Null);
-            let same = found.to_string() == *only || found.as_f64().is_some_and(|number| only.parse() == Ok(number));
+            let same = found.to_string() == *only
+                || found
+                    .as_f64()
+                    .is_some_and(|number| only.parse() == Ok(number));
             if !found.is_null() && !same {
                 return Err(unsupported(key, &found.to_string(), only));
             }

@@ -18,7 +18,8 @@ impl UNet2d {
                 let (channels, layers) = (channels as u64, layers as u64);
                 let context = self.config.cross_attention_dim as u64;
                 let projections = 2 * channels * channels * pixels;
-                let self_attention = 4 * channels * channels * pixels + 2 * pixels * pixels * channels;
+                let self_attention =
+                    4 * channels * channels * pixels + 2 * pixels * pixels * channels;
                 let cross_attention = 2 * channels * channels * pixels
                     + 2 * context * channels * tokens
                     + 2 * pixels * tokens * channels;
@@ -42,7 +43,11 @@ impl UNet2d {
         let count = match *kind {
             BlockKind::ConvIn { input, output } => conv3(input, output),
             BlockKind::Resnet { input, output } => {
-                let shortcut = if input == output { 0 } else { linear(input, output) };
+                let shortcut = if input == output {
+                    0
+                } else {
+                    linear(input, output)
+                };
                 norm(input)
                     + conv3(input, output)
                     + linear(time, output)
@@ -55,7 +60,8 @@ impl UNet2d {
             } => {
                 let context = self.config.cross_attention_dim;
                 // Query, key and value have no bias, the output projection has one.
-                let attention = |context| 2 * channels * channels + 2 * context * channels + channels;
+                let attention =
+                    |context| 2 * channels * channels + 2 * context * channels + channels;
                 let layer = 3 * norm(channels)
                     + attention(channels)
                     + attention(context)
@@ -73,7 +79,10 @@ impl UNet2d {
 
     /// The time embedding's two linear layers.
     pub(super) fn shared_parameters(&self) -> u64 {
-        let (input, time) = (self.config.block_out_channels[0], self.config.time_embed_dim());
+        let (input, time) = (
+            self.config.block_out_channels[0],
+            self.config.time_embed_dim(),
+        );
         (input * time + time + time * time + time) as u64
     }
 }

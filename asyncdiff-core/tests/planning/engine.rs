@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use asyncdiff_comm::{CommError, local};
 use asyncdiff_core::plan::{Half, Value};
-use asyncdiff_core::{AsyncDiff, BlockId, Denoiser, Engine, EngineError, Partition, Plan, Schedule, SegmentGraph};
-
+use asyncdiff_core::{
+    AsyncDiff, BlockId, Denoiser, Engine, EngineError, Partition, Plan, Schedule, SegmentGraph,
+};
 
 /// A denoiser of numbers: a block adds its inputs and its own number, and forgets nothing of the time.
 struct Numbers;
@@ -44,43 +45,61 @@ fn run(plan: &Plan) -> f64 {
                 })
             })
             .collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap().unwrap()).collect()
+        ranks
+            .into_iter()
+            .map(|rank| rank.join().unwrap().unwrap())
+            .collect()
     });
     assert_eq!(results.iter().flatten().count(), 1);
     results[plan.latents_rank].unwrap()
 }
 
 /// The published algorithm, written as loops over calls instead of a plan (REFERENCE, section 1).
-fn published(graph: &SegmentGraph, partition: &Partition, schedule: &Schedule, strategy: &AsyncDiff) -> f64 {
+fn published(
+    graph: &SegmentGraph,
+    partition: &Partition,
+    schedule: &Schedule,
+    strategy: &AsyncDiff,
+) -> f64 {
     let calls = schedule.calls();
     let shift = usize::from(strategy.time_shift);
     let mut latents = vec![1.5];
     let mut predictions: Vec<f64> = Vec::new();
     let mut cache: Vec<f64> = Vec::new();
     let advance = |latents: &mut Vec<f64>, predictions: &[f64], call: usize| {
-        let [combine] = schedule.steps[call].combines.as_slice() else { panic!("one update a step") };
-        let next = combine.terms.iter().map(|term| term.weight * match term.of.value {
-            Value::Latents => latents[term.of.version],
-            Value::Prediction => predictions[term.of.version],
-            other => panic!("{other:?}"),
-        }).sum();
+        let [combine] = schedule.steps[call].combines.as_slice() else {
+            panic!("one update a step")
+        };
+        let next = combine
+            .terms
+            .iter()
+            .map(|term| {
+                term.weight
+                    * match term.of.value {
+                        Value::Latents => latents[term.of.version],
+                        Value::Prediction => predictions[term.of.version],
+                        other => panic!("{other:?}"),
+                    }
+            })
+            .sum();
         latents.push(next);
     };
-    let forward = |latents: f64, call: usize, timestep: f64, stale: Option<(&[f64], usize)>| -> Vec<f64> {
-        let mut values: Vec<f64> = Vec::new();
-        for (id, block) in graph.iter() {
-            let segment = partition.owner(id);
-            let inputs = block.inputs.iter().map(|input| match *input {
-                asyncdiff_core::Input::Latents => latents * schedule.steps[call].input_scale,
-                asyncdiff_core::Input::Block(from) => match stale {
-                    Some((old, _)) if partition.owner(from) != segment => old[from.0],
-                    _ => values[from.0],
-                },
-            });
-            values.push(Numbers.run(id, timestep, inputs.collect()).unwrap());
-        }
-        values
-    };
+    let forward =
+        |latents: f64, call: usize, timestep: f64, stale: Option<(&[f64], usize)>| -> Vec<f64> {
+            let mut values: Vec<f64> = Vec::new();
+            for (id, block) in graph.iter() {
+                let segment = partition.owner(id);
+                let inputs = block.inputs.iter().map(|input| match *input {
+                    asyncdiff_core::Input::Latents => latents * schedule.steps[call].input_scale,
+                    asyncdiff_core::Input::Block(from) => match stale {
+                        Some((old, _)) if partition.owner(from) != segment => old[from.0],
+                        _ => values[from.0],
+                    },
+                });
+                values.push(Numbers.run(id, timestep, inputs.collect()).unwrap());
+            }
+            values
+        };
     let mut call = 0;
     while call < calls {
         let now = latents[call];
@@ -90,18 +109,33 @@ fn published(graph: &SegmentGraph, partition: &Partition, schedule: &Schedule, s
             advance(&mut latents, &predictions, call);
             call += 1;
         } else if strategy.stride == 1 {
-            let next = forward(now, call, schedule.timesteps[call - shift], Some((&cache, 0)));
+            let next = forward(
+                now,
+                call,
+                schedule.timesteps[call - shift],
+                Some((&cache, 0)),
+            );
             predictions.push(*next.last().unwrap());
             cache = next;
             advance(&mut latents, &predictions, call);
             call += 1;
         } else {
             let ahead = (call + 1).min(calls - 1);
-            let present = forward(now, call, schedule.timesteps[call - shift], Some((&cache, 0)));
+            let present = forward(
+                now,
+                call,
+                schedule.timesteps[call - shift],
+                Some((&cache, 0)),
+            );
             predictions.push(*present.last().unwrap());
             advance(&mut latents, &predictions, call);
             if call + 1 < calls {
-                cache = forward(now, call, schedule.timesteps[ahead - shift], Some((&cache, 0)));
+                cache = forward(
+                    now,
+                    call,
+                    schedule.timesteps[ahead - shift],
+                    Some((&cache, 0)),
+                );
                 predictions.push(*cache.last().unwrap());
                 advance(&mut latents, &predictions, call + 1);
             }
@@ -121,14 +155,32 @@ fn plans_compute_what_the_published_loops_compute() {
             let exact = run(&sequential);
             for segments in 2..=4 {
                 let partition = Partition::published(&graph, segments).unwrap();
-                for (stride, warm_up, time_shift) in [(1, 1, false), (1, 3, true), (2, 1, false), (2, 2, true), (2, 3, false)] {
-                    let strategy = AsyncDiff { stride, warm_up, time_shift, forecast: 0 };
-                    let plan = Plan::asyncdiff(&graph, &partition, &schedule, None, &strategy).unwrap();
+                for (stride, warm_up, time_shift) in [
+                    (1, 1, false),
+                    (1, 3, true),
+                    (2, 1, false),
+                    (2, 2, true),
+                    (2, 3, false),
+                ] {
+                    let strategy = AsyncDiff {
+                        stride,
+                        warm_up,
+                        time_shift,
+                        forecast: 0,
+                    };
+                    let plan =
+                        Plan::asyncdiff(&graph, &partition, &schedule, None, &strategy).unwrap();
                     let expected = published(&graph, &partition, &schedule, &strategy);
                     let found = run(&plan);
                     // Sums of a few dozen numbers of order one, in two orders.
-                    assert!((found - expected).abs() < 1e-9, "{class} {segments} {strategy:?}: {found} {expected}");
-                    assert!((expected - exact).abs() > 1e-6, "the case cannot tell asynchronous from sequential");
+                    assert!(
+                        (found - expected).abs() < 1e-9,
+                        "{class} {segments} {strategy:?}: {found} {expected}"
+                    );
+                    assert!(
+                        (expected - exact).abs() > 1e-6,
+                        "the case cannot tell asynchronous from sequential"
+                    );
                 }
             }
         }
@@ -140,28 +192,47 @@ fn with_time_shift_the_first_call_after_warm_up_repeats_the_prediction() {
     let graph = super::common::graph();
     let schedule = super::common::schedule("DDIMScheduler", 8);
     let partition = Partition::published(&graph, 3).unwrap();
-    let strategy = AsyncDiff { warm_up: 3, time_shift: true, ..AsyncDiff::default() };
+    let strategy = AsyncDiff {
+        warm_up: 3,
+        time_shift: true,
+        ..AsyncDiff::default()
+    };
     let plan = Plan::asyncdiff(&graph, &partition, &schedule, None, &strategy).unwrap();
     let world = local::world(plan.ranks.len(), Duration::from_secs(20));
     let plan = &plan;
     let predictions: Vec<(usize, f64)> = thread::scope(|scope| {
-        let ranks: Vec<_> = world.into_iter().enumerate().map(|(rank, mut peer)| {
-            scope.spawn(move || {
-                let mut seen = Vec::new();
-                let mut watch = |what: asyncdiff_core::Versioned, value: &f64| {
-                    if what.value == Value::Prediction {
-                        seen.push((what.version, *value));
-                    }
-                    ControlFlow::Continue(())
-                };
-                let latents = (rank == plan.latents_rank).then_some(1.5);
-                Engine::new(plan, rank).run(&mut Numbers, &mut peer, latents, &mut watch).unwrap();
-                seen
+        let ranks: Vec<_> = world
+            .into_iter()
+            .enumerate()
+            .map(|(rank, mut peer)| {
+                scope.spawn(move || {
+                    let mut seen = Vec::new();
+                    let mut watch = |what: asyncdiff_core::Versioned, value: &f64| {
+                        if what.value == Value::Prediction {
+                            seen.push((what.version, *value));
+                        }
+                        ControlFlow::Continue(())
+                    };
+                    let latents = (rank == plan.latents_rank).then_some(1.5);
+                    Engine::new(plan, rank)
+                        .run(&mut Numbers, &mut peer, latents, &mut watch)
+                        .unwrap();
+                    seen
+                })
             })
-        }).collect();
-        ranks.into_iter().flat_map(|rank| rank.join().unwrap()).collect()
+            .collect();
+        ranks
+            .into_iter()
+            .flat_map(|rank| rank.join().unwrap())
+            .collect()
     });
-    let of = |call| predictions.iter().find(|(version, _)| *version == call).unwrap().1;
+    let of = |call| {
+        predictions
+            .iter()
+            .find(|(version, _)| *version == call)
+            .unwrap()
+            .1
+    };
     assert_eq!(of(3), of(2));
     assert_ne!(of(4), of(3));
 }
@@ -171,20 +242,31 @@ fn a_cancelled_rank_stops_all_others() {
     let graph = super::common::graph();
     let schedule = super::common::schedule("DDIMScheduler", 8);
     let partition = Partition::published(&graph, 2).unwrap();
-    let plan = &Plan::asyncdiff(&graph, &partition, &schedule, None, &AsyncDiff::default()).unwrap();
+    let plan =
+        &Plan::asyncdiff(&graph, &partition, &schedule, None, &AsyncDiff::default()).unwrap();
     let mut world = local::world(2, Duration::from_secs(20));
     let (mut second, mut first) = (world.pop().unwrap(), world.pop().unwrap());
     thread::scope(|scope| {
         let other = scope.spawn(move || {
-            Engine::new(plan, 1).run(&mut Numbers, &mut second, None, &mut |_, _| ControlFlow::Continue(()))
+            Engine::new(plan, 1).run(&mut Numbers, &mut second, None, &mut |_, _| {
+                ControlFlow::Continue(())
+            })
         });
-        let result = Engine::new(plan, 0).run(&mut Numbers, &mut first, Some(1.5), &mut |what, _| {
-            if what == Value::Latents.at(4) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
+        let result =
+            Engine::new(plan, 0).run(&mut Numbers, &mut first, Some(1.5), &mut |what, _| {
+                if what == Value::Latents.at(4) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
         assert_eq!(result, Err(EngineError::Cancelled));
         assert_eq!(
             other.join().unwrap(),
-            Err(EngineError::Comm(CommError::PeerFailed { rank: 0, reason: "cancelled".to_owned() }))
+            Err(EngineError::Comm(CommError::PeerFailed {
+                rank: 0,
+                reason: "cancelled".to_owned()
+            }))
         );
     });
 }

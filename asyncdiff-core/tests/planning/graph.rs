@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use asyncdiff_core::unet::UNet2d;
 use asyncdiff_core::{BlockId, Partition, PartitionError, SegmentGraph};
 
-
 fn sd21() -> SegmentGraph {
     let config = serde_json::from_str(include_str!("sd21_unet.json")).unwrap();
     UNet2d::new(&config).unwrap().graph(2, [1, 96, 96], 77)
@@ -23,7 +22,9 @@ fn balance(graph: &SegmentGraph, partition: &Partition) -> Vec<u64> {
     for (id, block) in graph.iter() {
         macs[partition.owner(id)] += block.macs;
     }
-    macs.iter().map(|macs| (100 * macs + graph.macs() / 2) / graph.macs()).collect()
+    macs.iter()
+        .map(|macs| (100 * macs + graph.macs() / 2) / graph.macs())
+        .collect()
 }
 
 #[test]
@@ -32,7 +33,11 @@ fn sizes_are_those_of_the_real_models() {
     assert_eq!(weights(&super::common::graph()), 859_520_964);
     assert_eq!(weights(&sd21()), 865_910_724);
     let giga = |graph: SegmentGraph| (graph.macs() as f64 / 1e9).round();
-    assert!((giga(super::common::graph()) - 803.0).abs() <= 8.0, "{}", giga(super::common::graph()));
+    assert!(
+        (giga(super::common::graph()) - 803.0).abs() <= 8.0,
+        "{}",
+        giga(super::common::graph())
+    );
     assert!((giga(sd21()) - 2149.0).abs() <= 21.0, "{}", giga(sd21()));
 }
 
@@ -50,7 +55,10 @@ fn every_value_is_read_and_shapes_agree() {
         }
         read[graph.last().0] = true;
         assert!(read.iter().all(|read| *read));
-        assert_eq!(graph.blocks[0].output, [2, 320, graph.latents[2], graph.latents[3]]);
+        assert_eq!(
+            graph.blocks[0].output,
+            [2, 320, graph.latents[2], graph.latents[3]]
+        );
     }
 }
 
@@ -58,13 +66,22 @@ fn every_value_is_read_and_shapes_agree() {
 fn published_partitions_fit_by_structure_and_have_the_published_balance() {
     let (sd15, sd21) = (super::common::graph(), sd21());
     let of = |graph: &SegmentGraph| -> Vec<_> {
-        Partition::all_published(graph).iter().map(|table| balance(graph, table)).collect()
+        Partition::all_published(graph)
+            .iter()
+            .map(|table| balance(graph, table))
+            .collect()
     };
     let published = |graph: &SegmentGraph, expected: [&[u64]; 3]| {
         for (found, expected) in of(graph).iter().zip(expected) {
             // The reference rounds too.
-            let near = found.iter().zip(expected).all(|(found, expected)| found.abs_diff(*expected) <= 1);
-            assert!(near && found.len() == expected.len(), "{found:?} is not {expected:?}");
+            let near = found
+                .iter()
+                .zip(expected)
+                .all(|(found, expected)| found.abs_diff(*expected) <= 1);
+            assert!(
+                near && found.len() == expected.len(),
+                "{found:?} is not {expected:?}"
+            );
         }
         assert_eq!(of(graph).len(), 3);
     };
@@ -81,7 +98,10 @@ fn balanced_partitions_are_contiguous_and_at_least_as_good_as_published() {
         assert!(partition.segment_of().is_sorted());
         assert!((0..segments).all(|segment| partition.segment_of().contains(&segment)));
         if let Ok(published) = Partition::published(&graph, segments) {
-            assert!(balance(&graph, &partition).iter().max() <= balance(&graph, &published).iter().max());
+            assert!(
+                balance(&graph, &partition).iter().max()
+                    <= balance(&graph, &published).iter().max()
+            );
         }
     }
 }
@@ -89,31 +109,72 @@ fn balanced_partitions_are_contiguous_and_at_least_as_good_as_published() {
 #[test]
 fn wrong_partitions_are_errors() {
     let graph = super::common::graph();
-    assert_eq!(Partition::published(&graph, 0), Err(PartitionError::NoSegments));
+    assert_eq!(
+        Partition::published(&graph, 0),
+        Err(PartitionError::NoSegments)
+    );
     assert_eq!(
         Partition::published(&graph, 5),
-        Err(PartitionError::NoTable { segments: 5, available: vec![2, 3, 4] })
+        Err(PartitionError::NoTable {
+            segments: 5,
+            available: vec![2, 3, 4]
+        })
     );
     let blocks = graph.blocks.len();
     let segments = blocks + 1;
-    assert_eq!(Partition::published(&graph, segments), Err(PartitionError::TooMany { segments, blocks }));
-    assert_eq!(Partition::balanced(&graph, segments), Err(PartitionError::TooMany { segments, blocks }));
+    assert_eq!(
+        Partition::published(&graph, segments),
+        Err(PartitionError::TooMany { segments, blocks })
+    );
+    assert_eq!(
+        Partition::balanced(&graph, segments),
+        Err(PartitionError::TooMany { segments, blocks })
+    );
 
     let map = |entries: &[(&str, usize)]| {
-        let map: BTreeMap<_, _> = entries.iter().map(|(name, segment)| ((*name).to_owned(), *segment)).collect();
+        let map: BTreeMap<_, _> = entries
+            .iter()
+            .map(|(name, segment)| ((*name).to_owned(), *segment))
+            .collect();
         Partition::from_map(&graph, &map)
     };
-    assert!(matches!(map(&[("conv_inn", 0)]), Err(PartitionError::UnknownBlock(name)) if name == "conv_inn"));
-    assert!(matches!(map(&[("conv_in", 0)]), Err(PartitionError::Unassigned(name)) if name == "down_blocks.0.resnets.0"));
-    let whole = [("conv_in", 0), ("down_blocks", 0), ("mid_block", 2), ("up_blocks", 2), ("conv_out", 2)];
-    assert_eq!(map(&whole), Err(PartitionError::EmptySegment { segment: 1, last: 2 }));
+    assert!(
+        matches!(map(&[("conv_inn", 0)]), Err(PartitionError::UnknownBlock(name)) if name == "conv_inn")
+    );
+    assert!(
+        matches!(map(&[("conv_in", 0)]), Err(PartitionError::Unassigned(name)) if name == "down_blocks.0.resnets.0")
+    );
+    let whole = [
+        ("conv_in", 0),
+        ("down_blocks", 0),
+        ("mid_block", 2),
+        ("up_blocks", 2),
+        ("conv_out", 2),
+    ];
+    assert_eq!(
+        map(&whole),
+        Err(PartitionError::EmptySegment {
+            segment: 1,
+            last: 2
+        })
+    );
 }
 
 #[test]
 fn in_a_map_the_longest_entry_decides() {
     let graph = super::common::graph();
-    let entries = [("conv_in", 1), ("down_blocks", 0), ("down_blocks.0", 1), ("mid_block", 0), ("up_blocks", 1), ("conv_out", 1)];
-    let map = entries.into_iter().map(|(name, segment)| (name.to_owned(), segment)).collect();
+    let entries = [
+        ("conv_in", 1),
+        ("down_blocks", 0),
+        ("down_blocks.0", 1),
+        ("mid_block", 0),
+        ("up_blocks", 1),
+        ("conv_out", 1),
+    ];
+    let map = entries
+        .into_iter()
+        .map(|(name, segment)| (name.to_owned(), segment))
+        .collect();
     let partition = Partition::from_map(&graph, &map).unwrap();
     let owner = |name: &str| partition.owner(graph.find(name).unwrap());
     assert_eq!(owner("down_blocks.0.resnets.1"), 1);

@@ -1,8 +1,10 @@
 //! Plans have the published semantics, and the proof notices when they do not.
 
 use asyncdiff_core::plan::{Action, Term, Value};
-use asyncdiff_core::{AsyncDiff, BlockId, Input, Machine, Partition, Plan, PlanError, Schedule, SegmentGraph, Summary, simulate};
-
+use asyncdiff_core::{
+    AsyncDiff, BlockId, Input, Machine, Partition, Plan, PlanError, Schedule, SegmentGraph,
+    Summary, simulate,
+};
 
 fn strategies(warm_up: usize) -> impl Iterator<Item = AsyncDiff> {
     [1, 2].into_iter().flat_map(move |stride| {
@@ -24,18 +26,28 @@ fn build(graph: &SegmentGraph, schedule: &Schedule, segments: usize, strategy: &
 
 /// The sources of a block's run, by rank and version.
 fn source(plan: &Plan, rank: usize, block: BlockId, of: usize) -> Option<(f64, Vec<Vec<Term>>)> {
-    plan.ranks[rank].iter().find_map(|instruction| match &instruction.action {
-        Action::Run { block: run, version, timestep, inputs } if *run == block && *version == of => {
-            Some((*timestep, inputs.clone()))
-        }
-        _ => None,
-    })
+    plan.ranks[rank]
+        .iter()
+        .find_map(|instruction| match &instruction.action {
+            Action::Run {
+                block: run,
+                version,
+                timestep,
+                inputs,
+            } if *run == block && *version == of => Some((*timestep, inputs.clone())),
+            _ => None,
+        })
 }
 
 #[test]
 fn every_combination_of_parameters_is_valid() {
     let graph = super::common::graph();
-    for class in ["DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"] {
+    for class in [
+        "DDIMScheduler",
+        "PNDMScheduler",
+        "EulerDiscreteScheduler",
+        "UniPCMultistepScheduler",
+    ] {
         for steps in [4, 7] {
             let schedule = super::common::schedule(class, steps);
             for warm_up in 1..=schedule.calls() {
@@ -57,21 +69,36 @@ fn stride_1_reads_foreign_values_of_the_call_before_and_own_ones_fresh() {
     let graph = super::common::graph();
     let schedule = super::common::schedule("DDIMScheduler", 8);
     for time_shift in [false, true] {
-        let strategy = AsyncDiff { warm_up: 3, time_shift, ..AsyncDiff::default() };
+        let strategy = AsyncDiff {
+            warm_up: 3,
+            time_shift,
+            ..AsyncDiff::default()
+        };
         let plan = build(&graph, &schedule, 3, &strategy);
         for call in 0..7 {
             for (id, block) in graph.iter() {
                 let rank = plan.segment_of[id.0];
-                let Some((timestep, inputs)) = source(&plan, rank, id, call) else { continue };
-                let shifted = if call >= 3 { call - usize::from(time_shift) } else { call };
+                let Some((timestep, inputs)) = source(&plan, rank, id, call) else {
+                    continue;
+                };
+                let shifted = if call >= 3 {
+                    call - usize::from(time_shift)
+                } else {
+                    call
+                };
                 assert_eq!(timestep, schedule.timesteps[shifted]);
                 for (input, terms) in block.inputs.iter().zip(inputs) {
                     let (value, version) = match *input {
                         Input::Latents => (Value::Latents, call),
-                        Input::Block(from) if call < 3 || plan.segment_of[from.0] == rank => (Value::Block(from), call),
+                        Input::Block(from) if call < 3 || plan.segment_of[from.0] == rank => {
+                            (Value::Block(from), call)
+                        }
                         Input::Block(from) => (Value::Block(from), call - 1),
                     };
-                    assert_eq!(terms.iter().map(|term| term.of).collect::<Vec<_>>(), [value.at(version)]);
+                    assert_eq!(
+                        terms.iter().map(|term| term.of).collect::<Vec<_>>(),
+                        [value.at(version)]
+                    );
                 }
             }
         }
@@ -82,19 +109,28 @@ fn stride_1_reads_foreign_values_of_the_call_before_and_own_ones_fresh() {
 fn stride_2_looks_ahead_with_the_segments_and_predicts_the_present_with_one_more_rank() {
     let graph = super::common::graph();
     let schedule = super::common::schedule("DDIMScheduler", 9);
-    let strategy = AsyncDiff { stride: 2, warm_up: 2, ..AsyncDiff::default() };
+    let strategy = AsyncDiff {
+        stride: 2,
+        warm_up: 2,
+        ..AsyncDiff::default()
+    };
     let plan = build(&graph, &schedule, 2, &strategy);
     let last = graph.last();
     // Rounds start at calls 2, 4, 6 and 8; the last has no second call.
     for start in [2, 4, 6] {
         let (ahead, _) = source(&plan, 1, last, start + 1).unwrap();
         let (present, _) = source(&plan, 2, last, start).unwrap();
-        assert_eq!((ahead, present), (schedule.timesteps[start + 1], schedule.timesteps[start]));
+        assert_eq!(
+            (ahead, present),
+            (schedule.timesteps[start + 1], schedule.timesteps[start])
+        );
         let (_, latents) = source(&plan, 0, BlockId(0), start + 1).unwrap_or_default();
         if let [terms] = latents.as_slice() {
             assert_eq!(terms[0].of, Value::Latents.at(start));
         }
-        assert!(source(&plan, 1, last, start).is_none() && source(&plan, 2, last, start + 1).is_none());
+        assert!(
+            source(&plan, 1, last, start).is_none() && source(&plan, 2, last, start + 1).is_none()
+        );
     }
     assert!(source(&plan, 1, last, 9).is_none() && source(&plan, 2, last, 8).is_some());
     // Rank 2 owns nothing but the last segment's blocks.
@@ -115,9 +151,17 @@ fn forecasts_continue_the_line_through_two_versions() {
             .unwrap();
         let (_, inputs) = source(plan, rank, id, version).unwrap();
         assert_eq!(block.inputs.len(), inputs.len());
-        inputs[0].iter().map(|term| (term.of.version, term.weight)).collect()
+        inputs[0]
+            .iter()
+            .map(|term| (term.of.version, term.weight))
+            .collect()
     };
-    let strategy = |stride, warm_up| AsyncDiff { stride, warm_up, forecast: 1, ..AsyncDiff::default() };
+    let strategy = |stride, warm_up| AsyncDiff {
+        stride,
+        warm_up,
+        forecast: 1,
+        ..AsyncDiff::default()
+    };
     let plan = build(&graph, &schedule, 2, &strategy(1, 2));
     assert_eq!(foreign(&plan, 1, 5), [(4, 2.0), (3, -1.0)]);
     // One warm-up step leaves one version only.
@@ -138,7 +182,11 @@ fn forecasts_move_no_more_bytes_from_call_to_call() {
     let schedule = super::common::schedule("DDIMScheduler", 50);
     for stride in [1, 2] {
         let bytes = [0, 1].map(|forecast| {
-            let strategy = AsyncDiff { stride, forecast, ..AsyncDiff::default() };
+            let strategy = AsyncDiff {
+                stride,
+                forecast,
+                ..AsyncDiff::default()
+            };
             let plan = build(&graph, &schedule, 3, &strategy);
             simulate(&plan, &graph, &Machine::ideal(&graph)).bytes as f64
         });
@@ -155,13 +203,23 @@ fn speed_up_and_traffic_are_those_of_the_reference() {
     let schedule = super::common::schedule("DDIMScheduler", 400);
     let sequential = Plan::sequential(&graph, &schedule, Some(7.5)).unwrap();
     for (segments, ideal, mebibytes) in [(2, 1.79, 23.0), (3, 2.62, 28.0), (4, 3.19, 34.0)] {
-        let strategy = AsyncDiff { warm_up: 1, ..AsyncDiff::default() };
+        let strategy = AsyncDiff {
+            warm_up: 1,
+            ..AsyncDiff::default()
+        };
         let plan = build(&graph, &schedule, segments, &strategy);
         // The reference counts half-precision elements.
         let summary = Summary::new(&plan, &sequential, &graph, 2);
-        assert!((summary.ideal_speed_up - ideal).abs() < 0.02, "{segments}: {}", summary.ideal_speed_up);
+        assert!(
+            (summary.ideal_speed_up - ideal).abs() < 0.02,
+            "{segments}: {}",
+            summary.ideal_speed_up
+        );
         let moved = summary.bytes_per_call / 1024.0 / 1024.0;
-        assert!((moved - mebibytes).abs() < 0.06 * mebibytes, "{segments}: {moved}");
+        assert!(
+            (moved - mebibytes).abs() < 0.06 * mebibytes,
+            "{segments}: {moved}"
+        );
         assert!(summary.edges.iter().all(|edge| edge.staleness == [1]));
     }
 }
@@ -181,13 +239,32 @@ fn parameters_out_of_range_are_errors() {
     let graph = super::common::graph();
     let schedule = super::common::schedule("DDIMScheduler", 8);
     let partition = Partition::published(&graph, 2).unwrap();
-    let build = |strategy| Plan::asyncdiff(&graph, &partition, &schedule, None, &strategy).unwrap_err();
+    let build =
+        |strategy| Plan::asyncdiff(&graph, &partition, &schedule, None, &strategy).unwrap_err();
     let base = AsyncDiff::default();
     assert_eq!(build(AsyncDiff { stride: 3, ..base }), PlanError::Stride(3));
     assert_eq!(build(AsyncDiff { stride: 0, ..base }), PlanError::Stride(0));
-    assert_eq!(build(AsyncDiff { warm_up: 0, ..base }), PlanError::WarmUp { warm_up: 0, calls: 8 });
-    assert_eq!(build(AsyncDiff { warm_up: 9, ..base }), PlanError::WarmUp { warm_up: 9, calls: 8 });
-    assert_eq!(build(AsyncDiff { forecast: 2, ..base }), PlanError::Forecast(2));
+    assert_eq!(
+        build(AsyncDiff { warm_up: 0, ..base }),
+        PlanError::WarmUp {
+            warm_up: 0,
+            calls: 8
+        }
+    );
+    assert_eq!(
+        build(AsyncDiff { warm_up: 9, ..base }),
+        PlanError::WarmUp {
+            warm_up: 9,
+            calls: 8
+        }
+    );
+    assert_eq!(
+        build(AsyncDiff {
+            forecast: 2,
+            ..base
+        }),
+        PlanError::Forecast(2)
+    );
 }
 
 /// Plans that were tampered with, each caught by the check that is there for it.
@@ -197,33 +274,59 @@ fn the_proof_notices_every_kind_of_damage() {
     let schedule = super::common::schedule("DDIMScheduler", 8);
     let good = build(&graph, &schedule, 2, &AsyncDiff::default());
     let position = |plan: &Plan, rank: usize, wanted: &dyn Fn(&Action) -> bool| {
-        plan.ranks[rank].iter().position(|instruction| wanted(&instruction.action)).unwrap()
+        plan.ranks[rank]
+            .iter()
+            .position(|instruction| wanted(&instruction.action))
+            .unwrap()
     };
 
     let mut plan = good.clone();
     let send = position(&plan, 0, &|action| matches!(action, Action::Send { .. }));
     plan.ranks[0].remove(send);
-    assert!(matches!(plan.validate(&graph), Err(PlanError::Unmatched { sends: 0, receives: 1, .. })));
+    assert!(matches!(
+        plan.validate(&graph),
+        Err(PlanError::Unmatched {
+            sends: 0,
+            receives: 1,
+            ..
+        })
+    ));
 
     let mut plan = good.clone();
     let again = plan.ranks[0][send].clone();
     plan.ranks[0].insert(send, again);
-    assert!(matches!(plan.validate(&graph), Err(PlanError::Unmatched { sends: 2, receives: 1, .. })));
+    assert!(matches!(
+        plan.validate(&graph),
+        Err(PlanError::Unmatched {
+            sends: 2,
+            receives: 1,
+            ..
+        })
+    ));
 
     // Rank 0 waits for rank 1's prediction before it sends what rank 1 waits for.
     let mut plan = good.clone();
     let recv = position(&plan, 0, &|action| matches!(action, Action::Recv { .. }));
     let first = plan.ranks[0].remove(recv);
     plan.ranks[0].insert(0, first);
-    assert!(matches!(plan.validate(&graph), Err(PlanError::CyclicWait { .. })));
+    assert!(matches!(
+        plan.validate(&graph),
+        Err(PlanError::CyclicWait { .. })
+    ));
 
     let mut plan = good.clone();
     let run = position(&plan, 0, &|action| matches!(action, Action::Run { .. }));
     let removed = plan.ranks[0].remove(run);
-    assert!(matches!(plan.validate(&graph), Err(PlanError::Missing { rank: 0, .. })));
+    assert!(matches!(
+        plan.validate(&graph),
+        Err(PlanError::Missing { rank: 0, .. })
+    ));
     plan.ranks[0].insert(run, removed.clone());
     plan.ranks[0].insert(run, removed);
-    assert!(matches!(plan.validate(&graph), Err(PlanError::Duplicate { rank: 0, .. })));
+    assert!(matches!(
+        plan.validate(&graph),
+        Err(PlanError::Duplicate { rank: 0, .. })
+    ));
 
     // The defect of the published code under stride 2: one prediction used for two calls.
     let mut plan = good.clone();
@@ -231,19 +334,28 @@ fn the_proof_notices_every_kind_of_damage() {
         if let Action::Combine { out, terms } = &mut instruction.action
             && *out == Value::Latents.at(6)
         {
-            for term in terms.iter_mut().filter(|term| term.of.value == Value::Prediction) {
+            for term in terms
+                .iter_mut()
+                .filter(|term| term.of.value == Value::Prediction)
+            {
                 term.of.version = 4;
             }
         }
         instruction.release.clear();
     }
-    assert!(matches!(plan.validate(&graph), Err(PlanError::Count { .. })));
+    assert!(matches!(
+        plan.validate(&graph),
+        Err(PlanError::Count { .. })
+    ));
 
     let mut plan = good.clone();
     let mut damaged = false;
     for instruction in plan.ranks[1].iter_mut() {
         instruction.release.clear();
-        if let Action::Run { version: 5, inputs, .. } = &mut instruction.action {
+        if let Action::Run {
+            version: 5, inputs, ..
+        } = &mut instruction.action
+        {
             for term in inputs.iter_mut().flatten() {
                 if term.of.version == 4 && !damaged {
                     term.of.version = 3;
@@ -252,13 +364,31 @@ fn the_proof_notices_every_kind_of_damage() {
             }
         }
     }
-    assert!(matches!(plan.validate(&graph), Err(PlanError::Staleness { rank: 1, version: 5, found: 3, expected: 4, .. })));
+    assert!(matches!(
+        plan.validate(&graph),
+        Err(PlanError::Staleness {
+            rank: 1,
+            version: 5,
+            found: 3,
+            expected: 4,
+            ..
+        })
+    ));
 
     let mut plan = good;
     for instruction in &mut plan.ranks[0] {
-        if let Action::Run { block: BlockId(1), version: 5, inputs, .. } = &mut instruction.action {
+        if let Action::Run {
+            block: BlockId(1),
+            version: 5,
+            inputs,
+            ..
+        } = &mut instruction.action
+        {
             inputs[0][0].weight = 0.5;
         }
     }
-    assert!(matches!(plan.validate(&graph), Err(PlanError::Weights { .. })));
+    assert!(matches!(
+        plan.validate(&graph),
+        Err(PlanError::Weights { .. })
+    ));
 }

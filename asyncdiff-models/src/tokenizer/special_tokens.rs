@@ -84,18 +84,23 @@ impl SpecialTokens {
     }
 
     /// The tokens to add, each once. Tokens of one content may differ in their flags (`eos_token` an object, `pad_token`
-    /// the same token as text); transformers 5 ends up with the one that this keeps.
+    /// the same token as text); transformers 5 ends up with the last that is not a mere repetition, and so does this.
     pub(super) fn in_order(&self) -> Vec<AddedToken> {
         let mut tokens: Vec<AddedToken> = self.added.values().cloned().collect();
-        let mut seen: Vec<(&str, bool)> = Vec::new();
+        let mut seen = Vec::new();
         for ((_, token), &as_text) in self.named.iter().zip(&self.as_text) {
-            let key = (token.content.as_str(), as_text);
-            if seen.contains(&key)
-                || self
-                    .added
-                    .values()
-                    .any(|added| added.content == token.content)
-            {
+            let flags = [
+                token.lstrip,
+                token.rstrip,
+                token.single_word,
+                token.normalized,
+            ];
+            let key = (&token.content, flags, as_text);
+            let declared = self
+                .added
+                .values()
+                .any(|added| added.content == token.content);
+            if declared || seen.contains(&key) {
                 continue;
             }
             seen.push(key);

@@ -38,14 +38,28 @@ struct Attention {
 }
 
 impl Transformer {
-    pub fn load(loader: &Loader<'_>, channels: usize, heads: usize, layers: usize, context: usize, groups: usize) -> Result<Self, WeightError> {
+    pub fn load(
+        loader: &Loader<'_>,
+        channels: usize,
+        heads: usize,
+        layers: usize,
+        context: usize,
+        groups: usize,
+    ) -> Result<Self, WeightError> {
         Ok(Self {
             // Not the UNet's epsilon: diffusers fixes it for this norm.
             norm: layers::group_norm(&loader.at("norm"), groups, channels, 1e-6)?,
             // As a 1x1 convolution or as a linear layer, the projection is the same sum.
             project_in: layers::linear(&loader.at("proj_in"), channels, channels, true)?,
             layers: (0..layers)
-                .map(|index| Layer::load(&loader.at("transformer_blocks").at(index), channels, heads, context))
+                .map(|index| {
+                    Layer::load(
+                        &loader.at("transformer_blocks").at(index),
+                        channels,
+                        heads,
+                        context,
+                    )
+                })
                 .collect::<Result<_, _>>()?,
             project_out: layers::linear(&loader.at("proj_out"), channels, channels, true)?,
         })
@@ -73,7 +87,12 @@ impl Transformer {
 }
 
 impl Layer {
-    fn load(loader: &Loader<'_>, channels: usize, heads: usize, context: usize) -> Result<Self, WeightError> {
+    fn load(
+        loader: &Loader<'_>,
+        channels: usize,
+        heads: usize,
+        context: usize,
+    ) -> Result<Self, WeightError> {
         let norm = |name| layers::layer_norm(&loader.at(name), channels, 1e-5);
         let feed_forward = loader.at("ff.net");
         Ok(Self {
@@ -101,7 +120,12 @@ impl Layer {
 }
 
 impl Attention {
-    fn load(loader: &Loader<'_>, channels: usize, heads: usize, context: usize) -> Result<Self, WeightError> {
+    fn load(
+        loader: &Loader<'_>,
+        channels: usize,
+        heads: usize,
+        context: usize,
+    ) -> Result<Self, WeightError> {
         Ok(Self {
             query: layers::linear(&loader.at("to_q"), channels, channels, false)?,
             key: layers::linear(&loader.at("to_k"), context, channels, false)?,

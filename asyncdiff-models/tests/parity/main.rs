@@ -5,3 +5,5 @@
 mod fixtures;
 mod networks;
 mod pipelines;
+mod schedulers;
+mod tokenizer;

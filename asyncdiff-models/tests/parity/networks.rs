@@ -10,7 +10,10 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use super::fixtures::{Model, Reference, models};
 
 fn tensor<const D: usize>(reference: &Reference, name: &str) -> Tensor<D> {
-    let data = TensorData::new(reference.values(name).to_vec(), reference.shape(name).to_vec());
+    let data = TensorData::new(
+        reference.values(name).to_vec(),
+        reference.shape(name).to_vec(),
+    );
     Tensor::from_data(data, &Device::flex())
 }
 
@@ -19,7 +22,11 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 }
 
 fn config<T: serde::de::DeserializeOwned>(model: &Model, part: &str) -> T {
-    let path = model.folder.join("checkpoint").join(part).join("config.json");
+    let path = model
+        .folder
+        .join("checkpoint")
+        .join(part)
+        .join("config.json");
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
@@ -30,33 +37,72 @@ fn weights(model: &Model, file: &str) -> WeightFile {
 #[test]
 fn text_encoders() {
     for model in models() {
-        let Some(reference) = model.reference("text_encoder") else { continue };
+        let Some(reference) = model.reference("text_encoder") else {
+            continue;
+        };
         let config: ClipTextConfig = config(&model, "text_encoder");
         let file = weights(&model, "text_encoder/model.safetensors");
         let weights = file.read().unwrap();
-        let encoder = ClipTextModel::load(&config, &weights.on(&Device::flex(), FloatDType::F32)).unwrap();
-        weights.finish(|name| name.ends_with("position_ids")).unwrap();
+        let encoder =
+            ClipTextModel::load(&config, &weights.on(&Device::flex(), FloatDType::F32)).unwrap();
+        weights
+            .finish(|name| name.ends_with("position_ids"))
+            .unwrap();
 
-        let prompts: Vec<&str> = reference.params["prompts"].as_array().unwrap().iter().map(|prompt| prompt.as_str().unwrap()).collect();
-        let ids: Vec<Vec<u32>> = prompts.iter().map(|prompt| model.pipeline.tokenizer().encode(prompt).ids).collect();
+        let prompts: Vec<&str> = reference.params["prompts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|prompt| prompt.as_str().unwrap())
+            .collect();
+        let ids: Vec<Vec<u32>> = prompts
+            .iter()
+            .map(|prompt| model.pipeline.tokenizer().encode(prompt).ids)
+            .collect();
         let flat: Vec<f32> = ids.iter().flatten().map(|id| *id as f32).collect();
-        assert_eq!(flat, reference.values("input_ids"), "{}: token ids", model.name);
+        assert_eq!(
+            flat,
+            reference.values("input_ids"),
+            "{}: token ids",
+            model.name
+        );
 
         let embedding = encoder.encode(&ids);
         let rows: Vec<usize> = match reference.params["hidden_rows"].as_array() {
-            Some(rows) => rows.iter().map(|row| row.as_u64().unwrap() as usize).collect(),
+            Some(rows) => rows
+                .iter()
+                .map(|row| row.as_u64().unwrap() as usize)
+                .collect(),
             None => (0..ids.len()).collect(),
         };
         let pick = |hidden: &Tensor<3>| {
-            let rows = rows.iter().map(|row| hidden.clone().narrow(0, *row, 1)).collect();
+            let rows = rows
+                .iter()
+                .map(|row| hidden.clone().narrow(0, *row, 1))
+                .collect();
             values(Tensor::cat(rows, 0))
         };
         let name = &model.name;
-        reference.check(&format!("{name}: last_hidden_state"), "last_hidden_state", &pick(&embedding.last_hidden_state));
-        reference.check(&format!("{name}: penultimate"), "penultimate", &pick(&embedding.penultimate));
-        reference.check(&format!("{name}: pooled"), "pooler_output", &values(embedding.pooled));
+        reference.check(
+            &format!("{name}: last_hidden_state"),
+            "last_hidden_state",
+            &pick(&embedding.last_hidden_state),
+        );
+        reference.check(
+            &format!("{name}: penultimate"),
+            "penultimate",
+            &pick(&embedding.penultimate),
+        );
+        reference.check(
+            &format!("{name}: pooled"),
+            "pooler_output",
+            &values(embedding.pooled),
+        );
     }
 }
+
+/// Outputs inside a block or in what every rank computes for itself; the blocks' outputs depend on them.
+const INSIDE: [&str; 3] = ["conv_norm_out", "time_embedding", "time_proj"];
 
 #[test]
 fn unet_blocks() {
@@ -65,15 +111,34 @@ fn unet_blocks() {
         let unet_spec = model.pipeline.unet();
         let file = weights(&model, "unet/diffusion_pytorch_model.safetensors");
         for case in ["unet_even", "unet_odd"] {
-            let Some(reference) = model.reference(case) else { continue };
-            let [batch, _, height, width] = <[usize; 4]>::try_from(reference.shape("in.sample")).unwrap();
+            let Some(reference) = model.reference(case) else {
+                continue;
+            };
+            let [batch, _, height, width] =
+                <[usize; 4]>::try_from(reference.shape("in.sample")).unwrap();
             let graph = unet_spec.graph(1, [batch, height, width], 77);
             let all: Vec<_> = graph.iter().map(|(id, _)| id).collect();
-            let unet = UNet::load(unet_spec, &file.read().unwrap(), &all, &Device::flex(), FloatDType::F32).unwrap();
-            assert_eq!(unet.parameters(), graph.parameters(&all), "{}: number of weights", model.name);
+            let unet = UNet::load(
+                unet_spec,
+                &file.read().unwrap(),
+                &all,
+                &Device::flex(),
+                FloatDType::F32,
+            )
+            .unwrap();
+            assert_eq!(
+                unet.parameters(),
+                graph.parameters(&all),
+                "{}: number of weights",
+                model.name
+            );
 
             let noise = Box::new(|_| unreachable!("no noise in a denoiser call"));
-            let mut denoiser = unet.denoiser(tensor(&reference, "in.encoder_hidden_states"), [height, width], noise);
+            let mut denoiser = unet.denoiser(
+                tensor(&reference, "in.encoder_hidden_states"),
+                [height, width],
+                noise,
+            );
             let timestep = f64::from(reference.values("in.timestep")[0]);
             let mut outputs: Vec<Tensor<4>> = Vec::new();
             for (id, block) in graph.iter() {
@@ -82,40 +147,76 @@ fn unet_blocks() {
                     Input::Block(from) => outputs[from.0].clone(),
                 });
                 let output = denoiser.run(id, timestep, inputs.collect()).unwrap();
-                assert_eq!(output.dims(), block.output, "{} {case}: shape of {}", model.name, block.name);
+                assert_eq!(
+                    output.dims(),
+                    block.output,
+                    "{} {case}: shape of {}",
+                    model.name,
+                    block.name
+                );
                 outputs.push(output);
             }
             for name in reference.names() {
-                // The norm before conv_out is a part of that block.
-                let Some(tap) = name.strip_prefix("tap.").filter(|tap| *tap != "conv_norm_out") else { continue };
+                let Some(tap) = name
+                    .strip_prefix("tap.")
+                    .filter(|tap| !INSIDE.contains(tap))
+                else {
+                    continue;
+                };
                 // The output of a module that holds several blocks is its last block's.
-                let inside = |block: &str| block.strip_prefix(tap).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-                let (id, _) = graph.iter().rfind(|(_, block)| inside(&block.name)).unwrap_or_else(|| panic!("{}: no block {tap}", model.name));
-                reference.check(&format!("{} {case}: {tap}", model.name), name, &values(outputs[id.0].clone()));
+                let inside = |block: &str| {
+                    block
+                        .strip_prefix(tap)
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                };
+                let (id, _) = graph
+                    .iter()
+                    .rfind(|(_, block)| inside(&block.name))
+                    .unwrap_or_else(|| panic!("{}: no block {tap}", model.name));
+                reference.check(
+                    &format!("{} {case}: {tap}", model.name),
+                    name,
+                    &values(outputs[id.0].clone()),
+                );
                 taps += 1;
             }
-            reference.check(&format!("{} {case}: out", model.name), "out", &values(outputs.pop().unwrap()));
+            reference.check(
+                &format!("{} {case}: out", model.name),
+                "out",
+                &values(outputs.pop().unwrap()),
+            );
         }
     }
     println!("{taps} block outputs checked");
-    assert!(taps > 0);
+    assert!(taps > 0 || models().is_empty());
 }
 
 #[test]
 fn autoencoders() {
     for model in models() {
-        let Some(reference) = model.reference("vae") else { continue };
+        let Some(reference) = model.reference("vae") else {
+            continue;
+        };
         let config: VaeConfig = config(&model, "vae");
         let file = weights(&model, "vae/diffusion_pytorch_model.safetensors");
         let weights = file.read().unwrap();
-        let vae = AutoencoderKl::load(&config, &weights.on(&Device::flex(), FloatDType::F32)).unwrap();
+        let vae =
+            AutoencoderKl::load(&config, &weights.on(&Device::flex(), FloatDType::F32)).unwrap();
         weights.finish(|_| false).unwrap();
         let name = &model.name;
 
         let picture: Tensor<3> = tensor(&reference, "image_uint8");
         let latents = vae.encode((picture / 127.5 - 1.0).unsqueeze());
         reference.check(&format!("{name}: mean"), "mean", &values(latents.mean));
-        reference.check(&format!("{name}: logvar"), "logvar", &values(latents.log_variance));
-        reference.check(&format!("{name}: decoded"), "decoded", &values(vae.decode(tensor(&reference, "z"))));
+        reference.check(
+            &format!("{name}: logvar"),
+            "logvar",
+            &values(latents.log_variance),
+        );
+        reference.check(
+            &format!("{name}: decoded"),
+            "decoded",
+            &values(vae.decode(tensor(&reference, "z"))),
+        );
     }
 }

