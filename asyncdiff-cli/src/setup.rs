@@ -4,7 +4,7 @@ use std::path::Path;
 
 use asyncdiff_burn::device::{Worker, workers};
 use asyncdiff_burn::weights::read_tensors;
-use asyncdiff_models::{Checkpoint, PartitionChoice, Request, StableDiffusion};
+use asyncdiff_models::{Checkpoint, NamedTensor, PartitionChoice, Request, StableDiffusion};
 
 use crate::args::{Devices, Prompt, Sample};
 
@@ -70,10 +70,10 @@ pub fn request(
     Ok(request)
 }
 
-fn latents(path: &Path) -> Result<Vec<f32>> {
+fn latents(path: &Path) -> Result<NamedTensor> {
     let mut tensors = read_tensors(path)?;
     match tensors.pop() {
-        Some(only) if tensors.is_empty() => Ok(only.values),
+        Some(only) if tensors.is_empty() => Ok(only),
         _ => Err(format!(
             "{} should hold one tensor, the initial noise",
             path.display()

@@ -45,6 +45,7 @@ pub mod unet;
 pub mod vae;
 
 pub use asyncdiff_burn::device;
+pub use asyncdiff_burn::weights::NamedTensor;
 pub use checkpoint::Checkpoint;
 pub use error::Error;
 pub use pipeline::{PartitionChoice, Request, Run, StableDiffusion, Strategy};

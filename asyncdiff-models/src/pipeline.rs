@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use asyncdiff_burn::weights::NamedTensor;
 use asyncdiff_core::scheduler::SchedulerConfig;
 use asyncdiff_core::unet::{UNet2d, UNet2dConfig};
 use asyncdiff_core::{AsyncDiff, Partition, PartitionError, Plan, Schedule, SegmentGraph, Summary};
@@ -70,9 +71,8 @@ pub struct Request {
     /// A noise scheduler in place of the checkpoint's, by a name of
     /// [`SCHEDULERS`](asyncdiff_core::scheduler::SCHEDULERS).
     pub scheduler: Option<String>,
-    /// Initial noise in place of the seed's: `[num_images, channels, height, width]` of the latents, row-major, standard
-    /// normal.
-    pub latents: Option<Vec<f32>>,
+    /// Initial noise in place of the seed's: standard normal, `[num_images, channels, height, width]` of the latents.
+    pub latents: Option<NamedTensor>,
 }
 
 /// How a run is spread over ranks.
@@ -271,7 +271,18 @@ impl StableDiffusion {
     ///
     /// [`Error`] for a request that the model cannot meet, or a strategy that is not possible.
     pub fn plan(&self, request: &Request, strategy: &Strategy) -> Result<Run, Error> {
-        let [batch, _, height, width] = self.latents_shape(request)?;
+        let shape = self.latents_shape(request)?;
+        if let Some(latents) = request
+            .latents
+            .as_ref()
+            .filter(|latents| latents.shape != shape)
+        {
+            return Err(Error::Latents {
+                found: latents.shape.clone(),
+                expected: shape.to_vec(),
+            });
+        }
+        let [batch, _, height, width] = shape;
         let guidance = self.guidance(request)?;
         let passes = if guidance.is_some() { 2 } else { 1 };
         let graph = self.unet.graph(
@@ -329,7 +340,7 @@ impl StableDiffusion {
     }
 
     /// `[batch, channels, height, width]` of the request's latents.
-    pub(crate) fn latents_shape(&self, request: &Request) -> Result<[usize; 4], Error> {
+    fn latents_shape(&self, request: &Request) -> Result<[usize; 4], Error> {
         if request.num_images == 0 {
             return Err(Error::NoImages);
         }

@@ -178,7 +178,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error`] of [`Session::prepare`]; [`Error::Latents`]; [`Error::Cancelled`]; [`Error::Rank`] if a rank fails.
+    /// [`Error`] of [`Session::prepare`]; [`Error::Cancelled`]; [`Error::Rank`] if a rank fails.
     pub fn generate(
         &mut self,
         request: &Request,
@@ -186,7 +186,7 @@ impl<'a> Session<'a> {
         progress: &mut dyn Progress,
     ) -> Result<Output, Error> {
         self.prepare(run)?;
-        let (latents, rng) = self.initial_latents(request, run)?;
+        let (latents, rng) = Self::initial_latents(request, run);
         let start = Instant::now();
         let context = self.encode(request)?;
         let encode = start.elapsed();
@@ -236,22 +236,14 @@ impl<'a> Session<'a> {
     }
 
     /// The latents that a request starts from, and the random numbers that follow them.
-    fn initial_latents(&self, request: &Request, run: &Run) -> Result<(Vec<f32>, TorchRng), Error> {
-        let shape = self.pipeline.latents_shape(request)?;
-        let count = shape.iter().product();
+    fn initial_latents(request: &Request, run: &Run) -> (Vec<f32>, TorchRng) {
         let mut rng = TorchRng::new(request.seed);
         let noise = match &request.latents {
-            None => rng.randn(count),
-            Some(latents) if latents.len() == count => latents.clone(),
-            Some(latents) => {
-                return Err(Error::Latents {
-                    found: vec![latents.len()],
-                    expected: shape.to_vec(),
-                });
-            }
+            None => rng.randn(run.graph.latents.iter().product()),
+            Some(latents) => latents.values.clone(),
         };
         let sigma = run.schedule.init_noise_sigma as f32;
-        Ok((noise.into_iter().map(|value| value * sigma).collect(), rng))
+        (noise.into_iter().map(|value| value * sigma).collect(), rng)
     }
 
     /// Runs the plan: initial latents to final latents, `[batch, channels, height, width]` on the first worker's device.

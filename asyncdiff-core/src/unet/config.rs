@@ -240,10 +240,10 @@ impl UNet2dConfig {
         }
         for (key, only) in FIXED {
             let found = self.other.get(*key).unwrap_or(&Value::Null);
-            let same = found.to_string() == *only
-                || found
-                    .as_f64()
-                    .is_some_and(|number| only.parse() == Ok(number));
+            let expected: Value = only.parse().unwrap_or_default();
+            // 1 and 1.0 are the same setting.
+            let same =
+                *found == expected || (found.is_number() && found.as_f64() == expected.as_f64());
             if !found.is_null() && !same {
                 return Err(unsupported(key, &found.to_string(), only));
             }

@@ -6,7 +6,9 @@ use std::ops::ControlFlow;
 use asyncdiff_core::{AsyncDiff, Partition};
 use asyncdiff_models::device::workers;
 use asyncdiff_models::image::Image;
-use asyncdiff_models::{Output, PartitionChoice, Progress, Request, Session, Strategy};
+use asyncdiff_models::{
+    NamedTensor, Output, PartitionChoice, Progress, Request, Session, Strategy,
+};
 use burn::tensor::Tensor;
 
 use super::fixtures::{Model, Reference, distance, models};
@@ -36,7 +38,11 @@ fn request(model: &Model, sequential: &Reference) -> Request {
     request.guidance_scale = params["guidance"].as_f64().unwrap();
     request.width = number("width");
     request.height = number("height");
-    request.latents = Some(sequential.values("in.init_noise").to_vec());
+    request.latents = Some(NamedTensor {
+        name: "in.init_noise".to_owned(),
+        shape: sequential.shape("in.init_noise").to_vec(),
+        values: sequential.values("in.init_noise").to_vec(),
+    });
     request
 }
 
