@@ -22,7 +22,7 @@ pub fn svg(plan: &Plan, graph: &SegmentGraph, simulation: &Simulation) -> String
     let width = (plan.calls as f64 * 60.0).clamp(900.0, 6000.0);
     let scale = width / simulation.makespan;
     let ranks = plan.ranks.len() as f64;
-    let height = TOP + ranks * (LANE + GAP) + 30.0;
+    let height = TOP + ranks * (LANE + GAP);
     let lane = |rank: usize| TOP + rank as f64 * (LANE + GAP);
     let x = |time: f64| LEFT + time * scale;
 

@@ -50,3 +50,8 @@ pub use checkpoint::Checkpoint;
 pub use error::Error;
 pub use pipeline::{PartitionChoice, Request, Run, StableDiffusion, Strategy};
 pub use session::{Latents, Output, Progress, Session, Timings};
+
+/// The README's example is a test.
+#[cfg(all(doctest, feature = "flex", feature = "embedded"))]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -346,7 +346,7 @@ impl StableDiffusion {
         }
         let factor = self.vae.scale_factor();
         let side = |side, found: usize| {
-            if found == 0 || found % factor != 0 {
+            if found == 0 || !found.is_multiple_of(factor) {
                 return Err(Error::Size {
                     side,
                     found,

@@ -1,1 +1,1 @@
-
+//! Benchmarks only; see `benches/denoise.rs`, run by `cargo bench -p benches`.

@@ -43,7 +43,8 @@ pub fn run(args: &Generate) -> Result<()> {
     let text = !args.printing.quiet && !args.printing.json;
     if text {
         println!("{}", heading(&request, &run));
-        println!("{} on {}", describe(&run, &strategy), names.join(", "));
+        println!("{}", describe(&run, &strategy));
+        println!("devices {}", names.join(", "));
     }
 
     let mut session = Session::new(&pipeline, workers)?;

@@ -1,0 +1,134 @@
+//! Weight files: every supported type, and every way to be wrong.
+#![cfg(feature = "flex")]
+
+use std::fs;
+use std::path::PathBuf;
+
+use asyncdiff_burn::layers;
+use asyncdiff_burn::weights::{WeightError, WeightFile, read_tensors};
+use burn::tensor::{Device, FloatDType, Tensor};
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, TensorView};
+
+const VALUES: [f32; 6] = [0.5, -1.25, 3.0, 0.0, 96.0, -0.0625];
+
+/// A file with the tensor `linear.weight` of `[2, 3]` in the given type.
+fn file(folder: &tempfile::TempDir, dtype: Dtype) -> PathBuf {
+    let bytes: Vec<u8> = VALUES
+        .iter()
+        .flat_map(|value| match dtype {
+            Dtype::F16 => f16::from_f32(*value).to_le_bytes().to_vec(),
+            Dtype::BF16 => bf16::from_f32(*value).to_le_bytes().to_vec(),
+            Dtype::F64 => f64::from(*value).to_le_bytes().to_vec(),
+            _ => value.to_le_bytes().to_vec(),
+        })
+        .collect();
+    let view = TensorView::new(dtype, vec![2, 3], &bytes).unwrap();
+    let path = folder.path().join("weights.safetensors");
+    fs::write(
+        &path,
+        safetensors::serialize([("linear.weight", view)], None).unwrap(),
+    )
+    .unwrap();
+    path
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec::<f32>().unwrap()
+}
+
+#[test]
+fn every_floating_point_type_is_read_into_the_compute_type() {
+    let folder = tempfile::tempdir().unwrap();
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+        let file = WeightFile::open(&file(&folder, dtype)).unwrap();
+        let weights = file.read().unwrap();
+        let device = Device::flex();
+        let loader = weights.on(&device, FloatDType::F32).at("linear");
+        // All values are exact in the smallest of the types.
+        assert_eq!(
+            values(loader.tensor("weight", [2, 3]).unwrap()),
+            VALUES,
+            "{dtype:?}"
+        );
+        let layer = layers::linear(&loader, 3, 2, false).unwrap();
+        let sums = layer.forward(Tensor::<2>::ones([1, 3], &device));
+        assert_eq!(values(sums), [2.25, 95.9375]);
+        // Read twice, counted once.
+        assert_eq!(weights.parameters_read(), 6);
+        weights.finish(|_| false).unwrap();
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    let path = file(&folder, Dtype::F32);
+    let open = WeightFile::open(&path).unwrap();
+    let weights = open.read().unwrap();
+    let loader = weights.on(&device, FloatDType::F32).at("linear");
+    let error = loader.tensor("bias", [2]).unwrap_err();
+    assert!(
+        matches!(&error, WeightError::Missing { name, expected, .. } if name == "linear.bias" && expected == &[2])
+    );
+    let error = loader.tensor("weight", [3, 2]).unwrap_err();
+    assert!(
+        matches!(&error, WeightError::Shape { expected, found, .. } if expected == &[3, 2] && found == &[2, 3])
+    );
+    let error = weights.finish(|_| false).unwrap_err();
+    assert!(matches!(&error, WeightError::Unexpected { name, .. } if name == "linear.weight"));
+    assert!(weights.finish(|name| name.starts_with("linear.")).is_ok());
+
+    let open = WeightFile::open(&file(&folder, Dtype::F64)).unwrap();
+    let weights = open.read().unwrap();
+    let error = weights
+        .on(&device, FloatDType::F32)
+        .tensor("linear.weight", [2, 3])
+        .unwrap_err();
+    assert!(matches!(
+        &error,
+        WeightError::Dtype {
+            found: Dtype::F64,
+            ..
+        }
+    ));
+
+    let none = folder.path().join("none.safetensors");
+    assert!(matches!(
+        WeightFile::open(&none),
+        Err(WeightError::Open { .. })
+    ));
+    assert!(matches!(read_tensors(&none), Err(WeightError::Open { .. })));
+}
+
+/// A file cut off anywhere, or with any byte of its header changed, is an error or still a file; it is never a panic.
+#[test]
+fn damaged_files_are_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(&folder, Dtype::F32);
+    let whole = fs::read(&path).unwrap();
+    for length in 0..whole.len() {
+        fs::write(&path, &whole[..length]).unwrap();
+        let result = WeightFile::open(&path);
+        let corrupt = match &result {
+            Ok(file) => matches!(file.read(), Err(WeightError::Corrupt { .. })),
+            // An empty file cannot be mapped on every system.
+            Err(_) => length == 0,
+        };
+        assert!(corrupt, "cut off at {length}");
+    }
+    for index in 0..whole.len() - 24 {
+        for flip in [0x01, 0x80, 0xff] {
+            let mut bytes = whole.clone();
+            bytes[index] ^= flip;
+            fs::write(&path, &bytes).unwrap();
+            let file = WeightFile::open(&path).unwrap();
+            if let Ok(weights) = file.read() {
+                let _ = weights
+                    .on(&Device::flex(), FloatDType::F32)
+                    .tensor("linear.weight", [2, 3]);
+            }
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The same picture sooner: the denoiser in two segments, on two CPU workers.
+//!
+//! `cargo run --release -p asyncdiff-models --example 02_asynchronous`
+
+use asyncdiff_core::AsyncDiff;
+use asyncdiff_models::device::workers;
+use asyncdiff_models::{Checkpoint, Session, StableDiffusion, Strategy};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let pipeline = StableDiffusion::open(Checkpoint::embedded())?;
+    let request = pipeline.request("red apple, fluent style");
+    let strategy = Strategy {
+        asyncdiff: AsyncDiff {
+            warm_up: 3,
+            // Continue the line through the last two activations instead of reusing the last one.
+            forecast: 1,
+            ..AsyncDiff::default()
+        },
+        ..Strategy::segments(2)
+    };
+    let run = pipeline.plan(&request, &strategy)?;
+    println!("at best {:.2} times sooner", run.summary.ideal_speed_up);
+
+    let mut session = Session::new(&pipeline, workers("cpu:2", None)?)?;
+    let output = session.generate(&request, &run, &mut ())?;
+    println!("denoised in {:?}", output.timings.denoise);
+    Ok(())
+}
