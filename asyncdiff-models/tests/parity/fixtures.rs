@@ -8,11 +8,13 @@ use asyncdiff_burn::weights::read_tensors;
 use asyncdiff_models::{Checkpoint, Error, StableDiffusion};
 use serde_json::Value;
 
-/// `ASYNCDIFF_FIXTURES`, or the project's own.
+/// `ASYNCDIFF_FIXTURES`, or the project's own. A relative path starts at the workspace, where the command was typed, not at
+/// this package, where Cargo runs its tests.
 pub fn root() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     match std::env::var_os("ASYNCDIFF_FIXTURES") {
-        Some(folder) => folder.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures"),
+        Some(folder) => workspace.join(folder),
+        None => workspace.join("fixtures"),
     }
 }
 

@@ -38,6 +38,7 @@ fn request(model: &Model, sequential: &Reference) -> Request {
     request.guidance_scale = params["guidance"].as_f64().unwrap();
     request.width = number("width");
     request.height = number("height");
+    request.num_images = sequential.shape("in.init_noise")[0];
     request.latents = Some(NamedTensor {
         name: "in.init_noise".to_owned(),
         shape: sequential.shape("in.init_noise").to_vec(),
