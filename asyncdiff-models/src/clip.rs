@@ -149,7 +149,7 @@ impl ClipTextModel {
         let (batch, length) = (ids.len(), ids[0].len());
         let flat: Vec<i64> = ids.iter().flatten().map(|id| i64::from(*id)).collect();
         let indices = Tensor::<2, Int>::from_data(TensorData::new(flat, [batch, length]), &device);
-        let positions = self.positions.clone().slice([0..length]).unsqueeze::<3>();
+        let positions = self.positions.clone().narrow(0, 0, length).unsqueeze::<3>();
         let mut hidden = self.tokens.forward(indices) + positions;
         let mut penultimate = hidden.clone();
         for layer in &self.layers {

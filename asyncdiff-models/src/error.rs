@@ -53,11 +53,11 @@ pub enum Error {
     #[error("the checkpoint's parts do not fit: {what} is {found}, but {other} is {expected}")]
     Mismatch {
         /// One setting.
-        what: &'static str,
+        what: String,
         /// Its value.
         found: usize,
         /// The other setting.
-        other: &'static str,
+        other: String,
         /// Its value.
         expected: usize,
     },

@@ -50,6 +50,18 @@ fn scheduler(checkpoint: &Checkpoint) -> Result<SchedulerConfig, Error> {
         })
 }
 
+fn same(what: &str, found: usize, other: &str, expected: usize) -> Result<(), Error> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Mismatch {
+        what: what.to_owned(),
+        found,
+        other: other.to_owned(),
+        expected,
+    })
+}
+
 impl StableDiffusion {
     /// Reads a checkpoint's configurations and tokenizers. The class in its `model_index.json` decides which it must have.
     ///
@@ -77,80 +89,70 @@ impl StableDiffusion {
         Ok(pipeline)
     }
 
-    /// Settings of the parts that have to agree.
+    /// Whether the parts' settings agree.
     fn check_parts(&self) -> Result<(), Error> {
         let (unet, vae) = (&self.unet.config, &self.vae);
-        let latent_channels = ("vae latent_channels", vae.latent_channels);
-        let mut pairs = vec![
-            (("unet in_channels", unet.in_channels), latent_channels),
-            (("unet out_channels", unet.out_channels), latent_channels),
-            (
-                ("unet cross_attention_dim", unet.cross_attention_dim),
-                (
-                    match self.text_encoders {
-                        TextEncoders::One(_) => "text_encoder hidden_size",
-                        TextEncoders::Two { .. } => "hidden_size of both text encoders together",
-                    },
-                    self.text_encoders.features(),
-                ),
-            ),
-        ];
+        let encoders = &self.text_encoders;
+        let latents = vae.latent_channels;
+        same(
+            "unet in_channels",
+            unet.in_channels,
+            "vae latent_channels",
+            latents,
+        )?;
+        same(
+            "unet out_channels",
+            unet.out_channels,
+            "vae latent_channels",
+            latents,
+        )?;
         for values in [&vae.latents_mean, &vae.latents_std].into_iter().flatten() {
-            let length = ("length of vae latents_mean or latents_std", values.len());
-            pairs.push((length, latent_channels));
+            let what = "length of vae latents_mean or latents_std";
+            same(what, values.len(), "vae latent_channels", latents)?;
         }
-        for encoder in self.text_encoders.iter() {
-            pairs.push((
-                (
-                    "tokenizer model_max_length",
-                    encoder.tokenizer.model_max_length(),
-                ),
-                (
-                    "text_encoder max_position_embeddings",
-                    encoder.config.max_position_embeddings,
-                ),
-            ));
+        let together = match encoders {
+            TextEncoders::One(_) => "text_encoder hidden_size",
+            TextEncoders::Two { .. } => "hidden_size of both text encoders together",
+        };
+        let read = unet.cross_attention_dim;
+        same(
+            "unet cross_attention_dim",
+            read,
+            together,
+            encoders.features(),
+        )?;
+        for encoder in encoders.iter() {
+            let folder = encoder.folder;
+            let length = encoder.tokenizer.model_max_length();
+            let what = format!("model_max_length of {folder}'s tokenizer");
+            let positions = encoder.config.max_position_embeddings;
+            let other = format!("{folder} max_position_embeddings");
+            same(&what, length, &other, positions)?;
+            same(
+                &what,
+                length,
+                "that of the first tokenizer",
+                encoders.tokens(),
+            )?;
         }
-        match (&self.text_encoders, unet.added()) {
-            (TextEncoders::One(_), None) => {}
+        match (encoders, unet.added()) {
+            (TextEncoders::One(_), None) => Ok(()),
             (TextEncoders::Two { second, .. }, Some(added)) => {
                 let numbers = self.class.time_ids(0, 0).map_or(0, |ids| ids.len());
-                pairs.push((
-                    (
-                        "tokenizer_2 model_max_length",
-                        second.tokenizer.model_max_length(),
-                    ),
-                    ("tokenizer model_max_length", self.text_encoders.tokens()),
-                ));
-                pairs.push((
-                    (
-                        "unet projection_class_embeddings_input_dim",
-                        added.input_features,
-                    ),
-                    (
-                        "text_encoder_2 projection_dim + 6 unet addition_time_embed_dim",
-                        second.config.projection_dim + numbers * added.number_features,
-                    ),
-                ));
+                same(
+                    "unet projection_class_embeddings_input_dim",
+                    added.input_features,
+                    &format!("text_encoder_2 projection_dim + {numbers} addition_time_embed_dim"),
+                    second.config.projection_dim + numbers * added.number_features,
+                )
             }
             (TextEncoders::One(_), Some(_)) | (TextEncoders::Two { .. }, None) => {
-                return Err(Error::AdditionEmbedType {
-                    found: unet
-                        .addition_embed_type
-                        .clone()
-                        .unwrap_or("null".to_owned()),
+                let found = unet.addition_embed_type.as_deref().unwrap_or("null");
+                Err(Error::AdditionEmbedType {
+                    found: found.to_owned(),
                     class: self.class.name(),
-                });
+                })
             }
-        }
-        match pairs.into_iter().find(|((_, a), (_, b))| a != b) {
-            Some(((what, found), (other, expected))) => Err(Error::Mismatch {
-                what,
-                found,
-                other,
-                expected,
-            }),
-            None => Ok(()),
         }
     }
 
@@ -239,14 +241,8 @@ impl StableDiffusion {
             PartitionChoice::Balanced => (Partition::balanced(graph, segments)?, false),
             PartitionChoice::Map(map) => {
                 let partition = Partition::from_map(graph, map)?;
-                if partition.segments() != segments {
-                    return Err(Error::Mismatch {
-                        what: "the number of segments in the partition",
-                        found: partition.segments(),
-                        other: "the number asked for",
-                        expected: segments,
-                    });
-                }
+                let what = "the number of segments in the partition";
+                same(what, partition.segments(), "the number asked for", segments)?;
                 (partition, false)
             }
         })
@@ -259,7 +255,7 @@ impl StableDiffusion {
         }
         let factor = self.vae.scale_factor();
         let side = |side, found: usize| {
-            if found == 0 || found % factor != 0 {
+            if found == 0 || !found.is_multiple_of(factor) {
                 return Err(Error::Size {
                     side,
                     found,

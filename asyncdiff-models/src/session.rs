@@ -308,7 +308,7 @@ impl<'a> Session<'a> {
             }
         }
         // The rank that failed first says why; the others say only that it did.
-        errors.sort_by_key(|error| is_consequence(error));
+        errors.sort_by_key(is_consequence);
         match (errors.into_iter().next(), latents) {
             (
                 Some(RankError::Failed {

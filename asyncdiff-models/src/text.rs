@@ -24,14 +24,14 @@ pub struct TextEncoder {
 #[derive(Clone, Debug)]
 pub enum TextEncoders {
     /// Of Stable Diffusion 1 and 2, whose denoiser reads the last hidden states.
-    One(TextEncoder),
+    One(Box<TextEncoder>),
     /// Of Stable Diffusion XL, whose denoiser reads the hidden states before the last layer of both, side by side, and the
     /// projected pooled text of the second.
     Two {
         /// The encoder whose features come first.
-        first: TextEncoder,
+        first: Box<TextEncoder>,
         /// The encoder with a projection.
-        second: TextEncoder,
+        second: Box<TextEncoder>,
         /// An empty negative prompt means embeddings of zeros (diffusers' `force_zeros_for_empty_prompt`).
         zeros_for_empty: bool,
     },
@@ -70,12 +70,16 @@ impl TextEncoder {
 
 impl TextEncoders {
     pub(crate) fn open(checkpoint: &Checkpoint, class: Class) -> Result<Self, Error> {
-        let first = TextEncoder::open(checkpoint, "text_encoder", "tokenizer")?;
+        let open = |folder, tokenizer| {
+            let encoder = TextEncoder::open(checkpoint, folder, tokenizer)?;
+            Ok::<_, Error>(Box::new(encoder))
+        };
+        let first = open("text_encoder", "tokenizer")?;
         Ok(match class {
             Class::StableDiffusion => Self::One(first),
             Class::StableDiffusionXl { zeros_for_empty } => Self::Two {
                 first,
-                second: TextEncoder::open(checkpoint, "text_encoder_2", "tokenizer_2")?,
+                second: open("text_encoder_2", "tokenizer_2")?,
                 zeros_for_empty,
             },
         })
@@ -87,7 +91,7 @@ impl TextEncoders {
             Self::One(only) => (only, None),
             Self::Two { first, second, .. } => (first, Some(second)),
         };
-        std::iter::once(first).chain(second)
+        std::iter::once(first).chain(second).map(Box::as_ref)
     }
 
     /// Number of token ids of a text: the same for all encoders of a checkpoint.
@@ -117,10 +121,10 @@ pub(crate) struct PromptEmbedding {
 /// The text encoders of a pipeline with their weights.
 #[derive(Debug)]
 pub(crate) enum LoadedTextEncoders<'a> {
-    One(&'a TextEncoder, ClipTextModel),
+    One(&'a TextEncoder, Box<ClipTextModel>),
     Two {
-        first: (&'a TextEncoder, ClipTextModel),
-        second: (&'a TextEncoder, ClipTextModelWithProjection),
+        first: (&'a TextEncoder, Box<ClipTextModel>),
+        second: (&'a TextEncoder, Box<ClipTextModelWithProjection>),
         zeros_for_empty: bool,
     },
 }
@@ -211,13 +215,13 @@ fn load<T>(
     checkpoint: &Checkpoint,
     device: &Device,
     load: impl Fn(&ClipTextConfig, &Loader<'_>) -> Result<T, WeightError>,
-) -> Result<T, Error> {
+) -> Result<Box<T>, Error> {
     let file = checkpoint.weights(encoder.folder, "model")?;
     let weights = file.read()?;
     let model = load(&encoder.config, &weights.on(device, FloatDType::F32))?;
     // A buffer that older versions of transformers saved: the numbers 0, 1, 2, …
     weights.finish(|name| name.ends_with("embeddings.position_ids"))?;
-    Ok(model)
+    Ok(Box::new(model))
 }
 
 fn behind_zeros<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {

@@ -38,8 +38,8 @@ pub struct UNet {
 #[derive(Debug)]
 enum Module {
     ConvIn(Conv2d),
-    Resnet(Resnet),
-    Transformer(Transformer),
+    Resnet(Box<Resnet>),
+    Transformer(Box<Transformer>),
     Downsample(Conv2d),
     Upsample(Conv2d),
     ConvOut(GroupNorm, Conv2d),
@@ -131,24 +131,24 @@ impl Module {
             BlockKind::ConvIn { input, output } => {
                 Module::ConvIn(layers::conv2d(&loader, [input, output], 3, 1, 1)?)
             }
-            BlockKind::Resnet { input, output } => Module::Resnet(Resnet::load(
+            BlockKind::Resnet { input, output } => Module::Resnet(Box::new(Resnet::load(
                 &loader,
                 [input, output],
                 norm,
                 Some(config.time_embed_dim()),
-            )?),
+            )?)),
             BlockKind::Transformer {
                 channels,
                 heads,
                 layers,
-            } => Module::Transformer(Transformer::load(
+            } => Module::Transformer(Box::new(Transformer::load(
                 &loader,
                 channels,
                 heads,
                 layers,
                 config.cross_attention_dim,
                 config.norm_num_groups,
-            )?),
+            )?)),
             BlockKind::Downsample { channels } => Module::Downsample(layers::conv2d(
                 &loader.at("conv"),
                 [channels, channels],
@@ -234,8 +234,8 @@ impl Denoiser for UNetDenoiser<'_> {
             let tensor = tensor.clone();
             let part = match half {
                 None => tensor,
-                Some(Half::Unconditional) => tensor.slice([0..batch / 2]),
-                Some(Half::Conditional) => tensor.slice([batch / 2..batch]),
+                Some(Half::Unconditional) => tensor.narrow(0, 0, batch / 2),
+                Some(Half::Conditional) => tensor.narrow(0, batch / 2, batch / 2),
             };
             part * *weight
         });
