@@ -129,7 +129,7 @@ pub struct Sample {
     /// Inference steps [default: the model's, or 50]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
-    /// Strength of classifier-free guidance, off at 1 and less [default: the model's, or 7.5]
+    /// Strength of classifier-free guidance, off at 1 and less [default: the model's, or 7.5; 5 for XL]
     #[arg(long, value_name = "X")]
     pub guidance_scale: Option<f64>,
     /// Seed of the noise, as for PyTorch's CPU generator

@@ -63,7 +63,7 @@ pub fn request(
         if let Some(cut) = pipeline.truncated(text) {
             eprintln!(
                 "warning: the {name} is longer than the {} tokens that the model reads; cut off: {cut:?}",
-                pipeline.tokenizer().model_max_length()
+                pipeline.text_encoders().tokens()
             );
         }
     }

@@ -57,10 +57,11 @@ impl Sandbox {
         files
     }
 
-    /// A copy of the Stable Diffusion 1.5 fixture, to be damaged.
-    fn model(&self, name: &str) -> PathBuf {
-        let target = self.path(name);
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/sd15/checkpoint");
+    /// A copy of a fixture's checkpoint, to be damaged.
+    fn model(&self, fixture: &str) -> PathBuf {
+        let target = self.path("model");
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+        let source = fixtures.join(fixture).join("checkpoint");
         for file in walk(&source) {
             let to = target.join(file.strip_prefix(&source).unwrap());
             fs::create_dir_all(to.parent().unwrap()).unwrap();
@@ -496,10 +497,14 @@ fn impossible_requests_are_one_clear_sentence() {
     assert_eq!(sandbox.run(&["generate"]).status.code(), Some(2));
 }
 
-/// A model folder, damaged in one place, and what the error must name.
+/// A Stable Diffusion 1.5 model folder, damaged in one place, and what the error must name.
 fn damaged(damage: impl Fn(&Path), expected: &[&str]) {
+    damaged_fixture("sd15", damage, expected);
+}
+
+fn damaged_fixture(fixture: &str, damage: impl Fn(&Path), expected: &[&str]) {
     let sandbox = Sandbox::new();
-    let model = sandbox.model("model");
+    let model = sandbox.model(fixture);
     damage(&model);
     let error = sandbox.fails(&[
         "generate", "x", "--model", "model", "--steps", "2", "--quiet",
@@ -627,6 +632,125 @@ fn damaged_models_are_one_clear_sentence() {
             "mid_block.attentions.0",
         ],
     );
+}
+
+#[test]
+fn damaged_xl_models_are_one_clear_sentence() {
+    let damaged = |damage: &dyn Fn(&Path), expected: &[&str]| {
+        damaged_fixture("sdxl", damage, expected);
+    };
+    let set = |file: &'static str, key: &'static str, value: Value| {
+        move |model: &Path| edit_json(&model.join(file), |config| config[key] = value.clone())
+    };
+    damaged(
+        &|model| fs::remove_dir_all(model.join("tokenizer_2")).unwrap(),
+        &["cannot read", "tokenizer_2/vocab.json"],
+    );
+    damaged(
+        &|model| fs::write(model.join("tokenizer_2/merges.txt"), "a b c\n").unwrap(),
+        &["tokenizer_2", "merges.txt", "line 1"],
+    );
+    damaged(
+        &|model| fs::remove_file(model.join("text_encoder_2/config.json")).unwrap(),
+        &["text_encoder_2/config.json"],
+    );
+    damaged(
+        &|model| fs::remove_file(model.join("text_encoder_2/model.safetensors")).unwrap(),
+        &["text_encoder_2/model.safetensors"],
+    );
+    // The first encoder's weights in the place of the second's.
+    damaged(
+        &|model| {
+            let file = "model.safetensors";
+            let from = model.join("text_encoder").join(file);
+            fs::copy(from, model.join("text_encoder_2").join(file)).unwrap();
+        },
+        &["text_encoder_2/model.safetensors", "[2000, 40]"],
+    );
+    damaged(
+        &set("text_encoder_2/config.json", "hidden_size", json!(48)),
+        &["cross_attention_dim is 64", "text encoders together is 72"],
+    );
+    damaged(
+        &set("text_encoder_2/config.json", "projection_dim", json!(32)),
+        &["projection_class_embeddings_input_dim is 88", "is 80"],
+    );
+    damaged(
+        &set(
+            "tokenizer_2/tokenizer_config.json",
+            "model_max_length",
+            json!(64),
+        ),
+        &["model_max_length of text_encoder_2's tokenizer is 64", "77"],
+    );
+    damaged(
+        &set(
+            "unet/config.json",
+            "addition_embed_type",
+            json!("text_image"),
+        ),
+        &["addition_embed_type is text_image", "text_time"],
+    );
+    damaged(
+        &set("unet/config.json", "addition_time_embed_dim", Value::Null),
+        &["addition_time_embed_dim is null"],
+    );
+    damaged(
+        &set("unet/config.json", "addition_embed_type", Value::Null),
+        &["addition_embed_type is null", "StableDiffusionXLPipeline"],
+    );
+    damaged(
+        &set("vae/config.json", "latents_mean", json!([0.0, 0.0])),
+        &["latents_mean", "is 2", "latent_channels is 4"],
+    );
+}
+
+#[test]
+fn stable_diffusion_xl_takes_its_defaults_from_its_pipeline_class() {
+    let sandbox = Sandbox::new();
+    let model = sandbox.model("sdxl");
+    // As in checkpoints that leave the size to the pipeline; 128 latents are 1024 pixels.
+    edit_json(&model.join("unet/config.json"), |config| {
+        config["sample_size"] = Value::Null
+    });
+    let text = sandbox.ok(&["plan", "--model", "model", "--segments", "3"]);
+    for part in ["1024x1024 pixels", "1x4x128x128", "50 steps", "scale 5"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(text.contains("published partition"), "{text}");
+}
+
+#[test]
+fn an_empty_negative_prompt_means_zeros_if_the_model_says_so() {
+    let sandbox = Sandbox::new();
+    let model = sandbox.model("sdxl");
+    let pixels = |name: &str, more: &[&str]| {
+        let base = [
+            "generate", "x", "--model", "model", "--steps", "2", "--quiet",
+        ];
+        sandbox.ok(&[&base, more, &["-o", name]].concat());
+        let file = fs::File::open(sandbox.path(name)).unwrap();
+        let mut reader = png::Decoder::new(std::io::BufReader::new(file))
+            .read_info()
+            .unwrap();
+        let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut bytes).unwrap();
+        bytes
+    };
+    let strong = ["--guidance-scale", "30"];
+    let zeros = pixels("zeros.png", &strong);
+    let unguided = pixels("unguided.png", &["--guidance-scale", "1"]);
+    edit_json(&model.join("model_index.json"), |index| {
+        index["force_zeros_for_empty_prompt"] = json!(false)
+    });
+    assert_ne!(pixels("empty.png", &strong), zeros);
+    assert_eq!(pixels("same.png", &["--guidance-scale", "1"]), unguided);
+    // diffusers' default.
+    edit_json(&model.join("model_index.json"), |index| {
+        let index = index.as_object_mut().unwrap();
+        index.remove("force_zeros_for_empty_prompt");
+    });
+    assert_eq!(pixels("default.png", &strong), zeros);
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub struct SegmentGraph {
     pub blocks: Vec<Block>,
     /// Shape of the latents, `[batch, channels, height, width]`, without guidance's doubling.
     pub latents: [usize; 4],
-    /// Weights that every rank holds, whatever its blocks (the time embedding).
+    /// Weights that every rank holds, whatever its blocks (the time embedding and what is added to it).
     pub shared_parameters: u64,
     /// What a published table is chosen by.
     pub structure: Structure,

@@ -6,7 +6,7 @@
 mod config;
 mod cost;
 
-pub use config::{PerBlock, UNet2dConfig};
+pub use config::{AddedEmbedding, PerBlock, UNet2dConfig};
 
 use crate::graph::{Block, BlockId, Input, SegmentGraph, Structure};
 

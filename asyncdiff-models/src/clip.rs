@@ -1,4 +1,4 @@
-//! The CLIP text encoder (transformers' `CLIPTextModel`).
+//! The CLIP text encoder (transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`).
 
 use asyncdiff_burn::layers;
 use asyncdiff_burn::weights::{Loader, WeightError};
@@ -29,6 +29,9 @@ pub struct ClipTextConfig {
     /// Epsilon of the layer norms.
     #[serde(default = "layer_norm_eps")]
     pub layer_norm_eps: f64,
+    /// Features of the projected pooled text, in a [`ClipTextModelWithProjection`].
+    #[serde(default = "projection_dim")]
+    pub projection_dim: usize,
     /// The token that ends a text. 2 is a legacy value that stands for the highest id in the text.
     #[serde(default = "legacy_eos")]
     pub eos_token_id: u32,
@@ -50,6 +53,10 @@ fn quick_gelu() -> Activation {
 
 fn layer_norm_eps() -> f64 {
     1e-5
+}
+
+fn projection_dim() -> usize {
+    512
 }
 
 fn legacy_eos() -> u32 {
@@ -170,6 +177,45 @@ impl ClipTextModel {
             eos => Some(eos),
         };
         ids.iter().position(|id| Some(*id) == end).unwrap_or(0)
+    }
+}
+
+/// A text encoder that carries its pooled text into a space of its own.
+#[derive(Debug)]
+pub struct ClipTextModelWithProjection {
+    model: ClipTextModel,
+    projection: Linear,
+}
+
+impl ClipTextModelWithProjection {
+    /// Loads the weights, as [`ClipTextModel::load`].
+    ///
+    /// # Errors
+    ///
+    /// [`WeightError`] for weights that do not fit `config`.
+    pub fn load(config: &ClipTextConfig, loader: &Loader<'_>) -> Result<Self, WeightError> {
+        Ok(Self {
+            model: ClipTextModel::load(config, loader)?,
+            projection: layers::linear(
+                &loader.at("text_projection"),
+                config.hidden_size,
+                config.projection_dim,
+                false,
+            )?,
+        })
+    }
+
+    /// Encodes texts as [`ClipTextModel::encode`]; also gives transformers' `text_embeds`, the projection of
+    /// [`TextEmbedding::pooled`]: `[batch, projection_dim]`.
+    ///
+    /// # Panics
+    ///
+    /// As [`ClipTextModel::encode`].
+    #[must_use]
+    pub fn encode(&self, ids: &[Vec<u32>]) -> (TextEmbedding, Tensor<2>) {
+        let embedding = self.model.encode(ids);
+        let text_embeds = self.projection.forward(embedding.pooled.clone());
+        (embedding, text_embeds)
     }
 }
 

@@ -53,13 +53,23 @@ pub enum Error {
     #[error("the checkpoint's parts do not fit: {what} is {found}, but {other} is {expected}")]
     Mismatch {
         /// One setting.
-        what: &'static str,
+        what: String,
         /// Its value.
         found: usize,
         /// The other setting.
-        other: &'static str,
+        other: String,
         /// Its value.
         expected: usize,
+    },
+    /// A UNet of another kind of pipeline.
+    #[error(
+        "the checkpoint's parts do not fit: unet addition_embed_type is {found}, which is not what model_index.json's {class} computes with"
+    )]
+    AdditionEmbedType {
+        /// The UNet's setting.
+        found: String,
+        /// The pipeline class.
+        class: &'static str,
     },
     /// A picture size that the model cannot make.
     #[error("{side} {found} is not possible: use a multiple of {factor}, such as {nearest}")]
@@ -102,9 +112,14 @@ pub enum Error {
     /// The caller's progress report asked to stop.
     #[error("cancelled")]
     Cancelled,
-    /// The tokenizer's files.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
+    /// A tokenizer's files.
+    #[error("{folder}: {source}")]
+    Tokenizer {
+        /// The tokenizer's folder.
+        folder: String,
+        /// What is wrong with them.
+        source: TokenizerError,
+    },
     /// The UNet's configuration.
     #[error(transparent)]
     UNet(#[from] UNetError),

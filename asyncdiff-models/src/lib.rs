@@ -1,9 +1,9 @@
 //! The networks and pipelines of AsyncDiff, from diffusers checkpoints.
 //!
 //! * [`Checkpoint`]: where a model's files come from.
-//! * [`StableDiffusion`]: the text-to-image pipeline; [`StableDiffusion::plan`] turns a [`Request`] and a [`Strategy`] into
-//!   a [`Run`] that can be inspected, [`Session`] holds the weights and makes the pictures.
-//! * [`unet`], [`clip`], [`vae`], [`tokenizer`]: the parts, each usable alone.
+//! * [`StableDiffusion`]: the text-to-image pipelines (1, 2 and XL); [`StableDiffusion::plan`] turns a [`Request`] and a
+//!   [`Strategy`] into a [`Run`] that can be inspected, [`Session`] holds the weights and makes the pictures.
+//! * [`unet`], [`text`], [`clip`], [`vae`], [`tokenizer`]: the parts, each usable alone.
 //! * [`compare::compare`]: asynchronous runs beside the sequential one.
 //! * [`random`]: PyTorch's random numbers; [`quality`]: how alike two pictures are.
 //!
@@ -40,6 +40,7 @@ pub mod quality;
 pub mod random;
 mod resnet;
 mod session;
+pub mod text;
 pub mod tokenizer;
 pub mod unet;
 pub mod vae;

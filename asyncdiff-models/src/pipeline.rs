@@ -1,147 +1,43 @@
-//! The Stable Diffusion pipeline: what a checkpoint is, and what a request asks of it. Weights come later, with
+//! The Stable Diffusion pipelines: what a checkpoint is, and what a request asks of it. Weights come later, with
 //! [`Session`](crate::Session).
 
-use std::collections::BTreeMap;
+mod class;
+mod request;
 
-use asyncdiff_burn::weights::NamedTensor;
 use asyncdiff_core::scheduler::SchedulerConfig;
 use asyncdiff_core::unet::{UNet2d, UNet2dConfig};
-use asyncdiff_core::{AsyncDiff, Partition, PartitionError, Plan, Schedule, SegmentGraph, Summary};
+use asyncdiff_core::{Partition, PartitionError, Plan, Schedule, SegmentGraph, Summary};
 use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
-use crate::clip::ClipTextConfig;
 use crate::error::Error;
-use crate::tokenizer::ClipTokenizer;
+use crate::text::TextEncoders;
 use crate::vae::VaeConfig;
+
+pub(crate) use class::Class;
+pub use request::{PartitionChoice, Request, Run, Strategy};
 
 /// Bytes of an element of the denoiser's tensors and weights: the compute type is `f32`.
 const ELEMENT_BYTES: u64 = 4;
 
-/// A text-to-image checkpoint (diffusers' `StableDiffusionPipeline`), without its weights.
+/// A text-to-image checkpoint (diffusers' `StableDiffusionPipeline` or `StableDiffusionXLPipeline`), without its weights.
 #[derive(Debug)]
 pub struct StableDiffusion {
     pub(crate) checkpoint: Checkpoint,
-    pub(crate) tokenizer: ClipTokenizer,
-    pub(crate) text_encoder: ClipTextConfig,
+    pub(crate) class: Class,
+    pub(crate) text_encoders: TextEncoders,
     pub(crate) unet: UNet2d,
     pub(crate) vae: VaeConfig,
     scheduler: SchedulerConfig,
-    defaults: GenerationConfig,
+    recommended: GenerationConfig,
 }
 
 /// `generation_config.json`, which a checkpoint may have: what its makers recommend.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 struct GenerationConfig {
-    guidance_scale: f64,
-    num_inference_steps: usize,
-}
-
-impl Default for GenerationConfig {
-    /// diffusers' defaults.
-    fn default() -> Self {
-        Self {
-            guidance_scale: 7.5,
-            num_inference_steps: 50,
-        }
-    }
-}
-
-/// The picture that is wanted. [`StableDiffusion::request`] fills in the model's defaults.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Request {
-    /// What to draw.
-    pub prompt: String,
-    /// What to avoid.
-    pub negative_prompt: String,
-    /// Inference steps.
-    pub steps: usize,
-    /// Strength of classifier-free guidance; at 1 or less there is none.
-    pub guidance_scale: f64,
-    /// Seed of the noise, as for PyTorch's CPU generator.
-    pub seed: u64,
-    /// Width in pixels.
-    pub width: usize,
-    /// Height in pixels.
-    pub height: usize,
-    /// Pictures of this prompt, made as one batch.
-    pub num_images: usize,
-    /// A noise scheduler in place of the checkpoint's, by a name of
-    /// [`SCHEDULERS`](asyncdiff_core::scheduler::SCHEDULERS).
-    pub scheduler: Option<String>,
-    /// Initial noise in place of the seed's: standard normal, `[num_images, channels, height, width]` of the latents.
-    pub latents: Option<NamedTensor>,
-}
-
-/// How a run is spread over ranks.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Strategy {
-    /// Segments of the denoiser. One segment with stride 1 is the sequential run.
-    pub segments: usize,
-    /// Which segment owns which block.
-    pub partition: PartitionChoice,
-    /// Warm-up, stride, time shift, forecast.
-    pub asyncdiff: AsyncDiff,
-}
-
-/// Where the partition comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PartitionChoice {
-    /// The published table, or the balanced partition where no table fits the denoiser's structure.
-    Published,
-    /// Contiguous segments of equal cost.
-    Balanced,
-    /// Block names, or prefixes of them, to segments. The number of segments must agree.
-    Map(BTreeMap<String, usize>),
-}
-
-impl PartitionChoice {
-    /// `published`, `balanced` or `custom`.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            PartitionChoice::Published => "published",
-            PartitionChoice::Balanced => "balanced",
-            PartitionChoice::Map(_) => "custom",
-        }
-    }
-}
-
-impl Strategy {
-    /// One rank, one segment.
-    #[must_use]
-    pub fn sequential() -> Self {
-        Self::segments(1)
-    }
-
-    /// That many segments of the published partition, with the default parameters.
-    #[must_use]
-    pub fn segments(segments: usize) -> Self {
-        Self {
-            segments,
-            partition: PartitionChoice::Published,
-            asyncdiff: AsyncDiff::default(),
-        }
-    }
-}
-
-/// A request, planned: everything that will be done, and what it should cost.
-#[derive(Clone, Debug)]
-pub struct Run {
-    /// The denoiser's blocks at the request's size.
-    pub graph: SegmentGraph,
-    /// The noise scheduler's coefficients.
-    pub schedule: Schedule,
-    /// Who does what.
-    pub plan: Plan,
-    /// The plan in figures.
-    pub summary: Summary,
-    /// The noise scheduler's class in diffusers.
-    pub scheduler: String,
-    /// Whether no published partition fits, and the balanced one was taken.
-    pub fell_back: bool,
+    guidance_scale: Option<f64>,
+    num_inference_steps: Option<usize>,
 }
 
 fn scheduler(checkpoint: &Checkpoint) -> Result<SchedulerConfig, Error> {
@@ -154,108 +50,129 @@ fn scheduler(checkpoint: &Checkpoint) -> Result<SchedulerConfig, Error> {
         })
 }
 
+fn same(what: &str, found: usize, other: &str, expected: usize) -> Result<(), Error> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Mismatch {
+        what: what.to_owned(),
+        found,
+        other: other.to_owned(),
+        expected,
+    })
+}
+
 impl StableDiffusion {
-    /// Reads a checkpoint's configurations and tokenizer.
+    /// Reads a checkpoint's configurations and tokenizers. The class in its `model_index.json` decides which it must have.
     ///
     /// # Errors
     ///
     /// [`Error`] if a file is missing or broken, or the checkpoint is of a kind that is not supported.
     pub fn open(checkpoint: Checkpoint) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct ModelIndex {
-            _class_name: String,
-        }
-        let index = "model_index.json";
-        let class = checkpoint.json::<ModelIndex>(index)?._class_name;
-        if class != "StableDiffusionPipeline" {
-            return Err(Error::UnknownPipeline {
-                file: checkpoint.describe(index),
-                found: class,
-                supported: "StableDiffusionPipeline",
-            });
-        }
-        let special = "tokenizer/special_tokens_map.json";
-        let special = checkpoint
-            .has(special)
-            .then(|| checkpoint.read(special))
-            .transpose()?;
-        let tokenizer = ClipTokenizer::new(
-            &checkpoint.read("tokenizer/vocab.json")?,
-            &checkpoint.read("tokenizer/merges.txt")?,
-            &checkpoint.read("tokenizer/tokenizer_config.json")?,
-            special.as_deref(),
-        )?;
+        let class = Class::of(&checkpoint)?;
         let generation = "generation_config.json";
-        let defaults = if checkpoint.has(generation) {
+        let recommended = if checkpoint.has(generation) {
             checkpoint.json(generation)?
         } else {
             GenerationConfig::default()
         };
         let pipeline = Self {
-            tokenizer,
-            text_encoder: checkpoint.json("text_encoder/config.json")?,
+            class,
+            text_encoders: TextEncoders::open(&checkpoint, class)?,
             unet: UNet2d::new(&checkpoint.json::<UNet2dConfig>("unet/config.json")?)?,
             vae: checkpoint.json("vae/config.json")?,
             scheduler: scheduler(&checkpoint)?,
-            defaults,
+            recommended,
             checkpoint,
         };
         pipeline.check_parts()?;
         Ok(pipeline)
     }
 
+    /// Whether the parts' settings agree.
     fn check_parts(&self) -> Result<(), Error> {
-        let unet = &self.unet.config;
-        let fits = [
-            (
-                "unet in_channels",
-                unet.in_channels,
-                "vae latent_channels",
-                self.vae.latent_channels,
-            ),
-            (
-                "unet out_channels",
-                unet.out_channels,
-                "vae latent_channels",
-                self.vae.latent_channels,
-            ),
-            (
-                "unet cross_attention_dim",
-                unet.cross_attention_dim,
-                "text_encoder hidden_size",
-                self.text_encoder.hidden_size,
-            ),
-            (
-                "tokenizer model_max_length",
-                self.tokenizer.model_max_length(),
-                "text_encoder max_position_embeddings",
-                self.text_encoder.max_position_embeddings,
-            ),
-        ];
-        match fits
-            .into_iter()
-            .find(|(_, found, _, expected)| found != expected)
-        {
-            Some((what, found, other, expected)) => Err(Error::Mismatch {
-                what,
-                found,
-                other,
-                expected,
-            }),
-            None => Ok(()),
+        let (unet, vae) = (&self.unet.config, &self.vae);
+        let encoders = &self.text_encoders;
+        let latents = vae.latent_channels;
+        same(
+            "unet in_channels",
+            unet.in_channels,
+            "vae latent_channels",
+            latents,
+        )?;
+        same(
+            "unet out_channels",
+            unet.out_channels,
+            "vae latent_channels",
+            latents,
+        )?;
+        for values in [&vae.latents_mean, &vae.latents_std].into_iter().flatten() {
+            let what = "length of vae latents_mean or latents_std";
+            same(what, values.len(), "vae latent_channels", latents)?;
+        }
+        let together = match encoders {
+            TextEncoders::One(_) => "text_encoder hidden_size",
+            TextEncoders::Two { .. } => "hidden_size of both text encoders together",
+        };
+        let read = unet.cross_attention_dim;
+        same(
+            "unet cross_attention_dim",
+            read,
+            together,
+            encoders.features(),
+        )?;
+        for encoder in encoders.iter() {
+            let folder = encoder.folder;
+            let length = encoder.tokenizer.model_max_length();
+            let what = format!("model_max_length of {folder}'s tokenizer");
+            let positions = encoder.config.max_position_embeddings;
+            let other = format!("{folder} max_position_embeddings");
+            same(&what, length, &other, positions)?;
+            same(
+                &what,
+                length,
+                "that of the first tokenizer",
+                encoders.tokens(),
+            )?;
+        }
+        match (encoders, unet.added()) {
+            (TextEncoders::One(_), None) => Ok(()),
+            (TextEncoders::Two { second, .. }, Some(added)) => {
+                let numbers = self.class.time_ids(0, 0).map_or(0, |ids| ids.len());
+                same(
+                    "unet projection_class_embeddings_input_dim",
+                    added.input_features,
+                    &format!("text_encoder_2 projection_dim + {numbers} addition_time_embed_dim"),
+                    second.config.projection_dim + numbers * added.number_features,
+                )
+            }
+            (TextEncoders::One(_), Some(_)) | (TextEncoders::Two { .. }, None) => {
+                let found = unet.addition_embed_type.as_deref().unwrap_or("null");
+                Err(Error::AdditionEmbedType {
+                    found: found.to_owned(),
+                    class: self.class.name(),
+                })
+            }
         }
     }
 
     /// A request for one picture with the model's defaults: its training size, and the steps and guidance scale of its
-    /// `generation_config.json` where it has one (otherwise 50 and 7.5).
+    /// `generation_config.json` where it has one (otherwise those of its pipeline class in diffusers).
     #[must_use]
     pub fn request(&self, prompt: impl Into<String>) -> Request {
-        let side = self.unet.config.sample_size.unwrap_or(64) * self.vae.scale_factor();
+        let defaults = self.class.defaults();
+        let sample_size = self.unet.config.sample_size;
+        let side = sample_size.unwrap_or(defaults.sample_size) * self.vae.scale_factor();
+        let recommended = self.recommended;
         Request {
             prompt: prompt.into(),
             negative_prompt: String::new(),
-            steps: self.defaults.num_inference_steps,
-            guidance_scale: self.defaults.guidance_scale,
+            steps: recommended
+                .num_inference_steps
+                .unwrap_or(defaults.num_inference_steps),
+            guidance_scale: recommended
+                .guidance_scale
+                .unwrap_or(defaults.guidance_scale),
             seed: 0,
             width: side,
             height: side,
@@ -285,11 +202,9 @@ impl StableDiffusion {
         let [batch, _, height, width] = shape;
         let guidance = self.guidance(request)?;
         let passes = if guidance.is_some() { 2 } else { 1 };
-        let graph = self.unet.graph(
-            passes,
-            [batch, height, width],
-            self.tokenizer.model_max_length(),
-        );
+        let graph = self
+            .unet
+            .graph(passes, [batch, height, width], self.text_encoders.tokens());
         let scheduler = match &request.scheduler {
             Some(name) => self.scheduler.with_class(name)?,
             None => self.scheduler.clone(),
@@ -326,14 +241,8 @@ impl StableDiffusion {
             PartitionChoice::Balanced => (Partition::balanced(graph, segments)?, false),
             PartitionChoice::Map(map) => {
                 let partition = Partition::from_map(graph, map)?;
-                if partition.segments() != segments {
-                    return Err(Error::Mismatch {
-                        what: "the number of segments in the partition",
-                        found: partition.segments(),
-                        other: "the number asked for",
-                        expected: segments,
-                    });
-                }
+                let what = "the number of segments in the partition";
+                same(what, partition.segments(), "the number asked for", segments)?;
                 (partition, false)
             }
         })
@@ -372,16 +281,18 @@ impl StableDiffusion {
         Ok((scale > 1.0).then_some(scale))
     }
 
-    /// The part of a prompt that is longer than the text encoder takes, if there is one. Generation cuts it off.
+    /// The part of a prompt that is longer than the text encoders take, if there is one. Generation cuts it off.
     #[must_use]
     pub fn truncated(&self, prompt: &str) -> Option<String> {
-        self.tokenizer.encode(prompt).truncated
+        self.text_encoders
+            .iter()
+            .find_map(|encoder| encoder.tokenizer.encode(prompt).truncated)
     }
 
-    /// The tokenizer.
+    /// The tokenizers and text encoders.
     #[must_use]
-    pub fn tokenizer(&self) -> &ClipTokenizer {
-        &self.tokenizer
+    pub fn text_encoders(&self) -> &TextEncoders {
+        &self.text_encoders
     }
 
     /// The denoiser's structure.

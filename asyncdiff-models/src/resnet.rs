@@ -46,7 +46,7 @@ impl Resnet {
         })
     }
 
-    /// `x` is `[batch, channels, height, width]`; `time` the activated time embedding, `[1, features]`.
+    /// `x` is `[batch, channels, height, width]`; `time` the activated time embedding, `[1 or batch, features]`.
     pub fn forward(&self, x: Tensor<4>, time: Option<&Tensor<2>>) -> Tensor<4> {
         let mut hidden = self
             .conv1

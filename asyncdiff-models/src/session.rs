@@ -11,12 +11,12 @@ use asyncdiff_core::plan::Value;
 use asyncdiff_core::{BlockId, Engine, EngineError};
 use burn::tensor::{FloatDType, Tensor, TensorData};
 
-use crate::clip::ClipTextModel;
 use crate::error::Error;
 use crate::image::Image;
 use crate::pipeline::{Request, Run, StableDiffusion};
 use crate::random::TorchRng;
-use crate::unet::UNet;
+use crate::text::LoadedTextEncoders;
+use crate::unet::{AddedConditioning, Conditioning, UNet};
 use crate::vae::AutoencoderKl;
 
 /// How long a rank waits for another before it gives up: longer than any single denoiser call should take.
@@ -43,7 +43,7 @@ impl Progress for () {
 /// How long the parts of a generation took.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Timings {
-    /// Tokenizer and text encoder.
+    /// Tokenizers and text encoders.
     pub encode: Duration,
     /// All denoising steps: the part that is spread over the ranks.
     pub denoise: Duration,
@@ -64,18 +64,18 @@ pub struct Output {
 
 /// A pipeline with its weights on workers.
 ///
-/// The text encoder and the autoencoder live on the first worker. The denoiser's blocks are loaded for the run at hand,
+/// The text encoders and the autoencoder live on the first worker. The denoiser's blocks are loaded for the run at hand,
 /// each rank's own only, and kept for the next run with the same distribution.
 pub struct Session<'a> {
     pipeline: &'a StableDiffusion,
     workers: Vec<Worker>,
-    text_encoder: ClipTextModel,
+    text_encoders: LoadedTextEncoders<'a>,
     vae: AutoencoderKl,
     ranks: Vec<(Vec<BlockId>, UNet)>,
 }
 
 impl<'a> Session<'a> {
-    /// Loads the text encoder and the autoencoder on the first of `workers`.
+    /// Loads the text encoders and the autoencoder on the first of `workers`.
     ///
     /// # Errors
     ///
@@ -87,16 +87,12 @@ impl<'a> Session<'a> {
                 found: 0,
             });
         };
-        let (text_encoder, vae) = first.install(|| -> Result<_, Error> {
-            let file = pipeline.checkpoint.weights("text_encoder", "model")?;
-            let weights = file.read()?;
-            let text_encoder = ClipTextModel::load(
-                &pipeline.text_encoder,
-                &weights.on(first.device(), FloatDType::F32),
+        let (text_encoders, vae) = first.install(|| -> Result<_, Error> {
+            let text_encoders = LoadedTextEncoders::load(
+                &pipeline.text_encoders,
+                &pipeline.checkpoint,
+                first.device(),
             )?;
-            // A buffer that older versions of transformers saved: the numbers 0, 1, 2, …
-            weights.finish(|name| name.ends_with("embeddings.position_ids"))?;
-
             let file = pipeline
                 .checkpoint
                 .weights("vae", "diffusion_pytorch_model")?;
@@ -104,12 +100,12 @@ impl<'a> Session<'a> {
             let vae =
                 AutoencoderKl::load(&pipeline.vae, &weights.on(first.device(), FloatDType::F32))?;
             weights.finish(|_| false)?;
-            Ok((text_encoder, vae))
+            Ok((text_encoders, vae))
         })?;
         Ok(Self {
             pipeline,
             workers,
-            text_encoder,
+            text_encoders,
             vae,
             ranks: Vec::new(),
         })
@@ -188,11 +184,11 @@ impl<'a> Session<'a> {
         self.prepare(run)?;
         let (latents, rng) = Self::initial_latents(request, run);
         let start = Instant::now();
-        let context = self.encode(request)?;
+        let conditioning = self.encode(request)?;
         let encode = start.elapsed();
 
         let start = Instant::now();
-        let latents = self.denoise(run, context, latents, rng, progress)?;
+        let latents = self.denoise(run, conditioning, latents, rng, progress)?;
         let denoise = start.elapsed();
 
         let start = Instant::now();
@@ -209,29 +205,30 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// The text embeddings of a request, `[passes · num_images, tokens, features]`; with guidance, those of the negative
-    /// prompt first.
+    /// What the denoiser is told of a request, for `passes · num_images` samples; with guidance, that of the negative prompt
+    /// first. It is on the first worker's device.
     ///
     /// # Errors
     ///
     /// [`Error::Guidance`].
-    pub fn encode(&self, request: &Request) -> Result<Tensor<3>, Error> {
+    pub fn encode(&self, request: &Request) -> Result<Conditioning, Error> {
         let negative = self
             .pipeline
             .guidance(request)?
             .map(|_| request.negative_prompt.as_str());
-        let ids: Vec<_> = negative
-            .into_iter()
-            .chain([request.prompt.as_str()])
-            .map(|prompt| self.pipeline.tokenizer.encode(prompt).ids)
-            .collect();
+        let ids = self.pipeline.class.time_ids(request.height, request.width);
         Ok(self.workers[0].install(|| {
-            let texts = self.text_encoder.encode(&ids).last_hidden_state;
-            let each = texts.chunk(ids.len(), 0);
-            let repeated = each
-                .into_iter()
-                .map(|text| text.repeat_dim(0, request.num_images));
-            Tensor::cat(repeated.collect(), 0)
+            let prompts = self.text_encoders.encode(negative, &request.prompt);
+            let context = repeat_each(prompts.context, request.num_images);
+            let samples = context.dims()[0];
+            let added = prompts
+                .pooled
+                .zip(ids)
+                .map(|(pooled, ids)| AddedConditioning {
+                    text_embeds: repeat_each(pooled, request.num_images),
+                    time_ids: vec![ids.to_vec(); samples],
+                });
+            Conditioning { context, added }
         }))
     }
 
@@ -251,7 +248,7 @@ impl<'a> Session<'a> {
     fn denoise(
         &self,
         run: &Run,
-        context: Tensor<3>,
+        conditioning: Conditioning,
         latents: Vec<f32>,
         rng: TorchRng,
         progress: &mut dyn Progress,
@@ -289,8 +286,9 @@ impl<'a> Session<'a> {
             let noise = Box::new(move |_| {
                 tensor(rng.as_mut().map(|rng| rng.randn(count)).unwrap_or_default())
             });
-            let context = context.clone().to_device(device);
-            let mut denoiser = self.ranks[rank].1.denoiser(context, [height, width], noise);
+            let conditioning = conditioning.clone().to_device(device);
+            let unet = &self.ranks[rank].1;
+            let mut denoiser = unet.denoiser(conditioning, [height, width], noise);
             let mut peers = OnDevice::new(peer, device);
             Engine::new(plan, rank).run(&mut denoiser, &mut peers, latents, &mut |what, tensor| {
                 match (&mut progress, what.value) {
@@ -353,6 +351,13 @@ fn is_consequence(error: &RankError<EngineError<std::convert::Infallible>>) -> b
             ..
         }
     )
+}
+
+/// Every row of the batch, `times` times in a row.
+fn repeat_each<const D: usize>(tensor: Tensor<D>, times: usize) -> Tensor<D> {
+    let rows = tensor.dims()[0];
+    let each = tensor.chunk(rows, 0).into_iter();
+    Tensor::cat(each.map(|row| row.repeat_dim(0, times)).collect(), 0)
 }
 
 /// The elements of a tensor, row-major.

@@ -3,6 +3,8 @@
 //! A UNet *is* its list of blocks: there is no forward function beside the plan. [`UNet::load`] takes the blocks that a
 //! rank owns, [`UNet::denoiser`] gives the engine something to run them with.
 
+mod conditioning;
+mod embedding;
 mod transformer;
 
 use std::collections::HashMap;
@@ -13,21 +15,22 @@ use asyncdiff_burn::weights::{Loader, WeightError, Weights};
 use asyncdiff_core::plan::Half;
 use asyncdiff_core::unet::{BlockKind, UNet2d, level_size};
 use asyncdiff_core::{BlockId, Denoiser};
+use burn::nn::GroupNorm;
 use burn::nn::conv::Conv2d;
-use burn::nn::{GroupNorm, Linear};
-use burn::tensor::{Device, FloatDType, Tensor, TensorData, activation};
+use burn::tensor::{Device, FloatDType, Tensor, activation};
 
 use crate::resnet::{Norm, Resnet, enlarge};
+use embedding::Embeddings;
 use transformer::Transformer;
+
+pub use conditioning::{AddedConditioning, Conditioning};
 
 /// The blocks of a UNet that one rank owns, on its device.
 #[derive(Debug)]
 pub struct UNet {
     spec: UNet2d,
     device: Device,
-    dtype: FloatDType,
-    time1: Linear,
-    time2: Linear,
+    embeddings: Embeddings,
     blocks: HashMap<BlockId, Module>,
     parameters: u64,
 }
@@ -43,7 +46,7 @@ enum Module {
 }
 
 impl UNet {
-    /// Loads the blocks `own`, and the time embedding that every rank needs.
+    /// Loads the blocks `own`, and the embeddings that every rank needs.
     ///
     /// # Errors
     ///
@@ -57,23 +60,14 @@ impl UNet {
     ) -> Result<Self, WeightError> {
         let loader = weights.on(device, dtype);
         let before = weights.parameters_read();
-        let time = spec.config.time_embed_dim();
         let blocks = own
             .iter()
             .map(|id| Ok((*id, Module::load(spec, *id, &loader)?)))
             .collect::<Result<_, WeightError>>()?;
-        let embedding = loader.at("time_embedding");
         let unet = Self {
             spec: spec.clone(),
             device: device.clone(),
-            dtype,
-            time1: layers::linear(
-                &embedding.at("linear_1"),
-                spec.config.block_out_channels[0],
-                time,
-                true,
-            )?,
-            time2: layers::linear(&embedding.at("linear_2"), time, time, true)?,
+            embeddings: Embeddings::load(&spec.config, &loader, device, dtype)?,
             blocks,
             parameters: weights.parameters_read() - before,
         };
@@ -94,47 +88,26 @@ impl UNet {
 
     /// Something to run the blocks with, for one batch.
     ///
-    /// `context` holds the text embeddings, `[passes · batch, tokens, features]`: with guidance, those of the negative
-    /// prompt first. `size` is the latents' `[height, width]`. `noise` gives the noise of a stochastic scheduler's step, as
+    /// `size` is the latents' `[height, width]`. `noise` gives the noise of a stochastic scheduler's step, as
     /// `[batch, channels, height, width]`.
+    ///
+    /// # Panics
+    ///
+    /// If `conditioning` lacks what the UNet adds to its time embedding.
     pub fn denoiser<'a>(
         &'a self,
-        context: Tensor<3>,
+        conditioning: Conditioning,
         size: [usize; 2],
         noise: NoiseSource<'a>,
     ) -> UNetDenoiser<'a> {
         UNetDenoiser {
             unet: self,
-            context,
+            context: conditioning.context,
+            added: self.embeddings.added(conditioning.added),
             size,
             noise,
             time: None,
         }
-    }
-
-    /// The activated time embedding, `[1, features]` (diffusers' `Timesteps` and `TimestepEmbedding`).
-    fn time(&self, timestep: f64) -> Tensor<2> {
-        let features = self.spec.config.block_out_channels[0];
-        let half = features / 2;
-        let shift = self.spec.config.freq_shift;
-        let angles = (0..half).map(|index| {
-            let exponent = -10_000_f64.ln() * index as f64 / (half as f64 - shift);
-            timestep * exponent.exp()
-        });
-        let (sines, cosines): (Vec<f32>, Vec<f32>) = angles
-            .map(|angle| (angle.sin() as f32, angle.cos() as f32))
-            .unzip();
-        let values = if self.spec.config.flip_sin_to_cos {
-            [cosines, sines].concat()
-        } else {
-            [sines, cosines].concat()
-        };
-        let embedding = Tensor::from_data(
-            TensorData::new(values, [1, 2 * half]),
-            (&self.device, self.dtype.into()),
-        );
-        let hidden = activation::silu(self.time1.forward(embedding));
-        activation::silu(self.time2.forward(hidden))
     }
 }
 
@@ -205,6 +178,8 @@ pub type NoiseSource<'a> = Box<dyn FnMut(usize) -> Tensor<4> + Send + 'a>;
 pub struct UNetDenoiser<'a> {
     unet: &'a UNet,
     context: Tensor<3>,
+    /// What is added to the time embedding: the same for all timesteps.
+    added: Option<Tensor<2>>,
     size: [usize; 2],
     noise: NoiseSource<'a>,
     /// The last timestep's embedding: all blocks of a call share it.
@@ -223,7 +198,8 @@ impl Denoiser for UNetDenoiser<'_> {
         inputs: Vec<Tensor<4>>,
     ) -> Result<Tensor<4>, Infallible> {
         if self.time.as_ref().is_none_or(|(of, _)| *of != timestep) {
-            self.time = Some((timestep, self.unet.time(timestep)));
+            let embedding = self.unet.embeddings.at(timestep, self.added.as_ref());
+            self.time = Some((timestep, embedding));
         }
         let time = self.time.as_ref().map(|(_, embedding)| embedding);
         let input = match <[Tensor<4>; 1]>::try_from(inputs) {

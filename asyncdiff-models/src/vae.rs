@@ -5,7 +5,7 @@ use asyncdiff_burn::weights::{Loader, WeightError};
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, Linear};
 use burn::tensor::ops::PadMode;
-use burn::tensor::{Tensor, activation};
+use burn::tensor::{Tensor, TensorData, activation};
 use serde::Deserialize;
 
 use crate::attention::{Mask, attend};
@@ -31,6 +31,10 @@ pub struct VaeConfig {
     pub scaling_factor: f64,
     /// What is subtracted from the encoder's latents before that.
     pub shift_factor: Option<f64>,
+    /// The mean of each channel of the encoder's latents, where the denoiser's are normalised.
+    pub latents_mean: Option<Vec<f64>>,
+    /// The standard deviation of each channel, likewise.
+    pub latents_std: Option<Vec<f64>>,
     /// Whether the middle blocks attend.
     pub mid_block_add_attention: bool,
     /// Whether a 1x1 convolution follows the encoder.
@@ -50,6 +54,8 @@ impl Default for VaeConfig {
             norm_num_groups: 32,
             scaling_factor: 0.18215,
             shift_factor: None,
+            latents_mean: None,
+            latents_std: None,
             mid_block_add_attention: true,
             use_quant_conv: true,
             use_post_quant_conv: true,
@@ -127,10 +133,29 @@ impl AutoencoderKl {
         self.decoder.forward(latents)
     }
 
-    /// The denoiser's latents to the decoder's.
+    /// The denoiser's latents, `[batch, latent_channels, height, width]`, to the decoder's.
+    ///
+    /// # Panics
+    ///
+    /// If the configuration's `latents_mean` or `latents_std` has not one entry for each channel.
     #[must_use]
     pub fn unscale(&self, latents: Tensor<4>) -> Tensor<4> {
-        latents / self.config.scaling_factor + self.config.shift_factor.unwrap_or(0.0)
+        let config = &self.config;
+        let device = latents.device();
+        let per_channel = |values: &[f64]| {
+            let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
+            let data = TensorData::new(values, [1, config.latent_channels, 1, 1]);
+            Tensor::<4>::from_data(data, &device)
+        };
+        let mut latents = latents;
+        if let Some(deviations) = &config.latents_std {
+            latents = latents * per_channel(deviations);
+        }
+        latents = latents / config.scaling_factor + config.shift_factor.unwrap_or(0.0);
+        if let Some(means) = &config.latents_mean {
+            latents = latents + per_channel(means);
+        }
+        latents
     }
 }
 

@@ -76,6 +76,12 @@ pub struct UNet2dConfig {
     pub transformer_layers_per_block: PerBlock<usize>,
     /// Features of a text token.
     pub cross_attention_dim: usize,
+    /// What is added to the time embedding: nothing, or `text_time` ([`UNet2dConfig::added`]).
+    pub addition_embed_type: Option<String>,
+    /// Features of each number that `text_time` embeds.
+    pub addition_time_embed_dim: Option<usize>,
+    /// Features that go into `add_embedding`: those of the pooled text, and of all embedded numbers.
+    pub projection_class_embeddings_input_dim: Option<usize>,
     /// Whether transformers project tokens with linear layers.
     pub use_linear_projection: bool,
     /// Groups of the group norms.
@@ -111,6 +117,9 @@ impl Default for UNet2dConfig {
             num_attention_heads: None,
             transformer_layers_per_block: PerBlock::One(1),
             cross_attention_dim: 1280,
+            addition_embed_type: None,
+            addition_time_embed_dim: None,
+            projection_class_embeddings_input_dim: None,
             use_linear_projection: false,
             norm_num_groups: 32,
             norm_eps: 1e-5,
@@ -121,10 +130,19 @@ impl Default for UNet2dConfig {
     }
 }
 
+/// The `add_embedding` of a UNet whose `addition_embed_type` is `text_time` (Stable Diffusion XL): the pooled text and a few
+/// numbers about the picture, each embedded as the timestep is, become one vector that is added to the time embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddedEmbedding {
+    /// Features of each number.
+    pub number_features: usize,
+    /// Features of the pooled text and of all numbers together.
+    pub input_features: usize,
+}
+
 /// Keys that are implemented for one value only; `null` and a missing key mean that value too.
 const FIXED: &[(&str, &str)] = &[
     ("act_fn", "\"silu\""),
-    ("addition_embed_type", "null"),
     ("attention_type", "\"default\""),
     ("center_input_sample", "false"),
     ("class_embed_type", "null"),
@@ -154,6 +172,16 @@ impl UNet2dConfig {
     #[must_use]
     pub fn time_embed_dim(&self) -> usize {
         4 * self.block_out_channels[0]
+    }
+
+    /// What is added to the time embedding, beside the time.
+    #[must_use]
+    pub fn added(&self) -> Option<AddedEmbedding> {
+        self.addition_embed_type.as_ref()?;
+        Some(AddedEmbedding {
+            number_features: self.addition_time_embed_dim?,
+            input_features: self.projection_class_embeddings_input_dim?,
+        })
     }
 
     /// Attention heads of a level.
@@ -224,6 +252,7 @@ impl UNet2dConfig {
                 "UNetMidBlock2DCrossAttn",
             ));
         }
+        self.check_added()?;
         for (level, channels) in self.block_out_channels.iter().enumerate() {
             for (key, divisor) in [
                 ("norm_num_groups", self.norm_num_groups),
@@ -246,6 +275,34 @@ impl UNet2dConfig {
                 *found == expected || (found.is_number() && found.as_f64() == expected.as_f64());
             if !found.is_null() && !same {
                 return Err(unsupported(key, &found.to_string(), only));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_added(&self) -> Result<(), UNetError> {
+        match self.addition_embed_type.as_deref() {
+            None => return Ok(()),
+            Some("text_time") => {}
+            Some(other) => {
+                return Err(unsupported(
+                    "addition_embed_type",
+                    other,
+                    "null and text_time",
+                ));
+            }
+        }
+        for (key, found) in [
+            ("addition_time_embed_dim", self.addition_time_embed_dim),
+            (
+                "projection_class_embeddings_input_dim",
+                self.projection_class_embeddings_input_dim,
+            ),
+        ] {
+            if found.unwrap_or(0) == 0 {
+                let found = found.map_or("null".to_owned(), |found| found.to_string());
+                let supported = "a number above 0 where addition_embed_type is text_time";
+                return Err(unsupported(key, &found, supported));
             }
         }
         Ok(())

@@ -77,12 +77,13 @@ impl UNet2d {
         count as u64
     }
 
-    /// The time embedding's two linear layers.
+    /// Two linear layers that embed the timestep, and two for what is added to it.
     pub(super) fn shared_parameters(&self) -> u64 {
-        let (input, time) = (
-            self.config.block_out_channels[0],
-            self.config.time_embed_dim(),
-        );
-        (input * time + time + time * time + time) as u64
+        let time = self.config.time_embed_dim();
+        let embedding = |input| input * time + time + time * time + time;
+        let added = self.config.added();
+        let count = embedding(self.config.block_out_channels[0])
+            + added.map_or(0, |added| embedding(added.input_features));
+        count as u64
     }
 }

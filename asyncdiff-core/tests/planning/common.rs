@@ -4,9 +4,24 @@ use asyncdiff_core::scheduler::SchedulerConfig;
 use asyncdiff_core::unet::UNet2d;
 use asyncdiff_core::{Schedule, SegmentGraph};
 
+fn unet(config: &str, side: usize) -> SegmentGraph {
+    let config = serde_json::from_str(config).unwrap();
+    UNet2d::new(&config).unwrap().graph(2, [1, side, side], 77)
+}
+
+/// Stable Diffusion 1.5 at 512 pixels.
 pub fn graph() -> SegmentGraph {
-    let config = serde_json::from_str(include_str!("sd15_unet.json")).unwrap();
-    UNet2d::new(&config).unwrap().graph(2, [1, 64, 64], 77)
+    unet(include_str!("sd15_unet.json"), 64)
+}
+
+/// Stable Diffusion 2.1 at 768 pixels.
+pub fn sd21() -> SegmentGraph {
+    unet(include_str!("sd21_unet.json"), 96)
+}
+
+/// Stable Diffusion XL at 1024 pixels. The last segment of its published partitions owns the first blocks too.
+pub fn sdxl() -> SegmentGraph {
+    unet(include_str!("sdxl_unet.json"), 128)
 }
 
 pub fn schedule(class: &str, steps: usize) -> Schedule {

@@ -3,13 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use asyncdiff_core::unet::UNet2d;
+use asyncdiff_core::unet::{UNet2d, UNet2dConfig};
 use asyncdiff_core::{BlockId, Partition, PartitionError, SegmentGraph};
+use serde_json::{Value, json};
 
-fn sd21() -> SegmentGraph {
-    let config = serde_json::from_str(include_str!("sd21_unet.json")).unwrap();
-    UNet2d::new(&config).unwrap().graph(2, [1, 96, 96], 77)
-}
+use super::common::{graph as sd15, sd21, sdxl};
 
 fn weights(graph: &SegmentGraph) -> u64 {
     let all: Vec<_> = graph.iter().map(|(id, _)| id).collect();
@@ -29,21 +27,21 @@ fn balance(graph: &SegmentGraph, partition: &Partition) -> Vec<u64> {
 
 #[test]
 fn sizes_are_those_of_the_real_models() {
-    // The exact numbers of weights of the released checkpoints.
-    assert_eq!(weights(&super::common::graph()), 859_520_964);
-    assert_eq!(weights(&sd21()), 865_910_724);
-    let giga = |graph: SegmentGraph| (graph.macs() as f64 / 1e9).round();
-    assert!(
-        (giga(super::common::graph()) - 803.0).abs() <= 8.0,
-        "{}",
-        giga(super::common::graph())
-    );
-    assert!((giga(sd21()) - 2149.0).abs() <= 21.0, "{}", giga(sd21()));
+    for (graph, parameters, giga_macs) in [
+        (sd15(), 859_520_964, 803.0),
+        (sd21(), 865_910_724, 2149.0),
+        (sdxl(), 2_567_463_684, 6761.0),
+    ] {
+        // The exact numbers of weights of the released checkpoints.
+        assert_eq!(weights(&graph), parameters);
+        let found = graph.macs() as f64 / 1e9;
+        assert!((found - giga_macs).abs() <= 0.01 * giga_macs, "{found}");
+    }
 }
 
 #[test]
 fn every_value_is_read_and_shapes_agree() {
-    for graph in [super::common::graph(), sd21()] {
+    for graph in [sd15(), sd21(), sdxl()] {
         let mut read = vec![false; graph.blocks.len()];
         for (id, block) in graph.iter() {
             for input in &block.inputs {
@@ -64,7 +62,6 @@ fn every_value_is_read_and_shapes_agree() {
 
 #[test]
 fn published_partitions_fit_by_structure_and_have_the_published_balance() {
-    let (sd15, sd21) = (super::common::graph(), sd21());
     let of = |graph: &SegmentGraph| -> Vec<_> {
         Partition::all_published(graph)
             .iter()
@@ -85,13 +82,14 @@ fn published_partitions_fit_by_structure_and_have_the_published_balance() {
         }
         assert_eq!(of(graph).len(), 3);
     };
-    published(&sd15, [&[44, 56], &[31, 38, 31], &[22, 22, 31, 25]]);
-    published(&sd21, [&[47, 53], &[33, 38, 29], &[25, 27, 22, 26]]);
+    published(&sd15(), [&[44, 56], &[31, 38, 31], &[22, 22, 31, 25]]);
+    published(&sd21(), [&[47, 53], &[33, 38, 29], &[25, 27, 22, 26]]);
+    published(&sdxl(), [&[56, 44], &[35, 34, 31], &[29, 23, 24, 23]]);
 }
 
 #[test]
 fn balanced_partitions_are_contiguous_and_at_least_as_good_as_published() {
-    let graph = super::common::graph();
+    let graph = sd15();
     for segments in 1..=graph.blocks.len() {
         let partition = Partition::balanced(&graph, segments).unwrap();
         assert_eq!(partition.segments(), segments);
@@ -108,7 +106,7 @@ fn balanced_partitions_are_contiguous_and_at_least_as_good_as_published() {
 
 #[test]
 fn wrong_partitions_are_errors() {
-    let graph = super::common::graph();
+    let graph = sd15();
     assert_eq!(
         Partition::published(&graph, 0),
         Err(PartitionError::NoSegments)
@@ -162,7 +160,7 @@ fn wrong_partitions_are_errors() {
 
 #[test]
 fn in_a_map_the_longest_entry_decides() {
-    let graph = super::common::graph();
+    let graph = sd15();
     let entries = [
         ("conv_in", 1),
         ("down_blocks", 0),
@@ -180,4 +178,23 @@ fn in_a_map_the_longest_entry_decides() {
     assert_eq!(owner("down_blocks.0.resnets.1"), 1);
     assert_eq!(owner("down_blocks.1.resnets.1"), 0);
     assert_eq!(partition.owner(BlockId(0)), 1);
+}
+
+#[test]
+fn what_is_added_to_the_time_embedding_is_checked() {
+    let sdxl: Value = serde_json::from_str(include_str!("sdxl_unet.json")).unwrap();
+    for (key, value) in [
+        ("addition_embed_type", json!("image")),
+        ("addition_time_embed_dim", Value::Null),
+        ("projection_class_embeddings_input_dim", json!(0)),
+    ] {
+        let mut config = sdxl.clone();
+        config[key] = value;
+        let config: UNet2dConfig = serde_json::from_value(config).unwrap();
+        let error = UNet2d::new(&config).unwrap_err().to_string();
+        assert!(
+            error.contains(key) && error.contains("text_time"),
+            "{error}"
+        );
+    }
 }

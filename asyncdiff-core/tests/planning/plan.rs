@@ -41,14 +41,18 @@ fn source(plan: &Plan, rank: usize, block: BlockId, of: usize) -> Option<(f64, V
 
 #[test]
 fn every_combination_of_parameters_is_valid() {
-    let graph = super::common::graph();
     for class in [
         "DDIMScheduler",
         "PNDMScheduler",
         "EulerDiscreteScheduler",
+        "EulerAncestralDiscreteScheduler",
         "UniPCMultistepScheduler",
     ] {
-        for steps in [4, 7] {
+        for (graph, steps) in [
+            (super::common::graph(), 4),
+            (super::common::graph(), 7),
+            (super::common::sdxl(), 5),
+        ] {
             let schedule = super::common::schedule(class, steps);
             for warm_up in 1..=schedule.calls() {
                 for segments in 1..=4 {
@@ -66,15 +70,15 @@ fn every_combination_of_parameters_is_valid() {
 
 #[test]
 fn stride_1_reads_foreign_values_of_the_call_before_and_own_ones_fresh() {
-    let graph = super::common::graph();
+    let (sd15, sdxl) = (super::common::graph(), super::common::sdxl());
     let schedule = super::common::schedule("DDIMScheduler", 8);
-    for time_shift in [false, true] {
+    for (graph, time_shift) in [(&sd15, false), (&sd15, true), (&sdxl, false), (&sdxl, true)] {
         let strategy = AsyncDiff {
             warm_up: 3,
             time_shift,
             ..AsyncDiff::default()
         };
-        let plan = build(&graph, &schedule, 3, &strategy);
+        let plan = build(graph, &schedule, 3, &strategy);
         for call in 0..7 {
             for (id, block) in graph.iter() {
                 let rank = plan.segment_of[id.0];
@@ -99,6 +103,36 @@ fn stride_1_reads_foreign_values_of_the_call_before_and_own_ones_fresh() {
                         terms.iter().map(|term| term.of).collect::<Vec<_>>(),
                         [value.at(version)]
                     );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_latents_are_where_the_first_block_is_and_stay_there() {
+    let graph = super::common::sdxl();
+    let schedule = super::common::schedule("EulerAncestralDiscreteScheduler", 8);
+    for segments in 2..=4 {
+        for stride in [1, 2] {
+            let strategy = AsyncDiff {
+                stride,
+                ..AsyncDiff::default()
+            };
+            let plan = build(&graph, &schedule, segments, &strategy);
+            assert_eq!(plan.latents_rank, segments - 1);
+            for (rank, instruction) in
+                plan.ranks.iter().enumerate().flat_map(|(rank, list)| {
+                    list.iter().map(move |instruction| (rank, instruction))
+                })
+            {
+                for what in instruction.action.writes().into_iter() {
+                    let receives = matches!(instruction.action, Action::Recv { .. });
+                    let advances = what.value == Value::Latents && !receives;
+                    assert!(!advances || rank == plan.latents_rank);
+                    // With stride 2, one more rank owns the first blocks.
+                    let reads_latents = what.value == Value::Latents && receives;
+                    assert!(!reads_latents || (stride == 2 && rank == segments));
                 }
             }
         }
@@ -199,17 +233,24 @@ fn forecasts_move_no_more_bytes_from_call_to_call() {
 
 #[test]
 fn speed_up_and_traffic_are_those_of_the_reference() {
-    let graph = super::common::graph();
+    let (sd15, sdxl) = (super::common::graph(), super::common::sdxl());
     let schedule = super::common::schedule("DDIMScheduler", 400);
-    let sequential = Plan::sequential(&graph, &schedule, Some(7.5)).unwrap();
-    for (segments, ideal, mebibytes) in [(2, 1.79, 23.0), (3, 2.62, 28.0), (4, 3.19, 34.0)] {
+    for (graph, segments, ideal, mebibytes) in [
+        (&sd15, 2, 1.79, 23.0),
+        (&sd15, 3, 2.62, 28.0),
+        (&sd15, 4, 3.19, 34.0),
+        (&sdxl, 2, 1.78, 7.5),
+        (&sdxl, 3, 2.87, 35.0),
+        (&sdxl, 4, 3.45, 68.0),
+    ] {
+        let sequential = Plan::sequential(graph, &schedule, Some(7.5)).unwrap();
         let strategy = AsyncDiff {
             warm_up: 1,
             ..AsyncDiff::default()
         };
-        let plan = build(&graph, &schedule, segments, &strategy);
+        let plan = build(graph, &schedule, segments, &strategy);
         // The reference counts half-precision elements.
-        let summary = Summary::new(&plan, &sequential, &graph, 2);
+        let summary = Summary::new(&plan, &sequential, graph, 2);
         assert!(
             (summary.ideal_speed_up - ideal).abs() < 0.02,
             "{segments}: {}",

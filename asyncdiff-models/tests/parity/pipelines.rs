@@ -1,6 +1,6 @@
 //! Whole denoising runs against the reference: sequential step by step, and every asynchronous case.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use asyncdiff_core::{AsyncDiff, Partition};
@@ -231,4 +231,32 @@ fn asynchronous_stride_1() {
 #[test]
 fn asynchronous_stride_2() {
     asynchronous("asyncdiff_intended", 2);
+}
+
+/// Where the latents live must not show: not in the noise that is drawn, nor in the order of several pictures.
+#[test]
+fn a_warm_up_to_the_end_is_the_sequential_run_wherever_the_latents_are() {
+    let mut ranks = BTreeSet::new();
+    for model in models() {
+        let mut request = model.pipeline.request("a red fox");
+        request.steps = 3;
+        request.num_images = 2;
+        request.seed = 7;
+        request.scheduler = Some("euler-ancestral".to_owned());
+        let mut session = Session::new(&model.pipeline, workers("cpu:4", None).unwrap()).unwrap();
+        let (exact, _) = run(&mut session, &model, &request, &Strategy::sequential());
+        for (segments, stride) in [(2, 1), (3, 1), (3, 2)] {
+            let mut strategy = Strategy::segments(segments);
+            strategy.asyncdiff.stride = stride;
+            strategy.asyncdiff.warm_up = 3;
+            let plan = model.pipeline.plan(&request, &strategy).unwrap().plan;
+            ranks.insert(plan.latents_rank);
+            let (found, steps) = run(&mut session, &model, &request, &strategy);
+            let what = format!("{} with {segments} segments, stride {stride}", model.name);
+            assert_eq!(steps.len(), 3, "{what}");
+            assert_eq!(found.latents, exact.latents, "{what}");
+            assert_eq!(found.images, exact.images, "{what}");
+        }
+    }
+    println!("latents on ranks {ranks:?}");
 }

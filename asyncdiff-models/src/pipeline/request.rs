@@ -1,0 +1,103 @@
+//! What is asked of a pipeline, and what it makes of that.
+
+use std::collections::BTreeMap;
+
+use asyncdiff_burn::weights::NamedTensor;
+use asyncdiff_core::{AsyncDiff, Plan, Schedule, SegmentGraph, Summary};
+
+/// The picture that is wanted. [`StableDiffusion::request`](super::StableDiffusion::request) fills in the model's defaults.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Request {
+    /// What to draw.
+    pub prompt: String,
+    /// What to avoid; empty for nothing. Stable Diffusion XL then takes zeros for its embeddings, if its `model_index.json`
+    /// says `force_zeros_for_empty_prompt`.
+    pub negative_prompt: String,
+    /// Inference steps.
+    pub steps: usize,
+    /// Strength of classifier-free guidance; at 1 or less there is none.
+    pub guidance_scale: f64,
+    /// Seed of the noise, as for PyTorch's CPU generator.
+    pub seed: u64,
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Pictures of this prompt, made as one batch.
+    pub num_images: usize,
+    /// A noise scheduler in place of the checkpoint's, by a name of
+    /// [`SCHEDULERS`](asyncdiff_core::scheduler::SCHEDULERS).
+    pub scheduler: Option<String>,
+    /// Initial noise in place of the seed's: standard normal, `[num_images, channels, height, width]` of the latents.
+    pub latents: Option<NamedTensor>,
+}
+
+/// How a run is spread over ranks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Strategy {
+    /// Segments of the denoiser. One segment with stride 1 is the sequential run.
+    pub segments: usize,
+    /// Which segment owns which block.
+    pub partition: PartitionChoice,
+    /// Warm-up, stride, time shift, forecast.
+    pub asyncdiff: AsyncDiff,
+}
+
+/// Where the partition comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PartitionChoice {
+    /// The published table, or the balanced partition where no table fits the denoiser's structure.
+    Published,
+    /// Contiguous segments of equal cost.
+    Balanced,
+    /// Block names, or prefixes of them, to segments. The number of segments must agree.
+    Map(BTreeMap<String, usize>),
+}
+
+impl PartitionChoice {
+    /// `published`, `balanced` or `custom`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            PartitionChoice::Published => "published",
+            PartitionChoice::Balanced => "balanced",
+            PartitionChoice::Map(_) => "custom",
+        }
+    }
+}
+
+impl Strategy {
+    /// One rank, one segment.
+    #[must_use]
+    pub fn sequential() -> Self {
+        Self::segments(1)
+    }
+
+    /// That many segments of the published partition, with the default parameters.
+    #[must_use]
+    pub fn segments(segments: usize) -> Self {
+        Self {
+            segments,
+            partition: PartitionChoice::Published,
+            asyncdiff: AsyncDiff::default(),
+        }
+    }
+}
+
+/// A request, planned: everything that will be done, and what it should cost.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The denoiser's blocks at the request's size.
+    pub graph: SegmentGraph,
+    /// The noise scheduler's coefficients.
+    pub schedule: Schedule,
+    /// Who does what.
+    pub plan: Plan,
+    /// The plan in figures.
+    pub summary: Summary,
+    /// The noise scheduler's class in diffusers.
+    pub scheduler: String,
+    /// Whether no published partition fits, and the balanced one was taken.
+    pub fell_back: bool,
+}

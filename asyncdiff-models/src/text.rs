@@ -1,0 +1,229 @@
+//! The text side of a pipeline: from prompts to what the denoiser reads of them.
+
+use asyncdiff_burn::weights::{Loader, WeightError};
+use burn::tensor::{Device, FloatDType, Tensor};
+
+use crate::checkpoint::Checkpoint;
+use crate::clip::{ClipTextConfig, ClipTextModel, ClipTextModelWithProjection};
+use crate::error::Error;
+use crate::pipeline::Class;
+use crate::tokenizer::ClipTokenizer;
+
+/// A tokenizer and the text encoder that reads its ids, without the weights.
+#[derive(Clone, Debug)]
+pub struct TextEncoder {
+    /// The text encoder's folder in the checkpoint.
+    pub folder: &'static str,
+    /// The tokenizer.
+    pub tokenizer: ClipTokenizer,
+    /// The text encoder's configuration.
+    pub config: ClipTextConfig,
+}
+
+/// The text encoders of a checkpoint, without the weights.
+#[derive(Clone, Debug)]
+pub enum TextEncoders {
+    /// Of Stable Diffusion 1 and 2, whose denoiser reads the last hidden states.
+    One(Box<TextEncoder>),
+    /// Of Stable Diffusion XL, whose denoiser reads the hidden states before the last layer of both, side by side, and the
+    /// projected pooled text of the second.
+    Two {
+        /// The encoder whose features come first.
+        first: Box<TextEncoder>,
+        /// The encoder with a projection.
+        second: Box<TextEncoder>,
+        /// An empty negative prompt means embeddings of zeros (diffusers' `force_zeros_for_empty_prompt`).
+        zeros_for_empty: bool,
+    },
+}
+
+impl TextEncoder {
+    fn open(checkpoint: &Checkpoint, folder: &'static str, tokenizer: &str) -> Result<Self, Error> {
+        let read = |name: &str| checkpoint.read(&format!("{tokenizer}/{name}"));
+        let special = "special_tokens_map.json";
+        let special = checkpoint
+            .has(&format!("{tokenizer}/{special}"))
+            .then(|| read(special))
+            .transpose()?;
+        let tokenizer = ClipTokenizer::new(
+            &read("vocab.json")?,
+            &read("merges.txt")?,
+            &read("tokenizer_config.json")?,
+            special.as_deref(),
+        )
+        .map_err(|source| Error::Tokenizer {
+            folder: checkpoint.describe(tokenizer),
+            source,
+        })?;
+        Ok(Self {
+            folder,
+            tokenizer,
+            config: checkpoint.json(&format!("{folder}/config.json"))?,
+        })
+    }
+
+    fn ids(&self, prompts: &[&str]) -> Vec<Vec<u32>> {
+        let encode = |prompt: &&str| self.tokenizer.encode(prompt).ids;
+        prompts.iter().map(encode).collect()
+    }
+}
+
+impl TextEncoders {
+    pub(crate) fn open(checkpoint: &Checkpoint, class: Class) -> Result<Self, Error> {
+        let open = |folder, tokenizer| {
+            let encoder = TextEncoder::open(checkpoint, folder, tokenizer)?;
+            Ok::<_, Error>(Box::new(encoder))
+        };
+        let first = open("text_encoder", "tokenizer")?;
+        Ok(match class {
+            Class::StableDiffusion => Self::One(first),
+            Class::StableDiffusionXl { zeros_for_empty } => Self::Two {
+                first,
+                second: open("text_encoder_2", "tokenizer_2")?,
+                zeros_for_empty,
+            },
+        })
+    }
+
+    /// The text encoders, in the order of their features.
+    pub fn iter(&self) -> impl Iterator<Item = &TextEncoder> {
+        let (first, second) = match self {
+            Self::One(only) => (only, None),
+            Self::Two { first, second, .. } => (first, Some(second)),
+        };
+        std::iter::once(first).chain(second).map(Box::as_ref)
+    }
+
+    /// Number of token ids of a text: the same for all encoders of a checkpoint.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        match self {
+            Self::One(first) | Self::Two { first, .. } => first.tokenizer.model_max_length(),
+        }
+    }
+
+    /// Features of a token, of all encoders together.
+    #[must_use]
+    pub fn features(&self) -> usize {
+        self.iter().map(|encoder| encoder.config.hidden_size).sum()
+    }
+}
+
+/// What a pipeline's text encoders say about a batch of prompts.
+#[derive(Clone, Debug)]
+pub(crate) struct PromptEmbedding {
+    /// `[prompts, tokens, features]`
+    pub context: Tensor<3>,
+    /// `[prompts, features]`, where the denoiser reads it.
+    pub pooled: Option<Tensor<2>>,
+}
+
+/// The text encoders of a pipeline with their weights.
+#[derive(Debug)]
+pub(crate) enum LoadedTextEncoders<'a> {
+    One(&'a TextEncoder, Box<ClipTextModel>),
+    Two {
+        first: (&'a TextEncoder, Box<ClipTextModel>),
+        second: (&'a TextEncoder, Box<ClipTextModelWithProjection>),
+        zeros_for_empty: bool,
+    },
+}
+
+impl<'a> LoadedTextEncoders<'a> {
+    pub fn load(
+        encoders: &'a TextEncoders,
+        checkpoint: &Checkpoint,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        let plain = |encoder: &'a TextEncoder| {
+            let model = load(encoder, checkpoint, device, ClipTextModel::load)?;
+            Ok::<_, Error>((encoder, model))
+        };
+        Ok(match encoders {
+            TextEncoders::One(only) => {
+                let (encoder, model) = plain(only)?;
+                Self::One(encoder, model)
+            }
+            TextEncoders::Two {
+                first,
+                second,
+                zeros_for_empty,
+            } => {
+                let projecting = load(
+                    second,
+                    checkpoint,
+                    device,
+                    ClipTextModelWithProjection::load,
+                )?;
+                Self::Two {
+                    first: plain(first)?,
+                    second: (second, projecting),
+                    zeros_for_empty: *zeros_for_empty,
+                }
+            }
+        })
+    }
+
+    /// Embeds a prompt, and before it in the batch the negative prompt if there is one.
+    pub fn encode(&self, negative: Option<&str>, prompt: &str) -> PromptEmbedding {
+        let zeros = match self {
+            Self::One(..) => false,
+            Self::Two {
+                zeros_for_empty, ..
+            } => *zeros_for_empty && negative == Some(""),
+        };
+        let texts: Vec<_> = negative
+            .filter(|_| !zeros)
+            .into_iter()
+            .chain([prompt])
+            .collect();
+        let embedding = self.forward(&texts);
+        if zeros {
+            PromptEmbedding {
+                context: behind_zeros(embedding.context),
+                pooled: embedding.pooled.map(behind_zeros),
+            }
+        } else {
+            embedding
+        }
+    }
+
+    fn forward(&self, texts: &[&str]) -> PromptEmbedding {
+        match self {
+            Self::One(encoder, model) => PromptEmbedding {
+                context: model.encode(&encoder.ids(texts)).last_hidden_state,
+                pooled: None,
+            },
+            Self::Two {
+                first: (first, model),
+                second: (second, projecting),
+                ..
+            } => {
+                let narrow = model.encode(&first.ids(texts));
+                let (wide, text_embeds) = projecting.encode(&second.ids(texts));
+                PromptEmbedding {
+                    context: Tensor::cat(vec![narrow.penultimate, wide.penultimate], 2),
+                    pooled: Some(text_embeds),
+                }
+            }
+        }
+    }
+}
+
+fn load<T>(
+    encoder: &TextEncoder,
+    checkpoint: &Checkpoint,
+    device: &Device,
+    load: impl Fn(&ClipTextConfig, &Loader<'_>) -> Result<T, WeightError>,
+) -> Result<Box<T>, Error> {
+    let file = checkpoint.weights(encoder.folder, "model")?;
+    let weights = file.read()?;
+    let model = load(&encoder.config, &weights.on(device, FloatDType::F32))?;
+    // A buffer that older versions of transformers saved: the numbers 0, 1, 2, …
+    weights.finish(|name| name.ends_with("embeddings.position_ids"))?;
+    Ok(Box::new(model))
+}
+
+fn behind_zeros<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    Tensor::cat(vec![tensor.zeros_like(), tensor], 0)
+}

@@ -1,0 +1,124 @@
+//! The time embedding and what is added to it: shared by all blocks of a call, so every rank holds these layers.
+
+use asyncdiff_burn::layers;
+use asyncdiff_burn::weights::{Loader, WeightError};
+use asyncdiff_core::unet::UNet2dConfig;
+use burn::nn::Linear;
+use burn::tensor::{Device, FloatDType, Tensor, TensorData, activation};
+
+use super::AddedConditioning;
+
+/// The embeddings of a UNet, on a device.
+#[derive(Debug)]
+pub(crate) struct Embeddings {
+    time: Embedding,
+    /// Features of a number, and the layers for all of them and the text.
+    added: Option<(usize, Embedding)>,
+    config: UNet2dConfig,
+    device: Device,
+    dtype: FloatDType,
+}
+
+/// diffusers' `TimestepEmbedding`.
+#[derive(Debug)]
+struct Embedding {
+    linear1: Linear,
+    linear2: Linear,
+}
+
+impl Embedding {
+    fn load(loader: &Loader<'_>, input: usize, output: usize) -> Result<Self, WeightError> {
+        Ok(Self {
+            linear1: layers::linear(&loader.at("linear_1"), input, output, true)?,
+            linear2: layers::linear(&loader.at("linear_2"), output, output, true)?,
+        })
+    }
+
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let hidden = activation::silu(self.linear1.forward(x));
+        self.linear2.forward(hidden)
+    }
+}
+
+impl Embeddings {
+    pub fn load(
+        config: &UNet2dConfig,
+        root: &Loader<'_>,
+        device: &Device,
+        dtype: FloatDType,
+    ) -> Result<Self, WeightError> {
+        let time = config.time_embed_dim();
+        let load = |name, input| Embedding::load(&root.at(name), input, time);
+        let added = config.added().map(|added| {
+            let layers = load("add_embedding", added.input_features)?;
+            Ok((added.number_features, layers))
+        });
+        Ok(Self {
+            time: load("time_embedding", config.block_out_channels[0])?,
+            added: added.transpose()?,
+            config: config.clone(),
+            device: device.clone(),
+            dtype,
+        })
+    }
+
+    /// What is added to the time embedding: `[samples, features]`.
+    ///
+    /// # Panics
+    ///
+    /// If the UNet needs it and `conditioning` is `None`, or its number of features is not the configuration's.
+    pub fn added(&self, conditioning: Option<AddedConditioning>) -> Option<Tensor<2>> {
+        let (features, layers) = self.added.as_ref()?;
+        let AddedConditioning {
+            text_embeds,
+            time_ids,
+        } = conditioning.expect("a UNet of addition_embed_type text_time needs AddedConditioning");
+        let samples = time_ids.len();
+        let numbers = time_ids.concat();
+        let embedded = numbers.len() * features / samples;
+        let numbers = self
+            .sinusoids(&numbers, *features)
+            .reshape([samples, embedded]);
+        Some(layers.forward(Tensor::cat(vec![text_embeds, numbers], 1)))
+    }
+
+    /// The activated embedding for a call: `[1, features]`, or `[samples, features]` where something is added.
+    pub fn at(&self, timestep: f64, added: Option<&Tensor<2>>) -> Tensor<2> {
+        let features = self.config.block_out_channels[0];
+        let time = self.time.forward(self.sinusoids(&[timestep], features));
+        activation::silu(match added {
+            Some(added) => added.clone() + time,
+            None => time,
+        })
+    }
+
+    /// Cosines and sines of every number at geometrically spaced frequencies, `[numbers, features]` (diffusers'
+    /// `Timesteps`). An odd number of features ends with a zero.
+    fn sinusoids(&self, numbers: &[f64], features: usize) -> Tensor<2> {
+        let half = features / 2;
+        let frequency = |index: usize| {
+            let exponent = index as f64 / (half as f64 - self.config.freq_shift);
+            (-10_000_f64.ln() * exponent).exp()
+        };
+        let frequencies: Vec<f64> = (0..half).map(frequency).collect();
+        let mut values = Vec::with_capacity(numbers.len() * features);
+        for number in numbers {
+            let angles = frequencies.iter().map(|frequency| number * frequency);
+            let (sines, cosines): (Vec<f32>, Vec<f32>) = angles
+                .map(|angle| (angle.sin() as f32, angle.cos() as f32))
+                .unzip();
+            if self.config.flip_sin_to_cos {
+                values.extend(cosines);
+                values.extend(sines);
+            } else {
+                values.extend(sines);
+                values.extend(cosines);
+            }
+            values.extend((features % 2 == 1).then_some(0.0));
+        }
+        Tensor::from_data(
+            TensorData::new(values, [numbers.len(), features]),
+            (&self.device, self.dtype.into()),
+        )
+    }
+}
