@@ -38,7 +38,8 @@ pub trait Denoiser {
         terms: &[(f64, Option<Half>, Self::Tensor)],
     ) -> Result<Self::Tensor, Self::Error>;
 
-    /// Standard normal noise for the scheduler's step after a call. The same on every rank and for every plan.
+    /// Standard normal noise for the scheduler's step after a call. Asked for once for each stochastic step, in their order,
+    /// on the rank that advances the latents; so every plan draws the same.
     ///
     /// # Errors
     ///
@@ -63,7 +64,7 @@ pub enum EngineError<E: std::error::Error> {
     #[error("cancelled")]
     Cancelled,
     /// The plan reads what is not there; [`Plan::validate`] would have said so.
-    #[error("{0:?} is not there: the plan is not valid")]
+    #[error("{0} is missing: the plan is not valid")]
     Missing(Versioned),
 }
 

@@ -7,6 +7,8 @@
 mod build;
 mod validate;
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::graph::BlockId;
@@ -36,6 +38,19 @@ pub struct Versioned {
     pub value: Value,
     /// The denoiser call that it belongs to.
     pub version: usize,
+}
+
+impl fmt::Display for Versioned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = self.version;
+        match self.value {
+            Value::Latents => write!(f, "the latents before call {version}"),
+            Value::Prediction => write!(f, "the noise prediction of call {version}"),
+            Value::Noise => write!(f, "the noise of call {version}"),
+            Value::Corrected => write!(f, "the corrected latents of call {version}"),
+            Value::Block(BlockId(index)) => write!(f, "block {index}'s output of call {version}"),
+        }
+    }
 }
 
 impl Value {
@@ -202,7 +217,7 @@ pub enum PlanError {
         graph: usize,
     },
     /// A rank reads something that it neither computed nor received before.
-    #[error("rank {rank}, action {index}: {what:?} is read before it is there")]
+    #[error("rank {rank}, action {index}: {what} is read before it is there")]
     Missing {
         /// The rank.
         rank: usize,
@@ -212,7 +227,7 @@ pub enum PlanError {
         what: Versioned,
     },
     /// The same version appears twice on a rank.
-    #[error("rank {rank}, action {index}: {what:?} is there already")]
+    #[error("rank {rank}, action {index}: {what} is there already")]
     Duplicate {
         /// The rank.
         rank: usize,
@@ -222,7 +237,7 @@ pub enum PlanError {
         what: Versioned,
     },
     /// A message that is sent and never received, or sent twice.
-    #[error("{what:?} from rank {from} to rank {to} has {sends} sends and {receives} receives")]
+    #[error("{what} from rank {from} to rank {to} has {sends} sends and {receives} receives")]
     Unmatched {
         /// What is sent.
         what: Versioned,
@@ -236,7 +251,7 @@ pub enum PlanError {
         receives: usize,
     },
     /// Ranks that wait for each other.
-    #[error("rank {rank} waits for {what:?} from rank {from} forever")]
+    #[error("rank {rank} waits for {what} from rank {from} forever")]
     CyclicWait {
         /// A waiting rank.
         rank: usize,
@@ -246,7 +261,7 @@ pub enum PlanError {
         from: usize,
     },
     /// A prediction that is computed or used a wrong number of times, or latents that are.
-    #[error("{what:?} is produced {produced} times and used {used} times")]
+    #[error("{what} is produced {produced} times and used {used} times")]
     Count {
         /// What.
         what: Versioned,
@@ -284,5 +299,25 @@ pub enum PlanError {
         version: usize,
         /// The sum found.
         sum: f64,
+    },
+    /// A block that the rank does not hold, or inputs that are not those of the graph.
+    #[error(
+        "rank {rank} computes {block} for call {version}, but does not hold it, or from other inputs than the graph's"
+    )]
+    Inputs {
+        /// The rank.
+        rank: usize,
+        /// The block's name.
+        block: String,
+        /// The version that is computed.
+        version: usize,
+    },
+    /// A combination of nothing.
+    #[error("rank {rank} makes {what} from nothing")]
+    Empty {
+        /// The rank.
+        rank: usize,
+        /// The result.
+        what: Versioned,
     },
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::graph::{BlockId, Input, SegmentGraph};
 use crate::plan::{Action, Plan};
-use crate::simulate::{Machine, simulate};
+use crate::simulate::{Machine, ideal_speed_up, simulate};
 
 /// Who computes what, how stale the inputs are, what is moved, and how much sooner the run can be done.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -90,7 +90,7 @@ impl Summary {
             ranks,
             edges: edges(plan, graph, element_bytes),
             bytes_per_call: simulation.bytes as f64 / plan.calls as f64,
-            ideal_speed_up: simulate(sequential, graph, &machine).makespan / simulation.makespan,
+            ideal_speed_up: ideal_speed_up(plan, sequential, graph),
             idle_share: simulation.idle_share,
         }
     }

@@ -9,7 +9,7 @@ use crate::graph::{BlockId, Input, SegmentGraph};
 use crate::partition::Partition;
 use crate::scheduler::Schedule;
 
-/// The parameters of an asynchronous run, as published (paper, section 3; REFERENCE of the field's terms in the README).
+/// The parameters of an asynchronous run, as published (Chen et al. 2024, section 3), and the forecast, which is ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct AsyncDiff {
     /// Denoiser calls advanced by one parallel round: 1 or 2. With 2, one more rank holds a second copy of the segment

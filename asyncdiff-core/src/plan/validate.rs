@@ -7,9 +7,10 @@ use crate::graph::{BlockId, Input, SegmentGraph};
 
 impl Plan {
     /// Proves that the plan can run and does what its strategy says: every source was produced or received earlier on
-    /// its rank; every send has exactly one receive; no ranks wait for each other; every call has one noise prediction,
-    /// which enters exactly one update of the latents; and the versions that every block reads are those of the
-    /// strategy's contract, with weights that add up to one.
+    /// its rank; every send has exactly one receive; no ranks wait for each other; no call has more than one noise prediction,
+    /// and each enters exactly one update of the latents; and the versions that every block reads are those of the
+    /// strategy's contract, with weights that add up to one. (Timesteps are the builders' business: a plan does not know the
+    /// schedule.)
     ///
     /// # Errors
     ///
@@ -135,8 +136,9 @@ impl Plan {
         for (call, used) in used.into_iter().enumerate() {
             let count = |what| produced.get(&what).copied().unwrap_or(0);
             let prediction = Value::Prediction.at(call);
-            if count(prediction) != 1 || used != 1 {
-                let produced = count(prediction);
+            let produced = count(prediction);
+            // A step that changes nothing weighs its prediction with 0: then nobody needs the call at all.
+            if produced > 1 || used != produced {
                 return Err(PlanError::Count {
                     what: prediction,
                     produced,
@@ -165,9 +167,34 @@ impl Plan {
                 ..
             } = action
             else {
+                if let Action::Combine { out, terms } = action
+                    && terms.is_empty()
+                {
+                    return Err(PlanError::Empty { rank, what: *out });
+                }
                 continue;
             };
-            for (input, terms) in graph.block(*block).inputs.iter().zip(inputs) {
+            let read = &graph.block(*block).inputs;
+            let fits = |(input, terms): (&Input, &Vec<Term>)| {
+                let value = match *input {
+                    Input::Latents => Value::Latents,
+                    Input::Block(id) => Value::Block(id),
+                };
+                terms
+                    .iter()
+                    .all(|term| term.of.value == value && term.half.is_none())
+            };
+            if read.len() != inputs.len()
+                || !read.iter().zip(inputs).all(fits)
+                || !self.blocks[rank].contains(block)
+            {
+                return Err(PlanError::Inputs {
+                    rank,
+                    block: graph.block(*block).name.clone(),
+                    version: *version,
+                });
+            }
+            for (input, terms) in read.iter().zip(inputs) {
                 let expected = self.expected_version(rank, *block, *version, *input);
                 let found = newest(terms);
                 if found != Some(expected) {

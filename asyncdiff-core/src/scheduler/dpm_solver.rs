@@ -93,7 +93,8 @@ impl Solver {
             config.use_flow_sigmas,
             "flow matching is not supported; set it to false",
         )?;
-        if let Some(variance) = &config.variance_type {
+        // Other values are settings of samplers that the configuration was written for.
+        if let Some(variance @ ("learned" | "learned_range")) = config.variance_type.as_deref() {
             let remedy = "models that predict a variance are not supported; set it to null if this one does not";
             return Err(ScheduleError::setting("variance_type", variance, remedy));
         }

@@ -1,5 +1,5 @@
 //! Schedules against the process that they invert, the configuration, and the errors. The comparison with diffusers is
-//! `tests/schedulers.rs`.
+//! in asyncdiff-models' parity tests.
 
 use std::collections::HashMap;
 

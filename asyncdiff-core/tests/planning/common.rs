@@ -25,9 +25,14 @@ pub fn sdxl() -> SegmentGraph {
 }
 
 pub fn schedule(class: &str, steps: usize) -> Schedule {
+    offset_schedule(class, steps, 1)
+}
+
+/// With an offset of 0, the last step of DDIM and PNDM goes from timestep 0 to timestep 0, and changes nothing.
+pub fn offset_schedule(class: &str, steps: usize, offset: usize) -> Schedule {
     let config: SchedulerConfig = format!(
         r#"{{"_class_name": "{class}", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-            "clip_sample": false, "skip_prk_steps": true, "steps_offset": 1, "set_alpha_to_one": false}}"#
+            "clip_sample": false, "skip_prk_steps": true, "steps_offset": {offset}, "set_alpha_to_one": false}}"#
     )
     .parse()
     .unwrap();

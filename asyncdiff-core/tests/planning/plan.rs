@@ -416,6 +416,45 @@ fn the_proof_notices_every_kind_of_damage() {
         })
     ));
 
+    // A block's input swapped for another block's output of the right version, and a block that another rank holds.
+    let mut plan = good.clone();
+    for instruction in &mut plan.ranks[0] {
+        instruction.release.clear();
+        if let Action::Run {
+            block: BlockId(3),
+            version: 5,
+            inputs,
+            ..
+        } = &mut instruction.action
+        {
+            inputs[0][0].of = Value::Block(BlockId(1)).at(5);
+        }
+    }
+    assert!(matches!(
+        plan.validate(&graph),
+        Err(PlanError::Inputs {
+            rank: 0,
+            version: 5,
+            ..
+        })
+    ));
+
+    let mut plan = good.clone();
+    plan.blocks[0].remove(3);
+    assert!(matches!(
+        plan.validate(&graph),
+        Err(PlanError::Inputs { rank: 0, .. })
+    ));
+
+    let mut plan = good.clone();
+    for instruction in &mut plan.ranks[0] {
+        if let Action::Combine { terms, .. } = &mut instruction.action {
+            terms.clear();
+        }
+        instruction.release.clear();
+    }
+    assert!(plan.validate(&graph).is_err());
+
     let mut plan = good;
     for instruction in &mut plan.ranks[0] {
         if let Action::Run {
@@ -432,4 +471,21 @@ fn the_proof_notices_every_kind_of_damage() {
         plan.validate(&graph),
         Err(PlanError::Weights { .. })
     ));
+}
+
+/// Such a call is left out; PNDM's defaults in diffusers ask for it.
+#[test]
+fn a_step_that_changes_nothing_is_no_error() {
+    let graph = super::common::graph();
+    for class in ["DDIMScheduler", "PNDMScheduler"] {
+        let schedule = super::common::offset_schedule(class, 6, 0);
+        let last = schedule.calls() - 1;
+        for warm_up in [1, 2, last, last + 1] {
+            for strategy in strategies(warm_up) {
+                let plan = build(&graph, &schedule, 2, &strategy);
+                assert!(source(&plan, 1, graph.last(), last).is_none());
+            }
+        }
+        Plan::sequential(&graph, &schedule, None).unwrap();
+    }
 }
