@@ -7,6 +7,8 @@ use burn::nn::{
     PaddingConfig2d,
 };
 
+use burn::tensor::Tensor;
+
 use crate::weights::{Loader, WeightError};
 
 /// `torch.nn.Linear`: `weight` of `[output, input]`, and `bias` where there is one.
@@ -20,15 +22,29 @@ pub fn linear(
     output: usize,
     bias: bool,
 ) -> Result<Linear, WeightError> {
-    // A 1x1 convolution does the same; checkpoints of both kinds exist for the VAE's attention.
-    let stored: [&[usize]; 2] = [&[output, input], &[output, input, 1, 1]];
-    let weight = loader.tensor_stored_as("weight", &stored, [output, input])?;
+    let weight = loader.tensor("weight", [output, input])?;
     let bias = bias.then(|| loader.tensor("bias", [output])).transpose()?;
-    Ok(Linear {
+    Ok(from_rows(weight, bias))
+}
+
+/// `torch.nn.Conv2d` with a kernel of 1x1 and a bias, as the linear layer over channels that it is.
+///
+/// # Errors
+///
+/// As [`Loader::tensor`].
+pub fn pointwise(loader: &Loader<'_>, input: usize, output: usize) -> Result<Linear, WeightError> {
+    let weight = loader.tensor("weight", [output, input, 1, 1])?;
+    let bias = loader.tensor("bias", [output])?;
+    Ok(from_rows(weight.reshape([output, input]), Some(bias)))
+}
+
+fn from_rows(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Linear {
+    let [output, input] = weight.dims();
+    Linear {
         // Burn multiplies from the left; the copy makes the rows contiguous once instead of at every call.
         weight: Param::from_tensor(weight.transpose().reshape([input, output])),
         bias: bias.map(Param::from_tensor),
-    })
+    }
 }
 
 /// `torch.nn.Conv2d` with a bias: `weight` of `[output, input, kernel, kernel]`, zero padding on all sides.

@@ -268,20 +268,6 @@ impl<'a> Loader<'a> {
         name: &str,
         shape: [usize; D],
     ) -> Result<Tensor<D>, WeightError> {
-        self.tensor_stored_as(name, &[&shape], shape)
-    }
-
-    /// The tensor `name` in this module, which the file may hold in any of the shapes `stored`, reshaped.
-    ///
-    /// # Errors
-    ///
-    /// As [`Loader::tensor`].
-    pub fn tensor_stored_as<const D: usize>(
-        &self,
-        name: &str,
-        stored: &[&[usize]],
-        shape: [usize; D],
-    ) -> Result<Tensor<D>, WeightError> {
         let name = self.at(name).prefix.into_owned();
         let file = self.weights.file.to_owned();
         let Ok(view) = self.weights.tensors.tensor(&name) else {
@@ -291,7 +277,7 @@ impl<'a> Loader<'a> {
                 expected: shape.to_vec(),
             });
         };
-        if !stored.contains(&view.shape()) {
+        if view.shape() != shape {
             return Err(WeightError::Shape {
                 file,
                 name,

@@ -38,7 +38,7 @@ pub struct Generate {
     pub sample: Sample,
     #[command(flatten)]
     pub devices: Devices,
-    /// Segments of the denoiser, each on a device of its own [default: one for each device]
+    /// Segments of the denoiser, each on a device of its own [default: one for each device that is named]
     #[arg(long, value_name = "N")]
     pub segments: Option<usize>,
     #[command(flatten)]
@@ -58,8 +58,8 @@ pub struct Compare {
     pub sample: Sample,
     #[command(flatten)]
     pub devices: Devices,
-    /// Segments of the denoiser, one or several numbers
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "2")]
+    /// Segments of the denoiser, one or several numbers [default: 2, or those of the partition file]
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
     pub segments: Vec<usize>,
     /// Denoiser calls that one parallel round advances, 1 or 2, one or both
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
@@ -86,9 +86,9 @@ pub struct Compare {
 pub struct Plan {
     #[command(flatten)]
     pub sample: Sample,
-    /// Segments of the denoiser, each on a device of its own
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    pub segments: usize,
+    /// Segments of the denoiser, each on a device of its own [default: 2, or those of the partition file]
+    #[arg(long, value_name = "N")]
+    pub segments: Option<usize>,
     #[command(flatten)]
     pub strategy: SingleStrategy,
     /// Draw the time line of the simulated run into this SVG file [default: none]
@@ -190,9 +190,9 @@ pub struct CommonStrategy {
 #[derive(Debug, Args)]
 pub struct Printing {
     /// Print a machine-readable report instead of text [default: off]
-    #[arg(long)]
+    #[arg(long, conflicts_with = "quiet")]
     pub json: bool,
-    /// Print nothing but errors [default: off]
+    /// Print nothing but warnings and errors [default: off]
     #[arg(long)]
     pub quiet: bool,
 }

@@ -1,5 +1,12 @@
 //! The subcommands.
 
+/// Prints a line. Unlike with `println!`, a reader that has gone away is an error, not a panic.
+macro_rules! say {
+    ($($line:tt)*) => {
+        std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($line)*)))
+    };
+}
+
 pub mod compare;
 pub mod generate;
 pub mod plan;
@@ -7,9 +14,17 @@ pub mod plan;
 use std::io::Write;
 
 use clap::CommandFactory;
+use clap_complete::Shell;
 
 use crate::args::Cli;
 use crate::setup::Result;
+
+/// Prints completions for a shell.
+pub fn completions(shell: Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "asyncdiff", &mut script);
+    Ok(std::io::stdout().write_all(&script)?)
+}
 
 /// Prints the man page, subcommands and all.
 pub fn man() -> Result<()> {

@@ -1,29 +1,53 @@
 //! Pictures as PNG files.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use asyncdiff_models::image::Image;
 
-/// Writes `image` to `path` as a PNG file with `text` (keyword and content, such as `parameters` and the prompt) as text
-/// chunks: `tEXt` where the content is Latin-1, which every reader knows, and `iTXt` (UTF-8) where it is not.
+/// Writes pictures as PNG files with `text` (keyword and content, such as `parameters` and the prompt) as text chunks: `tEXt`
+/// where the content is Latin-1, which every reader knows, and `iTXt` (UTF-8) where it is not.
 ///
-/// The file appears whole or not at all: a temporary file beside it takes its name at the end. A file that is already
-/// there is replaced.
+/// All pictures are made before the first is written, and every file appears whole or not at all.
 ///
 /// # Errors
 ///
-/// A sentence that names the file: its folder does not exist, the disk is full, the picture has no pixel, or a text is
-/// not fit for PNG.
-pub fn write_png(path: &Path, image: &Image, text: &[(&str, &str)]) -> Result<(), String> {
-    check_path(path)?;
-    let cannot = |reason: String| format!("cannot write {}: {reason}", path.display());
-    let (folder, name) = (folder(path), path.file_name().unwrap_or_default());
-    let (file, temporary) =
-        create_beside(folder, name).map_err(|error| cannot(error.to_string()))?;
-    let written = encode(file, image, text)
-        .and_then(|()| fs::rename(&temporary, path).map_err(|error| error.to_string()));
+/// A sentence that names the file: its folder does not exist, the disk is full, the picture has no pixel, or a text is not
+/// fit for PNG.
+pub fn write_pngs(
+    paths: &[PathBuf],
+    images: &[Image],
+    text: &[(&str, &str)],
+) -> Result<(), String> {
+    let encode = |(path, image): (&PathBuf, &Image)| {
+        encode(image, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    };
+    let files: Vec<_> = paths
+        .iter()
+        .zip(images)
+        .map(encode)
+        .collect::<Result<_, _>>()?;
+    paths
+        .iter()
+        .zip(files)
+        .try_for_each(|(path, bytes)| write_whole(path, &bytes))
+}
+
+/// Writes a file that appears whole or not at all: a temporary file beside it takes its name at the end. A file that is
+/// already there is replaced.
+///
+/// # Errors
+///
+/// A sentence that names the file.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    let cannot = |error: io::Error| format!("cannot write {}: {error}", path.display());
+    let (mut file, temporary) = create_beside(folder(path)).map_err(cannot)?;
+    let written = file
+        .write_all(bytes)
+        // Without this a crash of the machine may leave the new name with nothing in it.
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // What went wrong first is worth telling; that the leftover cannot be removed either is not.
         let _ = fs::remove_file(&temporary);
@@ -31,7 +55,7 @@ pub fn write_png(path: &Path, image: &Image, text: &[(&str, &str)]) -> Result<()
     written.map_err(cannot)
 }
 
-/// Whether [`write_png`] could write there, to be asked before a long computation.
+/// Whether [`write_pngs`] could write there, to be asked before a long computation.
 ///
 /// # Errors
 ///
@@ -65,29 +89,27 @@ fn folder(path: &Path) -> &Path {
 }
 
 /// A new file in `folder`, hidden, under a name that nobody else uses.
-fn create_beside(folder: &Path, name: &std::ffi::OsStr) -> io::Result<(File, PathBuf)> {
+fn create_beside(folder: &Path) -> io::Result<(File, PathBuf)> {
     let process = std::process::id();
     let mut attempt = 0_u32;
     loop {
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{process}-{attempt}.tmp"));
-        let path = folder.join(hidden);
+        let path = folder.join(format!(".asyncdiff-{process}-{attempt}.tmp"));
         match File::create_new(&path) {
             Ok(file) => return Ok((file, path)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 1000 => {
-                attempt += 1
+                attempt += 1;
             }
             Err(error) => return Err(error),
         }
     }
 }
 
-fn encode(file: File, image: &Image, text: &[(&str, &str)]) -> Result<(), String> {
+/// The bytes of a PNG file.
+fn encode(image: &Image, text: &[(&str, &str)]) -> Result<Vec<u8>, String> {
     let side = |pixels: usize| {
         u32::try_from(pixels).map_err(|_| format!("{pixels} pixels are too many for a PNG file"))
     };
-    let mut output = BufWriter::new(file);
+    let mut output = Vec::new();
     let mut encoder = png::Encoder::new(&mut output, side(image.width)?, side(image.height)?);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
@@ -112,12 +134,7 @@ fn encode(file: File, image: &Image, text: &[(&str, &str)]) -> Result<(), String
         writer.finish()
     });
     written.map_err(|error| error.to_string())?;
-    output.flush().map_err(|error| error.to_string())?;
-    // Without this a crash of the machine may leave the new name with nothing in it.
-    output
-        .get_ref()
-        .sync_all()
-        .map_err(|error| error.to_string())
+    Ok(output)
 }
 
 #[cfg(test)]
@@ -130,6 +147,10 @@ mod tests {
             height: 2,
             rgb: (0..18).collect(),
         }
+    }
+
+    fn write_png(path: &Path, image: &Image, text: &[(&str, &str)]) -> Result<(), String> {
+        write_pngs(&[path.to_owned()], std::slice::from_ref(image), text)
     }
 
     fn read(path: &Path) -> (png::Info<'static>, Vec<u8>) {
@@ -173,8 +194,9 @@ mod tests {
     fn a_folder_that_does_not_exist_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("missing").join("a.png");
-        let error = write_png(&path, &picture(), &[]).unwrap_err();
+        let error = check_path(&path).unwrap_err();
         assert!(error.contains("missing does not exist"), "{error}");
+        assert!(write_png(&path, &picture(), &[]).is_err());
     }
 
     #[test]

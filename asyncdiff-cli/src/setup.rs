@@ -1,5 +1,6 @@
 //! From what was typed to what it means.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use asyncdiff_burn::device::{Worker, workers};
@@ -82,27 +83,42 @@ fn latents(path: &Path) -> Result<NamedTensor> {
     }
 }
 
-/// What `--partition` means.
-pub fn partition(name: &str) -> Result<PartitionChoice> {
-    Ok(match name {
-        "published" => PartitionChoice::Published,
-        "balanced" => PartitionChoice::Balanced,
-        file => {
-            let text = std::fs::read(file)
-                .map_err(|error| format!("cannot read the partition {file}: {error}; use published, balanced, or a JSON file"))?;
-            let map = serde_json::from_slice(&text).map_err(|error| {
-                format!("{file} is no map of block names to segment numbers: {error}")
-            })?;
-            PartitionChoice::Map(map)
-        }
-    })
+/// What `--partition` and `--segments` mean; `default` is the number of segments where neither says it.
+pub fn partition(name: &str, segments: Option<usize>, default: usize) -> Result<PartitionChoice> {
+    let count = segments.unwrap_or(default);
+    let file = match name {
+        "published" => return Ok(PartitionChoice::Published(count)),
+        "balanced" => return Ok(PartitionChoice::Balanced(count)),
+        file => file,
+    };
+    let text = std::fs::read(file).map_err(|error| {
+        format!(
+            "cannot read the partition {file}: {error}; use published, balanced, or a JSON file"
+        )
+    })?;
+    let map: BTreeMap<String, usize> = serde_json::from_slice(&text)
+        .map_err(|error| format!("{file} is no map of block names to segment numbers: {error}"))?;
+    let found = map.values().max().map_or(0, |last| last.saturating_add(1));
+    match segments {
+        Some(asked) if asked != found => Err(format!(
+            "the partition {file} has {found} segments, not {asked}: leave out --segments, or change the file"
+        )
+        .into()),
+        _ => Ok(PartitionChoice::Map(map)),
+    }
 }
 
-/// The workers that the flags name, or as many CPU workers as `needed`.
-pub fn devices(devices: &Devices, needed: usize) -> Result<Vec<Worker>> {
-    let default = format!("cpu:{needed}");
-    let spec = devices.devices.as_deref().unwrap_or(&default);
-    Ok(workers(spec, devices.threads)?)
+/// The workers that `--devices` names, if it is given.
+pub fn named_devices(devices: &Devices) -> Result<Option<Vec<Worker>>> {
+    let spec = devices.devices.as_deref();
+    Ok(spec
+        .map(|spec| workers(spec, devices.threads))
+        .transpose()?)
+}
+
+/// As many CPU workers as a plan needs.
+pub fn cpu_workers(devices: &Devices, needed: usize) -> Result<Vec<Worker>> {
+    Ok(workers(&format!("cpu:{needed}"), devices.threads)?)
 }
 
 /// Says so if CPU workers have to share cores: their times then say nothing about as many devices.

@@ -369,10 +369,14 @@ fn a_partition_of_ones_own_is_taken_from_a_file() {
     fs::write(sandbox.path("map.json"), map.to_string()).unwrap();
     let text = sandbox.ok(&["plan", "--segments", "2", "--partition", "map.json"]);
     assert!(text.contains("custom partition"), "{text}");
+    let text = sandbox.ok(&["plan", "--partition", "map.json"]);
+    assert!(text.contains("2 segments on 2 devices"), "{text}");
+    let error = sandbox.fails(&["plan", "--segments", "3", "--partition", "map.json"]);
+    assert!(error.contains("map.json has 2 segments, not 3"), "{error}");
     sandbox.ok(&["plan", "--segments", "5", "--partition", "balanced"]);
 
     fs::write(sandbox.path("map.json"), json!({"conv_inn": 0}).to_string()).unwrap();
-    let error = sandbox.fails(&["plan", "--segments", "2", "--partition", "map.json"]);
+    let error = sandbox.fails(&["plan", "--partition", "map.json"]);
     assert!(error.contains("conv_inn"), "{error}");
     let error = sandbox.fails(&["plan", "--segments", "2", "--partition", "none.json"]);
     assert!(error.contains("none.json"), "{error}");
@@ -436,6 +440,15 @@ fn impossible_requests_are_one_clear_sentence() {
         ),
         (&["--width", "66"], &["width 66", "multiple of 4", "68"]),
         (&["--height", "0"], &["height 0", "multiple of 4"]),
+        (&["--warm-up", "0"], &["warm-up of 0", "1 to 3"]),
+        (
+            &["--width", "4611686018427387904"],
+            &["width", "at most 16384"],
+        ),
+        (
+            &["--num-images", "9223372036854775808"],
+            &["number of images", "at most 1024"],
+        ),
         (&["--steps", "0"], &["0 inference steps", "1 to 1000"]),
         (&["--steps", "1001"], &["1001 inference steps", "1 to 1000"]),
         (&["--num-images", "0"], &["0 images", "at least 1"]),
@@ -620,6 +633,20 @@ fn damaged_models_are_one_clear_sentence() {
         },
         &["MagicScheduler", "DDIMScheduler"],
     );
+    // Settings that nothing could be built from.
+    for (file, key, value) in [
+        ("vae/config.json", "block_out_channels", json!([])),
+        ("vae/config.json", "norm_num_groups", json!(5)),
+        ("vae/config.json", "act_fn", json!("gelu")),
+        ("text_encoder/config.json", "num_attention_heads", json!(0)),
+        ("text_encoder/config.json", "num_attention_heads", json!(5)),
+        ("text_encoder/config.json", "vocab_size", json!(100)),
+    ] {
+        damaged(
+            |model| edit_json(&model.join(file), |config| config[key] = value.clone()),
+            &[file, key],
+        );
+    }
     // More weights than the structure has: fewer layers in the config.
     damaged(
         |model| {
@@ -751,6 +778,24 @@ fn an_empty_negative_prompt_means_zeros_if_the_model_says_so() {
         index.remove("force_zeros_for_empty_prompt");
     });
     assert_eq!(pixels("default.png", &strong), zeros);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    use std::io::Read;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_asyncdiff"))
+        .args(["plan", "--json"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut start = [0; 10];
+    child.stdout.take().unwrap().read_exact(&mut start).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{output:?}"
+    );
 }
 
 #[test]

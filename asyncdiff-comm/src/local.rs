@@ -24,8 +24,8 @@ struct State<M> {
     /// Ranks that were dropped.
     left: Vec<bool>,
     failure: Option<(usize, String)>,
-    /// How many ranks are at the current barrier, and how many barriers are done.
-    arrived: usize,
+    /// Which ranks are at the current barrier, and how many barriers are done.
+    arrived: Vec<bool>,
     barriers: usize,
 }
 
@@ -37,7 +37,7 @@ pub fn world<M>(size: usize, deadline: Duration) -> Vec<LocalPeer<M>> {
             mail: HashMap::new(),
             left: vec![false; size],
             failure: None,
-            arrived: 0,
+            arrived: vec![false; size],
             barriers: 0,
         }),
         changed: Condvar::new(),
@@ -87,7 +87,7 @@ impl<M> LocalPeer<M> {
         mut ready: impl FnMut(&mut State<M>) -> Option<R>,
         awaited: impl Fn(&State<M>) -> Option<usize>,
     ) -> Result<R, CommError> {
-        let until = Instant::now() + self.deadline;
+        let start = Instant::now();
         loop {
             if let Some(result) = ready(&mut state) {
                 return Ok(result);
@@ -100,7 +100,7 @@ impl<M> LocalPeer<M> {
                     reason: "it ended while others still waited for it".to_owned(),
                 });
             }
-            let left = until.saturating_duration_since(Instant::now());
+            let left = self.deadline.saturating_sub(start.elapsed());
             if left.is_zero() {
                 return Err(CommError::Deadline {
                     rank: rank.unwrap_or(self.rank),
@@ -160,10 +160,12 @@ impl<M> PeerExchange<M> for LocalPeer<M> {
 
     fn barrier(&mut self) -> Result<(), CommError> {
         let mut state = self.world.lock();
+        state.check(self.rank)?;
         let mine = state.barriers;
-        state.arrived += 1;
-        if state.arrived == state.left.len() {
-            state.arrived = 0;
+        // Whoever comes again after a deadline counts once.
+        state.arrived[self.rank] = true;
+        if state.arrived.iter().all(|arrived| *arrived) {
+            state.arrived.fill(false);
             state.barriers += 1;
             drop(state);
             self.world.changed.notify_all();
@@ -172,7 +174,12 @@ impl<M> PeerExchange<M> for LocalPeer<M> {
         self.wait(
             state,
             |state| (state.barriers > mine).then_some(()),
-            |state| state.left.iter().position(|left| *left),
+            |state| {
+                let missing = |rank: &usize| !state.arrived[*rank];
+                let gone = |rank: &usize| state.left[*rank];
+                let ranks = || 0..state.left.len();
+                ranks().find(gone).or_else(|| ranks().find(missing))
+            },
         )
     }
 

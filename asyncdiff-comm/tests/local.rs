@@ -140,3 +140,32 @@ fn a_rank_outside_the_world_is_an_error() {
     assert_eq!(first.send(2, 0, 1), Err(error.clone()));
     assert_eq!(first.recv(2, 0), Err(error));
 }
+
+#[test]
+fn a_barrier_names_the_rank_that_does_not_come_and_can_be_tried_again() {
+    let mut peers = world::<u32>(3, Duration::from_millis(30));
+    for _ in 0..2 {
+        assert!(matches!(
+            peers[0].barrier(),
+            Err(CommError::Deadline { rank: 1, .. })
+        ));
+    }
+    let (mut third, mut second) = (peers.pop().unwrap(), peers.pop().unwrap());
+    let waiting = thread::spawn(move || second.barrier());
+    // Two of three are there, one of them twice: the third still has to come.
+    assert!(matches!(
+        waiting.join().unwrap(),
+        Err(CommError::Deadline { rank: 2, .. })
+    ));
+    assert_eq!(third.barrier(), Ok(()));
+}
+
+#[test]
+fn a_failed_rank_is_told_at_the_barrier_too() {
+    let (mut first, mut second) = pair(LONG);
+    first.fail("out of memory");
+    assert!(matches!(
+        second.barrier(),
+        Err(CommError::PeerFailed { rank: 0, .. })
+    ));
+}

@@ -8,10 +8,10 @@ use asyncdiff_models::{Checkpoint, Session, StableDiffusion, Strategy};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pipeline = StableDiffusion::open(Checkpoint::embedded())?;
     let request = pipeline.request("red apple, fluent style");
-    let run = pipeline.plan(&request, &Strategy::sequential())?;
+    let run = pipeline.plan(&request, &Strategy::Sequential)?;
 
     let mut session = Session::new(&pipeline, workers("cpu", None)?)?;
-    let output = session.generate(&request, &run, &mut ())?;
+    let output = session.generate(&run, &mut ())?;
     let image = &output.images[0];
     println!(
         "{}x{} pixels in {:?}",

@@ -4,25 +4,25 @@
 
 use asyncdiff_core::AsyncDiff;
 use asyncdiff_models::device::workers;
-use asyncdiff_models::{Checkpoint, Session, StableDiffusion, Strategy};
+use asyncdiff_models::{Checkpoint, PartitionChoice, Session, StableDiffusion, Strategy};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pipeline = StableDiffusion::open(Checkpoint::embedded())?;
     let request = pipeline.request("red apple, fluent style");
-    let strategy = Strategy {
-        asyncdiff: AsyncDiff {
+    let strategy = Strategy::Asynchronous {
+        partition: PartitionChoice::Published(2),
+        parameters: AsyncDiff {
             warm_up: 3,
             // Continue the line through the last two activations instead of reusing the last one.
             forecast: 1,
             ..AsyncDiff::default()
         },
-        ..Strategy::segments(2)
     };
     let run = pipeline.plan(&request, &strategy)?;
     println!("at best {:.2} times sooner", run.summary.ideal_speed_up);
 
     let mut session = Session::new(&pipeline, workers("cpu:2", None)?)?;
-    let output = session.generate(&request, &run, &mut ())?;
+    let output = session.generate(&run, &mut ())?;
     println!("denoised in {:?}", output.timings.denoise);
     Ok(())
 }

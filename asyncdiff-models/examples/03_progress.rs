@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let request = pipeline.request("red apple, fluent style");
     let run = pipeline.plan(&request, &Strategy::segments(2))?;
     let mut session = Session::new(&pipeline, workers("cpu:2", None)?)?;
-    match session.generate(&request, &run, &mut Watch) {
+    match session.generate(&run, &mut Watch) {
         Err(Error::Cancelled) => println!("stopped"),
         other => drop(other?),
     }

@@ -108,7 +108,10 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => Ok(WeightFile::open(&folder.join(name))?),
             Source::Embedded(_) => {
-                let bytes = self.embedded_file(&name).unwrap_or_default();
+                let bytes = self.embedded_file(&name).ok_or_else(|| Error::Read {
+                    file: self.describe(&name),
+                    source: std::io::ErrorKind::NotFound.into(),
+                })?;
                 Ok(WeightFile::embedded(&self.describe(&name), bytes))
             }
         }

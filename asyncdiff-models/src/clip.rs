@@ -63,6 +63,21 @@ fn legacy_eos() -> u32 {
     2
 }
 
+impl ClipTextConfig {
+    /// The first setting that no text encoder can be built from: its key, its value, and what would work.
+    pub(crate) fn fault(&self) -> Option<(&'static str, String, &'static str)> {
+        let heads = self.num_attention_heads;
+        if heads == 0 || !self.hidden_size.is_multiple_of(heads) {
+            return Some((
+                "num_attention_heads",
+                heads.to_string(),
+                "a divisor of hidden_size",
+            ));
+        }
+        None
+    }
+}
+
 /// What the text encoder says about a batch of texts.
 #[derive(Clone, Debug)]
 pub struct TextEmbedding {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use asyncdiff_core::AsyncDiff;
+
 use crate::error::Error;
 use crate::image::Image;
 use crate::pipeline::{Request, Run, StableDiffusion, Strategy};
@@ -15,6 +17,8 @@ pub struct Row {
     pub kind: Kind,
     /// Ranks that it used.
     pub ranks: usize,
+    /// Segments of the denoiser.
+    pub segments: usize,
     /// Inference steps.
     pub steps: usize,
     /// Median time of the denoising steps.
@@ -41,61 +45,108 @@ pub enum Kind {
     /// The sequential run with all steps.
     Baseline,
     /// An asynchronous run.
-    Asynchronous(Strategy),
+    Asynchronous(AsyncDiff),
     /// A sequential run with as many steps as fit into the time of the asynchronous run before it: what the devices of that
     /// run have to beat.
     FewerSteps,
 }
 
-/// Runs a request sequentially and by every strategy, `repeat` times each in turn, so that all see the same machine. Then
-/// runs the sequential baselines with fewer steps.
-///
-/// # Errors
-///
-/// As [`StableDiffusion::plan`] and [`Session::generate`].
-pub fn compare(
-    pipeline: &StableDiffusion,
-    session: &mut Session<'_>,
-    request: &Request,
-    strategies: &[Strategy],
-    repeat: usize,
-    progress: &mut dyn Progress,
-) -> Result<Vec<Row>, Error> {
-    let sequential = pipeline.plan(request, &Strategy::sequential())?;
-    let mut measured = vec![Measured::new(Kind::Baseline, request, sequential)];
-    for strategy in strategies {
-        let run = pipeline.plan(request, strategy)?;
-        measured.push(Measured::new(
-            Kind::Asynchronous(strategy.clone()),
-            request,
-            run,
-        ));
-    }
-    measure(&mut measured, session, repeat, progress)?;
+/// A request, planned sequentially and by several strategies.
+#[derive(Clone, Debug)]
+pub struct Comparison<'a> {
+    pipeline: &'a StableDiffusion,
+    baseline: Run,
+    runs: Vec<Run>,
+}
 
-    let baseline = measured.remove(0);
-    let mut rows = vec![baseline.row(&baseline)?];
-    for asynchronous in measured {
-        let row = asynchronous.row(&baseline)?;
-        let steps = (request.steps as f64 / row.speed_up).round().max(1.0) as usize;
-        rows.push(row);
-        if steps < request.steps {
+impl<'a> Comparison<'a> {
+    /// Plans all runs, so that whatever is wrong with one of them is said before any of them starts.
+    ///
+    /// # Errors
+    ///
+    /// As [`StableDiffusion::plan`]; [`Error::Quality`] for pictures too small to be compared.
+    pub fn plan(
+        pipeline: &'a StableDiffusion,
+        request: &Request,
+        strategies: &[Strategy],
+    ) -> Result<Self, Error> {
+        let baseline = pipeline.plan(request, &Strategy::Sequential)?;
+        let (width, height) = (request.width, request.height);
+        let blank = Image {
+            width,
+            height,
+            rgb: vec![0; 3 * width * height],
+        };
+        ssim(&blank, &blank)?;
+        let plan = |strategy: &Strategy| pipeline.plan(request, strategy);
+        Ok(Self {
+            pipeline,
+            baseline,
+            runs: strategies.iter().map(plan).collect::<Result<_, Error>>()?,
+        })
+    }
+
+    /// The sequential run with all steps.
+    #[must_use]
+    pub fn baseline(&self) -> &Run {
+        &self.baseline
+    }
+
+    /// The most ranks that a run needs.
+    #[must_use]
+    pub fn ranks(&self) -> usize {
+        let ranks = self.runs.iter().map(|run| run.plan.ranks.len());
+        ranks.max().unwrap_or(1)
+    }
+
+    /// Does every run `repeat` times in turn, so that all see the same machine. Then the sequential runs with fewer steps.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::generate`]; [`Error::NotEnoughWorkers`] before anything runs.
+    pub fn run(
+        self,
+        session: &mut Session<'_>,
+        repeat: usize,
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<Row>, Error> {
+        let (needed, found) = (self.ranks(), session.workers().len());
+        if found < needed {
+            return Err(Error::NotEnoughWorkers { needed, found });
+        }
+        let request = self.baseline.request.clone();
+        let mut measured = vec![Measured::new(Kind::Baseline, self.baseline)];
+        for run in self.runs {
+            let kind = run.plan.strategy.map_or(Kind::Baseline, Kind::Asynchronous);
+            measured.push(Measured::new(kind, run));
+        }
+        measure(&mut measured, session, repeat, progress)?;
+
+        let baseline = measured.remove(0);
+        let mut rows = vec![baseline.row(&baseline)?];
+        for asynchronous in measured {
+            let row = asynchronous.row(&baseline)?;
+            let steps = (request.steps as f64 / row.speed_up).round().max(1.0) as usize;
+            rows.push(row);
             let fewer = Request {
                 steps,
                 ..request.clone()
             };
-            let run = pipeline.plan(&fewer, &Strategy::sequential())?;
-            let mut fewer = [Measured::new(Kind::FewerSteps, &fewer, run)];
-            measure(&mut fewer, session, repeat, progress)?;
-            rows.push(fewer[0].row(&baseline)?);
+            // A scheduler may have a least number of steps; then there is nothing to compare with.
+            if steps < request.steps
+                && let Ok(run) = self.pipeline.plan(&fewer, &Strategy::Sequential)
+            {
+                let mut fewer = [Measured::new(Kind::FewerSteps, run)];
+                measure(&mut fewer, session, repeat, progress)?;
+                rows.push(fewer[0].row(&baseline)?);
+            }
         }
+        Ok(rows)
     }
-    Ok(rows)
 }
 
 struct Measured {
     kind: Kind,
-    request: Request,
     run: Run,
     outputs: Vec<Output>,
 }
@@ -108,7 +159,7 @@ fn measure(
 ) -> Result<(), Error> {
     for _ in 0..repeat.max(1) {
         for measured in &mut *runs {
-            let output = session.generate(&measured.request, &measured.run, progress)?;
+            let output = session.generate(&measured.run, progress)?;
             measured.outputs.push(output);
         }
     }
@@ -116,10 +167,9 @@ fn measure(
 }
 
 impl Measured {
-    fn new(kind: Kind, request: &Request, run: Run) -> Self {
+    fn new(kind: Kind, run: Run) -> Self {
         Self {
             kind,
-            request: request.clone(),
             run,
             outputs: Vec::new(),
         }
@@ -142,7 +192,8 @@ impl Measured {
         Ok(Row {
             kind: self.kind.clone(),
             ranks: self.run.plan.ranks.len(),
-            steps: self.request.steps,
+            segments: self.run.summary.segments,
+            steps: self.run.request.steps,
             time: self.time(),
             speed_up: baseline.time().as_secs_f64() / self.time().as_secs_f64(),
             ideal_speed_up: calls * self.run.summary.ideal_speed_up,

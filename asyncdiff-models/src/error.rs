@@ -49,6 +49,18 @@ pub enum Error {
         /// What the parser says.
         source: serde_json::Error,
     },
+    /// A setting of a part that nothing can be built from, or that is not implemented.
+    #[error("{file}: {key} is {found}, it should be {supported}")]
+    Setting {
+        /// The configuration.
+        file: String,
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What would work.
+        supported: &'static str,
+    },
     /// Parts of a checkpoint that do not fit each other.
     #[error("the checkpoint's parts do not fit: {what} is {found}, but {other} is {expected}")]
     Mismatch {
@@ -82,6 +94,16 @@ pub enum Error {
         factor: usize,
         /// The nearest size that is possible.
         nearest: usize,
+    },
+    /// A picture or batch that no machine could hold.
+    #[error("{what} {found} is not possible: use at most {most}")]
+    TooLarge {
+        /// Which setting.
+        what: &'static str,
+        /// Its value.
+        found: usize,
+        /// The largest that is accepted.
+        most: usize,
     },
     /// A request for no picture at all.
     #[error("0 images are not possible: ask for at least 1")]

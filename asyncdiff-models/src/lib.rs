@@ -4,7 +4,7 @@
 //! * [`StableDiffusion`]: the text-to-image pipelines (1, 2 and XL); [`StableDiffusion::plan`] turns a [`Request`] and a
 //!   [`Strategy`] into a [`Run`] that can be inspected, [`Session`] holds the weights and makes the pictures.
 //! * [`unet`], [`text`], [`clip`], [`vae`], [`tokenizer`]: the parts, each usable alone.
-//! * [`compare::compare`]: asynchronous runs beside the sequential one.
+//! * [`compare::Comparison`]: asynchronous runs beside the sequential one.
 //! * [`random`]: PyTorch's random numbers; [`quality`]: how alike two pictures are.
 //!
 //! ```
@@ -19,7 +19,7 @@
 //! // Two segments on two CPU workers.
 //! let run = pipeline.plan(&request, &Strategy::segments(2))?;
 //! let mut session = Session::new(&pipeline, workers("cpu:2", None)?)?;
-//! let output = session.generate(&request, &run, &mut ())?;
+//! let output = session.generate(&run, &mut ())?;
 //! assert_eq!((output.images[0].width, output.images[0].height), (64, 64));
 //! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())

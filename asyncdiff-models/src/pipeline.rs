@@ -19,6 +19,9 @@ pub use request::{PartitionChoice, Request, Run, Strategy};
 
 /// Bytes of an element of the denoiser's tensors and weights: the compute type is `f32`.
 const ELEMENT_BYTES: u64 = 4;
+/// Far above what any model was trained for, and low enough that no product of sizes overflows.
+const MOST_PIXELS: usize = 16_384;
+const MOST_IMAGES: usize = 1024;
 
 /// A text-to-image checkpoint (diffusers' `StableDiffusionPipeline` or `StableDiffusionXLPipeline`), without its weights.
 #[derive(Debug)]
@@ -62,6 +65,21 @@ fn same(what: &str, found: usize, other: &str, expected: usize) -> Result<(), Er
     })
 }
 
+/// The partition, and whether it is the balanced one for want of a published one.
+fn choose(
+    graph: &SegmentGraph,
+    choice: &PartitionChoice,
+) -> Result<(Partition, bool), PartitionError> {
+    Ok(match choice {
+        PartitionChoice::Published(segments) => match Partition::published(graph, *segments) {
+            Err(PartitionError::NoFit) => (Partition::balanced(graph, *segments)?, true),
+            other => (other?, false),
+        },
+        PartitionChoice::Balanced(segments) => (Partition::balanced(graph, *segments)?, false),
+        PartitionChoice::Map(map) => (Partition::from_map(graph, map)?, false),
+    })
+}
+
 impl StableDiffusion {
     /// Reads a checkpoint's configurations and tokenizers. The class in its `model_index.json` decides which it must have.
     ///
@@ -85,8 +103,38 @@ impl StableDiffusion {
             recommended,
             checkpoint,
         };
+        pipeline.check_settings()?;
         pipeline.check_parts()?;
         Ok(pipeline)
+    }
+
+    /// Whether every part can be built.
+    fn check_settings(&self) -> Result<(), Error> {
+        let mut faults = vec![("vae", self.vae.fault())];
+        for encoder in self.text_encoders.iter() {
+            faults.push((encoder.folder, encoder.config.fault()));
+            let (entries, tokens) = (encoder.config.vocab_size, encoder.tokenizer.vocab_size());
+            if entries < tokens {
+                let fault = (
+                    "vocab_size",
+                    entries.to_string(),
+                    "at least the tokenizer's number of tokens",
+                );
+                faults.push((encoder.folder, Some(fault)));
+            }
+        }
+        match faults
+            .into_iter()
+            .find_map(|(part, fault)| Some((part, fault?)))
+        {
+            Some((part, (key, found, supported))) => Err(Error::Setting {
+                file: self.checkpoint.describe(&format!("{part}/config.json")),
+                key,
+                found,
+                supported,
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Whether the parts' settings agree.
@@ -211,13 +259,19 @@ impl StableDiffusion {
         };
         let schedule = Schedule::new(&scheduler, request.steps)?;
         let sequential = Plan::sequential(&graph, &schedule, guidance)?;
-        let (partition, fell_back) = self.partition(&graph, strategy)?;
-        let plan = if partition.segments() == 1 && strategy.asyncdiff.stride == 1 {
-            sequential.clone()
-        } else {
-            Plan::asyncdiff(&graph, &partition, &schedule, guidance, &strategy.asyncdiff)?
+        let (plan, fell_back) = match strategy {
+            Strategy::Sequential => (sequential.clone(), false),
+            Strategy::Asynchronous {
+                partition,
+                parameters,
+            } => {
+                let (partition, fell_back) = choose(&graph, partition)?;
+                let plan = Plan::asyncdiff(&graph, &partition, &schedule, guidance, parameters)?;
+                (plan, fell_back)
+            }
         };
         Ok(Run {
+            request: request.clone(),
             summary: Summary::new(&plan, &sequential, &graph, ELEMENT_BYTES),
             graph,
             schedule,
@@ -227,31 +281,19 @@ impl StableDiffusion {
         })
     }
 
-    fn partition(
-        &self,
-        graph: &SegmentGraph,
-        strategy: &Strategy,
-    ) -> Result<(Partition, bool), Error> {
-        let segments = strategy.segments;
-        Ok(match &strategy.partition {
-            PartitionChoice::Published => match Partition::published(graph, segments) {
-                Err(PartitionError::NoFit) => (Partition::balanced(graph, segments)?, true),
-                other => (other?, false),
-            },
-            PartitionChoice::Balanced => (Partition::balanced(graph, segments)?, false),
-            PartitionChoice::Map(map) => {
-                let partition = Partition::from_map(graph, map)?;
-                let what = "the number of segments in the partition";
-                same(what, partition.segments(), "the number asked for", segments)?;
-                (partition, false)
-            }
-        })
-    }
-
     /// `[batch, channels, height, width]` of the request's latents.
     fn latents_shape(&self, request: &Request) -> Result<[usize; 4], Error> {
         if request.num_images == 0 {
             return Err(Error::NoImages);
+        }
+        for (what, found, most) in [
+            ("width", request.width, MOST_PIXELS),
+            ("height", request.height, MOST_PIXELS),
+            ("number of images", request.num_images, MOST_IMAGES),
+        ] {
+            if found > most {
+                return Err(Error::TooLarge { what, found, most });
+            }
         }
         let factor = self.vae.scale_factor();
         let side = |side, found: usize| {

@@ -19,7 +19,7 @@ use crate::text::LoadedTextEncoders;
 use crate::unet::{AddedConditioning, Conditioning, UNet};
 use crate::vae::AutoencoderKl;
 
-/// How long a rank waits for another before it gives up: longer than any single denoiser call should take.
+/// How long a rank waits for another before it gives up: longer than any denoiser call, or any callback, should take.
 const DEADLINE: Duration = Duration::from_secs(600);
 
 /// Latents on a device: `[batch, channels, height, width]`.
@@ -168,35 +168,32 @@ impl<'a> Session<'a> {
             .collect()
     }
 
-    /// Makes the pictures of a request as `run`, which [`StableDiffusion::plan`] made from it, says.
+    /// Makes the pictures that `run`, of this session's pipeline, was planned for.
     ///
-    /// On the CPU, the same request, run and number of threads for each worker give the same picture bit for bit.
+    /// On the CPU, the same run and number of threads for each worker give the same picture bit for bit.
     ///
     /// # Errors
     ///
     /// [`Error`] of [`Session::prepare`]; [`Error::Cancelled`]; [`Error::Rank`] if a rank fails.
-    pub fn generate(
-        &mut self,
-        request: &Request,
-        run: &Run,
-        progress: &mut dyn Progress,
-    ) -> Result<Output, Error> {
+    pub fn generate(&mut self, run: &Run, progress: &mut dyn Progress) -> Result<Output, Error> {
         self.prepare(run)?;
-        let (latents, rng) = Self::initial_latents(request, run);
+        let (initial, rng) = initial_latents(run);
         let start = Instant::now();
-        let conditioning = self.encode(request)?;
+        let conditioning = self.encode(&run.request)?;
         let encode = start.elapsed();
 
         let start = Instant::now();
-        let latents = self.denoise(run, conditioning, latents, rng, progress)?;
+        let tensor = self.denoise(run, conditioning, initial, rng, progress)?;
+        // A GPU computes behind the program's back: only when the values are here has the time passed.
+        let latents = values(tensor.clone());
         let denoise = start.elapsed();
 
         let start = Instant::now();
-        let images = self.decode(latents.clone())?;
+        let images = self.decode(tensor)?;
         let decode = start.elapsed();
         Ok(Output {
             images,
-            latents: values(latents),
+            latents,
             timings: Timings {
                 encode,
                 denoise,
@@ -230,17 +227,6 @@ impl<'a> Session<'a> {
                 });
             Conditioning { context, added }
         }))
-    }
-
-    /// The latents that a request starts from, and the random numbers that follow them.
-    fn initial_latents(request: &Request, run: &Run) -> (Vec<f32>, TorchRng) {
-        let mut rng = TorchRng::new(request.seed);
-        let noise = match &request.latents {
-            None => rng.randn(run.graph.latents.iter().product()),
-            Some(latents) => latents.values.clone(),
-        };
-        let sigma = run.schedule.init_noise_sigma as f32;
-        (noise.into_iter().map(|value| value * sigma).collect(), rng)
     }
 
     /// Runs the plan: initial latents to final latents, `[batch, channels, height, width]` on the first worker's device.
@@ -283,8 +269,9 @@ impl<'a> Session<'a> {
                 None => (None, None, None),
             };
             let count = shape.iter().product();
-            let noise = Box::new(move |_| {
-                tensor(rng.as_mut().map(|rng| rng.randn(count)).unwrap_or_default())
+            let noise = Box::new(move |_| match &mut rng {
+                Some(rng) => tensor(rng.randn(count)),
+                None => unreachable!("only the rank that advances the latents reads noise"),
             });
             let conditioning = conditioning.clone().to_device(device);
             let unet = &self.ranks[rank].1;
@@ -341,6 +328,17 @@ impl<'a> Session<'a> {
                 .collect()
         })
     }
+}
+
+/// The latents that a run starts from, and the random numbers that follow them.
+fn initial_latents(run: &Run) -> (Vec<f32>, TorchRng) {
+    let mut rng = TorchRng::new(run.request.seed);
+    let noise = match &run.request.latents {
+        None => rng.randn(run.graph.latents.iter().product()),
+        Some(latents) => latents.values.clone(),
+    };
+    let sigma = run.schedule.init_noise_sigma as f32;
+    (noise.into_iter().map(|value| value * sigma).collect(), rng)
 }
 
 fn is_consequence(error: &RankError<EngineError<std::convert::Infallible>>) -> bool {

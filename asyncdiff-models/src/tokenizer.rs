@@ -208,6 +208,13 @@ impl ClipTokenizer {
         self.model_max_length
     }
 
+    /// One more than the highest token id: what the text encoder's `vocab_size` must reach.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        let highest = self.tokenizer.get_vocab(true).into_values().max();
+        highest.map_or(0, |highest| highest as usize + 1)
+    }
+
     /// The prompt in exactly [`model_max_length`](Self::model_max_length) ids. A prompt that is too long loses its end;
     /// the end-of-text token stays last.
     #[must_use]

@@ -142,12 +142,7 @@ impl Module {
                 heads,
                 layers,
             } => Module::Transformer(Box::new(Transformer::load(
-                &loader,
-                channels,
-                heads,
-                layers,
-                config.cross_attention_dim,
-                config.norm_num_groups,
+                &loader, config, channels, heads, layers,
             )?)),
             BlockKind::Downsample { channels } => Module::Downsample(layers::conv2d(
                 &loader.at("conv"),

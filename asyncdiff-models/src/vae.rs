@@ -35,6 +35,8 @@ pub struct VaeConfig {
     pub latents_mean: Option<Vec<f64>>,
     /// The standard deviation of each channel, likewise.
     pub latents_std: Option<Vec<f64>>,
+    /// Activation of the resnets.
+    pub act_fn: String,
     /// Whether the middle blocks attend.
     pub mid_block_add_attention: bool,
     /// Whether a 1x1 convolution follows the encoder.
@@ -56,6 +58,7 @@ impl Default for VaeConfig {
             shift_factor: None,
             latents_mean: None,
             latents_std: None,
+            act_fn: "silu".to_owned(),
             mid_block_add_attention: true,
             use_quant_conv: true,
             use_post_quant_conv: true,
@@ -63,11 +66,47 @@ impl Default for VaeConfig {
     }
 }
 
+/// Each level halves the picture once more.
+const MOST_LEVELS: usize = 8;
+
 impl VaeConfig {
     /// How many pixels a latent's side stands for.
     #[must_use]
     pub fn scale_factor(&self) -> usize {
         1 << self.block_out_channels.len().saturating_sub(1)
+    }
+
+    /// The first setting that no autoencoder can be built from: its key, its value, and what would work.
+    pub(crate) fn fault(&self) -> Option<(&'static str, String, &'static str)> {
+        let widths = &self.block_out_channels;
+        if !(1..=MOST_LEVELS).contains(&widths.len()) {
+            return Some((
+                "block_out_channels",
+                format!("{widths:?}"),
+                "a list of 1 to 8 numbers",
+            ));
+        }
+        let groups = self.norm_num_groups;
+        if groups == 0
+            || widths
+                .iter()
+                .any(|width| *width == 0 || !width.is_multiple_of(groups))
+        {
+            let supported = "a divisor of every entry of block_out_channels";
+            return Some(("norm_num_groups", groups.to_string(), supported));
+        }
+        if self.act_fn != "silu" {
+            return Some(("act_fn", format!("{:?}", self.act_fn), "\"silu\""));
+        }
+        for (key, channels, only) in [
+            ("in_channels", self.in_channels, "3"),
+            ("out_channels", self.out_channels, "3"),
+        ] {
+            if channels != 3 {
+                return Some((key, channels.to_string(), only));
+            }
+        }
+        None
     }
 
     fn norm(&self) -> Norm {

@@ -7,7 +7,8 @@ use std::ops::ControlFlow;
 use asyncdiff_core::{AsyncDiff, plan::Action};
 use asyncdiff_models::device::workers;
 use asyncdiff_models::{
-    Checkpoint, Error, Latents, Progress, Request, Session, StableDiffusion, Strategy,
+    Checkpoint, Error, Latents, PartitionChoice, Progress, Request, Session, StableDiffusion,
+    Strategy,
 };
 
 fn pipeline() -> StableDiffusion {
@@ -21,19 +22,19 @@ fn request(pipeline: &StableDiffusion, steps: usize) -> Request {
 }
 
 fn strategies() -> Vec<Strategy> {
-    let mut strategies = vec![Strategy::sequential()];
-    for (segments, stride, forecast) in [(2, 1, 0), (3, 1, 1), (4, 1, 0), (2, 2, 1)] {
-        strategies.push(Strategy {
-            asyncdiff: AsyncDiff {
-                stride,
-                forecast,
-                warm_up: 2,
-                time_shift: false,
-            },
-            ..Strategy::segments(segments)
-        });
-    }
-    strategies
+    let asynchronous = [(2, 1, 0), (3, 1, 1), (4, 1, 0), (2, 2, 1)];
+    let asynchronous = asynchronous.map(|(segments, stride, forecast)| Strategy::Asynchronous {
+        partition: PartitionChoice::Published(segments),
+        parameters: AsyncDiff {
+            stride,
+            forecast,
+            warm_up: 2,
+            time_shift: false,
+        },
+    });
+    std::iter::once(Strategy::Sequential)
+        .chain(asynchronous)
+        .collect()
 }
 
 #[test]
@@ -47,7 +48,7 @@ fn one_plan_gives_the_same_latents_to_the_last_bit() {
         for _ in 0..2 {
             let mut session = Session::new(&pipeline, workers("cpu:5", None).unwrap()).unwrap();
             for _ in 0..2 {
-                outputs.push(session.generate(&request, &run, &mut ()).unwrap().latents);
+                outputs.push(session.generate(&run, &mut ()).unwrap().latents);
             }
         }
         assert!(
@@ -73,7 +74,7 @@ fn a_rank_loads_its_own_blocks_only() {
             .map(|rank| rank.weight_bytes)
             .collect();
         assert_eq!(session.loaded_bytes(), announced, "{strategy:?}");
-        if strategy == Strategy::sequential() {
+        if strategy == Strategy::Sequential {
             whole = announced[0];
         } else {
             assert!(announced.iter().all(|bytes| *bytes < whole), "{strategy:?}");
@@ -101,10 +102,10 @@ fn a_run_can_be_stopped_and_the_session_goes_on() {
     let run = pipeline.plan(&request, &Strategy::segments(3)).unwrap();
     let mut session = Session::new(&pipeline, workers("cpu:3", None).unwrap()).unwrap();
     for step in [1, 5] {
-        let result = session.generate(&request, &run, &mut StopAfter(step));
+        let result = session.generate(&run, &mut StopAfter(step));
         assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
     }
-    session.generate(&request, &run, &mut ()).unwrap();
+    session.generate(&run, &mut ()).unwrap();
 }
 
 #[test]
@@ -124,10 +125,7 @@ fn a_rank_that_panics_is_named() {
             _ => None,
         });
     *action.unwrap() = foreign;
-    let error = session
-        .generate(&request, &run, &mut ())
-        .unwrap_err()
-        .to_string();
+    let error = session.generate(&run, &mut ()).unwrap_err().to_string();
     assert!(error.contains("rank 1 on cpu:1 panicked"), "{error}");
 }
 
@@ -137,7 +135,7 @@ fn too_few_workers_are_an_error_that_says_how_many_are_needed() {
     let request = request(&pipeline, 8);
     let run = pipeline.plan(&request, &Strategy::segments(4)).unwrap();
     let mut session = Session::new(&pipeline, workers("cpu:2", None).unwrap()).unwrap();
-    let error = session.generate(&request, &run, &mut ()).unwrap_err();
+    let error = session.generate(&run, &mut ()).unwrap_err();
     assert!(
         matches!(
             error,

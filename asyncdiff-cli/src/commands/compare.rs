@@ -1,14 +1,15 @@
 //! `asyncdiff compare`
 
 use asyncdiff_core::AsyncDiff;
-use asyncdiff_models::compare::{Kind, Row, compare};
+use asyncdiff_models::compare::{Comparison, Kind, Row};
+use asyncdiff_models::device::Worker;
 use asyncdiff_models::image::Image;
 use asyncdiff_models::{Session, Strategy};
 use serde_json::json;
 
 use super::plan::heading;
 use crate::args::Compare;
-use crate::picture::{check_path, write_png};
+use crate::picture::{check_path, write_pngs};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 
@@ -16,64 +17,39 @@ pub fn run(args: &Compare) -> Result<()> {
     check_path(&args.output)?;
     let pipeline = setup::open(&args.sample)?;
     let request = setup::request(&pipeline, &args.sample, Some(&args.prompt))?;
-    let strategies = strategies(args)?;
-    // Whatever is wrong with one of them should be said before any of them runs.
-    let mut needed = 1;
-    for strategy in &strategies {
-        let run = pipeline.plan(&request, strategy)?;
-        needed = needed.max(run.plan.ranks.len());
-    }
-    let workers = setup::devices(&args.devices, needed)?;
-    if workers.len() < needed {
-        return Err(asyncdiff_models::Error::NotEnoughWorkers {
-            needed,
-            found: workers.len(),
-        }
-        .into());
-    }
+    let comparison = Comparison::plan(&pipeline, &request, &strategies(args)?)?;
+    let workers = setup::named_devices(&args.devices)?
+        .map_or_else(|| setup::cpu_workers(&args.devices, comparison.ranks()), Ok)?;
     let names: Vec<_> = workers
         .iter()
         .map(|worker| worker.name().to_owned())
         .collect();
-    let threads: Vec<_> = workers
-        .iter()
-        .map(asyncdiff_burn::device::Worker::threads)
-        .collect();
+    let threads: Vec<_> = workers.iter().map(Worker::threads).collect();
     let crowded = setup::shared_cores(&workers);
     let text = !args.printing.quiet && !args.printing.json;
     if text {
-        let sequential = pipeline.plan(&request, &Strategy::sequential())?;
-        println!("{}", heading(&request, &sequential));
-        println!(
+        say!("{}", heading(comparison.baseline()))?;
+        say!(
             "devices {}; median of {} runs each, taken in turn",
             names.join(", "),
             args.repeat.max(1)
-        );
+        )?;
     }
     if let Some(note) = crowded.as_ref().filter(|_| !args.printing.quiet) {
         eprintln!("note: {note}");
     }
 
     let mut session = Session::new(&pipeline, workers)?;
-    let rows = compare(
-        &pipeline,
-        &mut session,
-        &request,
-        &strategies,
-        args.repeat,
-        &mut Bar::new(text),
-    )?;
+    let rows = comparison.run(&mut session, args.repeat, &mut Bar::new(text))?;
 
     let shown: Vec<&Image> = rows
         .iter()
         .filter(|row| row.kind != Kind::FewerSteps)
         .map(|row| &row.image)
         .collect();
-    write_png(
-        &args.output,
-        &Image::beside(&shown)?,
-        &[("parameters", &request.prompt)],
-    )?;
+    let picture = Image::beside(&shown)?;
+    let files = std::slice::from_ref(&args.output);
+    write_pngs(files, &[picture], &[("parameters", &request.prompt)])?;
     if args.printing.json {
         let report = json!({
             "file": args.output,
@@ -84,26 +60,30 @@ pub fn run(args: &Compare) -> Result<()> {
             "note": crowded,
             "rows": rows.iter().map(to_json).collect::<Vec<_>>(),
         });
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say!("{}", serde_json::to_string_pretty(&report)?)?;
     } else if text {
-        print_table(&rows);
-        println!("\nwrote {} (sequential first)", args.output.display());
+        print_table(&rows)?;
+        say!("\nwrote {} (sequential first)", args.output.display())?;
     }
     Ok(())
 }
 
 /// Every combination of the listed parameters.
 fn strategies(args: &Compare) -> Result<Vec<Strategy>> {
-    let partition = setup::partition(&args.common.partition)?;
     let mut strategies = Vec::new();
-    for &segments in &args.segments {
+    let named = args.segments.iter().copied().map(Some);
+    let segments: Vec<_> = match args.segments.is_empty() {
+        true => vec![None],
+        false => named.collect(),
+    };
+    for segments in segments {
+        let partition = setup::partition(&args.common.partition, segments, 2)?;
         for &stride in &args.stride {
             for &warm_up in &args.warm_up {
                 for &forecast in &args.forecast {
-                    strategies.push(Strategy {
-                        segments,
+                    strategies.push(Strategy::Asynchronous {
                         partition: partition.clone(),
-                        asyncdiff: AsyncDiff {
+                        parameters: AsyncDiff {
                             stride,
                             warm_up,
                             time_shift: args.common.time_shift,
@@ -121,33 +101,40 @@ fn label(row: &Row) -> String {
     match &row.kind {
         Kind::Baseline => format!("sequential, {} steps", row.steps),
         Kind::FewerSteps => format!("  as fast: sequential, {} steps", row.steps),
-        Kind::Asynchronous(strategy) => format!(
+        Kind::Asynchronous(parameters) => format!(
             "n={} stride {} warm-up {}{} forecast {}",
-            strategy.segments,
-            strategy.asyncdiff.stride,
-            strategy.asyncdiff.warm_up,
-            if strategy.asyncdiff.time_shift {
+            row.segments,
+            parameters.stride,
+            parameters.warm_up,
+            if parameters.time_shift {
                 " shifted"
             } else {
                 ""
             },
-            strategy.asyncdiff.forecast
+            parameters.forecast
         ),
     }
 }
 
-fn print_table(rows: &[Row]) {
-    println!(
+fn print_table(rows: &[Row]) -> Result<()> {
+    say!(
         "\n{:<36} {:>7} {:>8} {:>8} {:>6} {:>8} {:>7} {:>12}",
-        "run", "devices", "seconds", "speed-up", "ideal", "PSNR dB", "SSIM", "latent error"
-    );
+        "run",
+        "devices",
+        "seconds",
+        "speed-up",
+        "ideal",
+        "PSNR dB",
+        "SSIM",
+        "latent error"
+    )?;
     for row in rows {
         let speed_up = if row.sound {
             format!("{:.2}", row.speed_up)
         } else {
             "mismatch".to_owned()
         };
-        println!(
+        say!(
             "{:<36} {:>7} {:>8.3} {:>8} {:>6.2} {:>8.2} {:>7.4} {:>12.5}",
             label(row),
             row.ranks,
@@ -157,19 +144,20 @@ fn print_table(rows: &[Row]) {
             row.psnr,
             row.ssim,
             row.latent_error
-        );
+        )?;
     }
+    Ok(())
 }
 
 fn to_json(row: &Row) -> serde_json::Value {
     let strategy = match &row.kind {
-        Kind::Asynchronous(strategy) => Some((strategy.segments, strategy.asyncdiff)),
+        Kind::Asynchronous(parameters) => Some(parameters),
         _ => None,
     };
     json!({
         "run": label(row).trim(),
-        "segments": strategy.map(|(segments, _)| segments),
-        "strategy": strategy.map(|(_, asyncdiff)| asyncdiff),
+        "segments": row.segments,
+        "strategy": strategy,
         "devices": row.ranks,
         "steps": row.steps,
         "seconds": row.time.as_secs_f64(),

@@ -3,58 +3,56 @@
 use std::path::{Path, PathBuf};
 
 use asyncdiff_core::AsyncDiff;
-use asyncdiff_models::{Request, Run, Session, Strategy};
+use asyncdiff_models::{PartitionChoice, Run, Session, Strategy};
 use serde_json::json;
 
 use super::plan::{describe, heading};
 use crate::args::{Generate, SingleStrategy};
-use crate::picture::{check_path, write_png};
+use crate::picture::{check_path, write_pngs};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Generate) -> Result<()> {
-    check_path(&args.output)?;
+    let paths = paths(&args.output, args.sample.num_images);
+    for path in &paths {
+        check_path(path)?;
+    }
     let pipeline = setup::open(&args.sample)?;
     let request = setup::request(&pipeline, &args.sample, Some(&args.prompt))?;
     // Without --segments, every device that is named gets one.
-    let named = args
-        .devices
-        .devices
-        .as_ref()
-        .map(|_| setup::devices(&args.devices, 1))
-        .transpose()?;
+    let named = setup::named_devices(&args.devices)?;
     let extra = args.strategy.stride.saturating_sub(1);
-    let segments = args.segments.unwrap_or_else(|| {
-        named
-            .as_ref()
-            .map_or(1, |workers| workers.len().saturating_sub(extra).max(1))
-    });
-    let strategy = strategy(&args.strategy, segments)?;
-    let run = pipeline.plan(&request, &strategy)?;
-    let workers = match named {
-        Some(workers) => workers,
-        None => setup::devices(&args.devices, run.plan.ranks.len())?,
+    let segments = named
+        .as_ref()
+        .map_or(1, |workers| workers.len().saturating_sub(extra).max(1));
+    let strategy = match strategy(&args.strategy, args.segments, segments)? {
+        // One segment and nothing said of how to run it.
+        Strategy::Asynchronous {
+            partition: PartitionChoice::Published(1) | PartitionChoice::Balanced(1),
+            parameters,
+        } if parameters == AsyncDiff::default() => Strategy::Sequential,
+        other => other,
     };
+    let run = pipeline.plan(&request, &strategy)?;
+    let ranks = run.plan.ranks.len();
+    let workers = named.map_or_else(|| setup::cpu_workers(&args.devices, ranks), Ok)?;
     let names: Vec<_> = workers
         .iter()
-        .take(run.plan.ranks.len())
+        .take(ranks)
         .map(|worker| worker.name().to_owned())
         .collect();
     let text = !args.printing.quiet && !args.printing.json;
     if text {
-        println!("{}", heading(&request, &run));
-        println!("{}", describe(&run, &strategy));
-        println!("devices {}", names.join(", "));
+        say!("{}", heading(&run))?;
+        say!("{}", describe(&run, &strategy))?;
+        say!("devices {}", names.join(", "))?;
     }
 
     let mut session = Session::new(&pipeline, workers)?;
-    let output = session.generate(&request, &run, &mut Bar::new(text))?;
+    let output = session.generate(&run, &mut Bar::new(text))?;
 
-    let parameters = parameters(&request, &run, &strategy, &setup::model_name(&args.sample));
-    let paths = paths(&args.output, output.images.len());
-    for (path, image) in paths.iter().zip(&output.images) {
-        write_png(path, image, &[("parameters", &parameters)])?;
-    }
+    let parameters = parameters(&run, &setup::model_name(&args.sample));
+    write_pngs(&paths, &output.images, &[("parameters", &parameters)])?;
     let seconds = |time: std::time::Duration| time.as_secs_f64();
     let timings = output.timings;
     if args.printing.json {
@@ -79,27 +77,30 @@ pub fn run(args: &Generate) -> Result<()> {
                 "decode": seconds(timings.decode),
             },
         });
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say!("{}", serde_json::to_string_pretty(&report)?)?;
     } else if text {
-        println!(
+        say!(
             "{:.2} s denoising, {:.2} s text, {:.2} s picture",
             seconds(timings.denoise),
             seconds(timings.encode),
             seconds(timings.decode)
-        );
+        )?;
         for path in &paths {
-            println!("wrote {}", path.display());
+            say!("wrote {}", path.display())?;
         }
     }
     Ok(())
 }
 
-/// The strategy that the flags describe.
-pub fn strategy(args: &SingleStrategy, segments: usize) -> Result<Strategy> {
-    Ok(Strategy {
-        segments,
-        partition: setup::partition(&args.common.partition)?,
-        asyncdiff: AsyncDiff {
+/// The strategy that the flags describe; `default` segments where none are named.
+pub fn strategy(
+    args: &SingleStrategy,
+    segments: Option<usize>,
+    default: usize,
+) -> Result<Strategy> {
+    Ok(Strategy::Asynchronous {
+        partition: setup::partition(&args.common.partition, segments, default)?,
+        parameters: AsyncDiff {
             stride: args.stride,
             warm_up: args.warm_up,
             time_shift: args.common.time_shift,
@@ -110,17 +111,21 @@ pub fn strategy(args: &SingleStrategy, segments: usize) -> Result<Strategy> {
 
 /// `name.png`, or `name-0.png`, `name-1.png`, …
 fn paths(output: &Path, images: usize) -> Vec<PathBuf> {
-    if images == 1 {
+    if images <= 1 {
         return vec![output.to_owned()];
     }
-    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
-    (0..images)
-        .map(|index| output.with_file_name(format!("{stem}-{index}.png")))
-        .collect()
+    let numbered = |index| {
+        let mut name = output.file_stem().unwrap_or_default().to_owned();
+        name.push(format!("-{index}."));
+        name.push(output.extension().unwrap_or_default());
+        output.with_file_name(name)
+    };
+    (0..images).map(numbered).collect()
 }
 
 /// The text that web UIs write into their pictures, and read from them.
-pub fn parameters(request: &Request, run: &Run, strategy: &Strategy, model: &str) -> String {
+fn parameters(run: &Run, model: &str) -> String {
+    let request = &run.request;
     let mut text = request.prompt.clone();
     if !request.negative_prompt.is_empty() {
         text += &format!("\nNegative prompt: {}", request.negative_prompt);
@@ -133,7 +138,7 @@ pub fn parameters(request: &Request, run: &Run, strategy: &Strategy, model: &str
         request.seed,
         request.width,
         request.height,
-        strategy.segments,
+        run.summary.segments,
     );
     if let Some(asyncdiff) = &run.plan.strategy {
         text += &format!(

@@ -1,22 +1,23 @@
 //! `asyncdiff plan`
 
 use asyncdiff_core::{Machine, simulate, timeline};
-use asyncdiff_models::{Request, Run, Strategy};
+use asyncdiff_models::{Run, Strategy};
 use serde_json::json;
 
 use super::generate::strategy;
 use crate::args::Plan;
+use crate::picture::write_whole;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Plan) -> Result<()> {
     let pipeline = setup::open(&args.sample)?;
     let request = setup::request(&pipeline, &args.sample, None)?;
-    let strategy = strategy(&args.strategy, args.segments)?;
+    let strategy = strategy(&args.strategy, args.segments, 2)?;
     let run = pipeline.plan(&request, &strategy)?;
     if let Some(path) = &args.svg {
         let simulation = simulate(&run.plan, &run.graph, &Machine::ideal(&run.graph));
-        std::fs::write(path, timeline::svg(&run.plan, &run.graph, &simulation))
-            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        let drawing = timeline::svg(&run.plan, &run.graph, &simulation);
+        write_whole(path, drawing.as_bytes())?;
     }
     if args.printing.json {
         let report = json!({
@@ -25,20 +26,21 @@ pub fn run(args: &Plan) -> Result<()> {
             "summary": run.summary,
             "plan": run.plan,
         });
-        println!("{}", serde_json::to_string(&report)?);
+        say!("{}", serde_json::to_string(&report)?)?;
     } else if !args.printing.quiet {
-        println!("{}", heading(&request, &run));
-        println!("{}", describe(&run, &strategy));
-        print_tables(&run);
+        say!("{}", heading(&run))?;
+        say!("{}", describe(&run, &strategy))?;
+        print_tables(&run)?;
         if let Some(path) = &args.svg {
-            println!("\nwrote {}", path.display());
+            say!("\nwrote {}", path.display())?;
         }
     }
     Ok(())
 }
 
 /// One line on what is to be made.
-pub fn heading(request: &Request, run: &Run) -> String {
+pub fn heading(run: &Run) -> String {
+    let request = &run.request;
     let [batch, channels, height, width] = run.graph.latents;
     format!(
         "{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {}",
@@ -54,44 +56,48 @@ pub fn heading(request: &Request, run: &Run) -> String {
 
 /// One line on how it is spread.
 pub fn describe(run: &Run, strategy: &Strategy) -> String {
-    let Some(asyncdiff) = &run.plan.strategy else {
+    let Strategy::Asynchronous {
+        partition,
+        parameters,
+    } = strategy
+    else {
         return "sequential: 1 segment on 1 device".to_owned();
     };
     format!(
         "asynchronous: {} segments on {} devices, stride {}, warm-up {}, time shift {}, forecast {}, {} partition, ideal speed-up {:.2}",
-        strategy.segments,
+        run.summary.segments,
         run.plan.ranks.len(),
-        asyncdiff.stride,
-        asyncdiff.warm_up,
-        if asyncdiff.time_shift { "on" } else { "off" },
-        asyncdiff.forecast,
+        parameters.stride,
+        parameters.warm_up,
+        if parameters.time_shift { "on" } else { "off" },
+        parameters.forecast,
         if run.fell_back {
             "balanced (no published one fits this denoiser)"
         } else {
-            strategy.partition.name()
+            partition.name()
         },
         run.summary.ideal_speed_up
     )
 }
 
-fn print_tables(run: &Run) {
+fn print_tables(run: &Run) -> Result<()> {
     let summary = &run.summary;
-    println!("\nrank  share of work   weights  blocks");
+    say!("\nrank  share of work   weights  blocks")?;
     for (rank, part) in summary.ranks.iter().enumerate() {
-        println!(
+        say!(
             "{rank:>4}  {:>11.1} %  {:>8}  {} blocks: {}",
             100.0 * part.macs_share,
             bytes(part.weight_bytes as f64),
             part.blocks.len(),
             ranges(&run.plan.blocks[rank], run)
-        );
+        )?;
     }
     if !summary.edges.is_empty() {
-        println!("\nstaleness  segment      size  value -> reader");
+        say!("\nstaleness  segment      size  value -> reader")?;
     }
     for edge in &summary.edges {
         let ages: Vec<_> = edge.staleness.iter().map(usize::to_string).collect();
-        println!(
+        say!(
             "{:>9}  {} -> {}  {:>10}  {} -> {}",
             ages.join(", "),
             edge.from_segment,
@@ -99,14 +105,15 @@ fn print_tables(run: &Run) {
             bytes(edge.bytes as f64),
             edge.from,
             edge.to
-        );
+        )?;
     }
-    println!(
+    say!(
         "\n{} moved per denoiser call, ideal speed-up {:.2} over the whole run, warm-up included, {:.0} % of the ranks' time idle",
         bytes(summary.bytes_per_call),
         summary.ideal_speed_up,
         100.0 * summary.idle_share
-    );
+    )?;
+    Ok(())
 }
 
 /// Runs of neighbouring blocks, by their first and last names.

@@ -158,10 +158,8 @@ fn stride_2_looks_ahead_with_the_segments_and_predicts_the_present_with_one_more
             (ahead, present),
             (schedule.timesteps[start + 1], schedule.timesteps[start])
         );
-        let (_, latents) = source(&plan, 0, BlockId(0), start + 1).unwrap_or_default();
-        if let [terms] = latents.as_slice() {
-            assert_eq!(terms[0].of, Value::Latents.at(start));
-        }
+        let (_, inputs) = source(&plan, 0, BlockId(0), start + 1).unwrap();
+        assert_eq!(inputs[0][0].of, Value::Latents.at(start));
         assert!(
             source(&plan, 1, last, start).is_none() && source(&plan, 2, last, start + 1).is_none()
         );

@@ -35,23 +35,26 @@ pub struct Request {
 
 /// How a run is spread over ranks.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Strategy {
-    /// Segments of the denoiser. One segment with stride 1 is the sequential run.
-    pub segments: usize,
-    /// Which segment owns which block.
-    pub partition: PartitionChoice,
-    /// Warm-up, stride, time shift, forecast.
-    pub asyncdiff: AsyncDiff,
+pub enum Strategy {
+    /// One rank computes everything, every input fresh.
+    Sequential,
+    /// One rank for each segment, and one more with stride 2.
+    Asynchronous {
+        /// Which segment owns which block.
+        partition: PartitionChoice,
+        /// Warm-up, stride, time shift, forecast.
+        parameters: AsyncDiff,
+    },
 }
 
 /// Where the partition comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartitionChoice {
-    /// The published table, or the balanced partition where no table fits the denoiser's structure.
-    Published,
-    /// Contiguous segments of equal cost.
-    Balanced,
-    /// Block names, or prefixes of them, to segments. The number of segments must agree.
+    /// The published table with that many segments, or the balanced partition where no table fits the denoiser's structure.
+    Published(usize),
+    /// That many contiguous segments of equal cost.
+    Balanced(usize),
+    /// Block names, or prefixes of them, to segments.
     Map(BTreeMap<String, usize>),
 }
 
@@ -60,27 +63,20 @@ impl PartitionChoice {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            PartitionChoice::Published => "published",
-            PartitionChoice::Balanced => "balanced",
+            PartitionChoice::Published(_) => "published",
+            PartitionChoice::Balanced(_) => "balanced",
             PartitionChoice::Map(_) => "custom",
         }
     }
 }
 
 impl Strategy {
-    /// One rank, one segment.
-    #[must_use]
-    pub fn sequential() -> Self {
-        Self::segments(1)
-    }
-
     /// That many segments of the published partition, with the default parameters.
     #[must_use]
     pub fn segments(segments: usize) -> Self {
-        Self {
-            segments,
-            partition: PartitionChoice::Published,
-            asyncdiff: AsyncDiff::default(),
+        Self::Asynchronous {
+            partition: PartitionChoice::Published(segments),
+            parameters: AsyncDiff::default(),
         }
     }
 }
@@ -88,6 +84,8 @@ impl Strategy {
 /// A request, planned: everything that will be done, and what it should cost.
 #[derive(Clone, Debug)]
 pub struct Run {
+    /// What is to be made.
+    pub request: Request,
     /// The denoiser's blocks at the request's size.
     pub graph: SegmentGraph,
     /// The noise scheduler's coefficients.

@@ -2,6 +2,7 @@
 
 use asyncdiff_burn::layers;
 use asyncdiff_burn::weights::{Loader, WeightError};
+use asyncdiff_core::unet::UNet2dConfig;
 use burn::nn::{GroupNorm, LayerNorm, Linear};
 use burn::tensor::{Tensor, activation};
 
@@ -40,17 +41,24 @@ struct Attention {
 impl Transformer {
     pub fn load(
         loader: &Loader<'_>,
+        config: &UNet2dConfig,
         channels: usize,
         heads: usize,
         layers: usize,
-        context: usize,
-        groups: usize,
     ) -> Result<Self, WeightError> {
+        let (groups, context) = (config.norm_num_groups, config.cross_attention_dim);
+        let project = |name| {
+            let loader = loader.at(name);
+            if config.use_linear_projection {
+                layers::linear(&loader, channels, channels, true)
+            } else {
+                layers::pointwise(&loader, channels, channels)
+            }
+        };
         Ok(Self {
             // Not the UNet's epsilon: diffusers fixes it for this norm.
             norm: layers::group_norm(&loader.at("norm"), groups, channels, 1e-6)?,
-            // As a 1x1 convolution or as a linear layer, the projection is the same sum.
-            project_in: layers::linear(&loader.at("proj_in"), channels, channels, true)?,
+            project_in: project("proj_in")?,
             layers: (0..layers)
                 .map(|index| {
                     Layer::load(
@@ -61,7 +69,7 @@ impl Transformer {
                     )
                 })
                 .collect::<Result<_, _>>()?,
-            project_out: layers::linear(&loader.at("proj_out"), channels, channels, true)?,
+            project_out: project("proj_out")?,
         })
     }
 

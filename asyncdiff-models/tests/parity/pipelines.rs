@@ -55,7 +55,7 @@ fn run(
 ) -> (Output, Vec<Vec<f32>>) {
     let run = model.pipeline.plan(request, strategy).unwrap();
     let mut steps = Steps::default();
-    let output = session.generate(request, &run, &mut steps).unwrap();
+    let output = session.generate(&run, &mut steps).unwrap();
     (output, steps.0)
 }
 
@@ -81,7 +81,7 @@ fn sequential_pipelines() {
         let request = request(&model, &reference);
         let plan = model
             .pipeline
-            .plan(&request, &Strategy::sequential())
+            .plan(&request, &Strategy::Sequential)
             .unwrap();
         let timesteps: Vec<f32> = plan
             .schedule
@@ -97,7 +97,7 @@ fn sequential_pipelines() {
         );
 
         let mut session = Session::new(&model.pipeline, workers("cpu", None).unwrap()).unwrap();
-        let (output, steps) = run(&mut session, &model, &request, &Strategy::sequential());
+        let (output, steps) = run(&mut session, &model, &request, &Strategy::Sequential);
         check_steps(&reference, &model.name, "step_latents", &steps);
         reference.check(
             &format!("{}: final latents", model.name),
@@ -186,7 +186,7 @@ fn asynchronous(file: &str, stride: usize) {
             let map = partition(&reference, segments);
             let graph = model
                 .pipeline
-                .plan(&request, &Strategy::sequential())
+                .plan(&request, &Strategy::Sequential)
                 .unwrap()
                 .graph;
             let published = Partition::published(&graph, segments);
@@ -196,10 +196,9 @@ fn asynchronous(file: &str, stride: usize) {
                 "{what}: published partition"
             );
 
-            let strategy = Strategy {
-                segments,
+            let strategy = Strategy::Asynchronous {
                 partition: PartitionChoice::Map(map),
-                asyncdiff,
+                parameters: asyncdiff,
             };
             let (output, steps) = run(&mut session, &model, &request, &strategy);
             let name = format!("{case}/final_latents");
@@ -244,11 +243,16 @@ fn a_warm_up_to_the_end_is_the_sequential_run_wherever_the_latents_are() {
         request.seed = 7;
         request.scheduler = Some("euler-ancestral".to_owned());
         let mut session = Session::new(&model.pipeline, workers("cpu:4", None).unwrap()).unwrap();
-        let (exact, _) = run(&mut session, &model, &request, &Strategy::sequential());
+        let (exact, _) = run(&mut session, &model, &request, &Strategy::Sequential);
         for (segments, stride) in [(2, 1), (3, 1), (3, 2)] {
-            let mut strategy = Strategy::segments(segments);
-            strategy.asyncdiff.stride = stride;
-            strategy.asyncdiff.warm_up = 3;
+            let strategy = Strategy::Asynchronous {
+                partition: PartitionChoice::Published(segments),
+                parameters: AsyncDiff {
+                    stride,
+                    warm_up: 3,
+                    ..AsyncDiff::default()
+                },
+            };
             let plan = model.pipeline.plan(&request, &strategy).unwrap().plan;
             ranks.insert(plan.latents_rank);
             let (found, steps) = run(&mut session, &model, &request, &strategy);
