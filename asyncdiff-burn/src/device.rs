@@ -42,6 +42,9 @@ use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 /// keyboard does not exhaust the machine's threads.
 const MAX_WORKERS: usize = 256;
 
+/// The most threads that the CPU workers may share.
+const MAX_THREADS: usize = 512;
+
 /// One rank's place of work: a device, and for the CPU a thread pool of its own. A clone is the same worker.
 #[derive(Clone)]
 pub struct Worker {
@@ -143,6 +146,14 @@ pub enum DeviceError {
         "0 CPU threads were given to the workers: give at least 1, or leave the number out to use every core"
     )]
     ZeroThreads,
+    /// The CPU workers were given more threads than any machine makes use of.
+    #[error(
+        "{threads} CPU threads are too many: give at most {MAX_THREADS}, or leave the number out to use every core"
+    )]
+    TooManyThreads {
+        /// How many were asked for.
+        threads: usize,
+    },
     /// The backend was left out when this program was built.
     #[error(
         "`{name}` needs a backend that this program was built without: build it with `--features {feature}`"
@@ -183,15 +194,15 @@ pub enum DeviceError {
     },
     /// The operating system refused the threads.
     #[error(
-        "the {threads} threads of `{name}` could not be started ({source}): ask for fewer threads or workers"
+        "the {threads} threads of `{name}` could not be started ({reason}): ask for fewer threads or workers"
     )]
     ThreadPool {
         /// The worker they were meant for.
         name: String,
         /// How many threads it was to have.
         threads: usize,
-        /// Why not.
-        source: ThreadPoolBuildError,
+        /// The operating system's own words.
+        reason: ThreadPoolBuildError,
     },
 }
 
@@ -262,7 +273,7 @@ impl Kind {
             #[cfg(feature = "cuda")]
             Kind::Cuda => Ok((0..cuda_count(name)?).map(Device::cuda).collect()),
             #[cfg(feature = "wgpu")]
-            Kind::Wgpu => Ok(Device::enumerate(burn::tensor::DeviceType::Wgpu).into_vec()),
+            Kind::Wgpu => Ok(wgpu_adapters()),
             #[cfg(feature = "tch")]
             #[expect(
                 deprecated,
@@ -303,9 +314,22 @@ fn cuda_count(name: &str) -> Result<usize, DeviceError> {
     }
     let count = CudaContext::device_count().map_err(|error| DeviceError::Driver {
         name: name.to_owned(),
-        reason: error.to_string(),
+        reason: match error.error_string() {
+            Ok(text) => text.to_string_lossy().into_owned(),
+            Err(_) => error.to_string(),
+        },
     })?;
     Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// The graphics adapters. A software rasterizer is one too, and comes last: `wgpu:0` is a GPU wherever there is one.
+#[cfg(feature = "wgpu")]
+fn wgpu_adapters() -> Vec<Device> {
+    use burn::tensor::{DeviceKind, DeviceType};
+
+    let mut adapters = Device::enumerate(DeviceType::Wgpu).into_vec();
+    adapters.sort_by_key(|adapter| *adapter == Device::wgpu(DeviceKind::Cpu));
+    adapters
 }
 
 /// The workers that `spec` asks for, in the order written. The grammar is at the top of this module.
@@ -326,6 +350,9 @@ pub fn workers(spec: &str, threads: Option<usize>) -> Result<Vec<Worker>, Device
         .sum();
     let threads = match threads {
         Some(0) => return Err(DeviceError::ZeroThreads),
+        Some(threads) if threads > MAX_THREADS => {
+            return Err(DeviceError::TooManyThreads { threads });
+        }
         Some(threads) => threads,
         None => std::thread::available_parallelism().map_or(1, NonZero::get),
     };
@@ -382,10 +409,10 @@ fn pool(kind: Kind, name: &str, threads: usize) -> Result<ThreadPool, DeviceErro
         .thread_name(move |thread| format!("{label} thread {thread}"))
         .start_handler(move |_| limit_libtorch(kind, threads))
         .build()
-        .map_err(|source| DeviceError::ThreadPool {
+        .map_err(|reason| DeviceError::ThreadPool {
             name: name.to_owned(),
             threads,
-            source,
+            reason,
         })
 }
 

@@ -73,8 +73,8 @@ pub struct Compare {
     #[command(flatten)]
     pub common: CommonStrategy,
     /// How often to run each, to take the median time
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    pub repeat: usize,
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub repeat: u16,
     /// The PNG file to write, all pictures side by side
     #[arg(long, short, value_name = "FILE", default_value = "compare.png")]
     pub output: PathBuf,
@@ -141,7 +141,8 @@ pub struct Sample {
     /// Height in pixels [default: the model's]
     #[arg(long, value_name = "PIXELS")]
     pub height: Option<usize>,
-    /// Noise scheduler, by its short name; a wrong one lists them all [default: the model's]
+    /// Noise scheduler: ddim, pndm, euler, euler-ancestral, heun, dpmpp-2m, dpmpp-2m-karras, dpmpp-2m-sde,
+    /// dpmpp-2m-sde-karras, unipc, lcm [default: the model's]
     #[arg(long, value_name = "NAME")]
     pub scheduler: Option<String>,
     /// Images of the prompt, made as one batch
@@ -182,7 +183,7 @@ pub struct CommonStrategy {
     /// After the warm-up, let the time embedding lag by one call [default: off]
     #[arg(long)]
     pub time_shift: bool,
-    /// Partition: published, balanced, or a JSON file that maps block names to segments
+    /// Partition: published, balanced, or a JSON file such as {"conv_in": 0, "down_blocks": 0, "mid_block": 1, …}
     #[arg(long, value_name = "NAME|FILE", default_value = "published")]
     pub partition: String,
 }

@@ -78,7 +78,13 @@ pub fn check_path(path: &Path) -> Result<(), String> {
             "the folder {folder} does not exist, create it first"
         ));
     }
-    Ok(())
+    match create_beside(folder) {
+        Ok((_, temporary)) => {
+            let _ = fs::remove_file(temporary);
+            Ok(())
+        }
+        Err(error) => cannot(format!("{error}; give a folder that can be written to")),
+    }
 }
 
 fn folder(path: &Path) -> &Path {

@@ -461,6 +461,14 @@ fn impossible_requests_are_one_clear_sentence() {
         (&["--devices", "cpu:0"], &["cpu:0"]),
         (&["--threads", "0"], &["0 CPU threads"]),
         (
+            &["--threads", "100000"],
+            &["100000 CPU threads", "at most 512"],
+        ),
+        (
+            &["--guidance-scale", "1e300"],
+            &["not finite", "guidance scale"],
+        ),
+        (
             &["--devices", "cpu:2", "--segments", "3"],
             &["3 devices are needed", "2 are given"],
         ),
@@ -695,8 +703,8 @@ fn damaged_xl_models_are_one_clear_sentence() {
         &["text_encoder_2/model.safetensors", "[2000, 40]"],
     );
     damaged(
-        &set("text_encoder_2/config.json", "hidden_size", json!(48)),
-        &["cross_attention_dim is 64", "text encoders together is 72"],
+        &set("text_encoder_2/config.json", "hidden_size", json!(45)),
+        &["cross_attention_dim is 64", "text encoders together is 69"],
     );
     damaged(
         &set("text_encoder_2/config.json", "projection_dim", json!(32)),

@@ -131,6 +131,11 @@ pub enum Error {
         /// How many there are.
         found: usize,
     },
+    /// Infinities, or results that are no numbers.
+    #[error(
+        "the latents are not finite, so there is no picture: check the initial latents, use a smaller guidance scale, or check the checkpoint"
+    )]
+    NotFinite,
     /// The caller's progress report asked to stop.
     #[error("cancelled")]
     Cancelled,

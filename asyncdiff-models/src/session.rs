@@ -174,7 +174,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error`] of [`Session::prepare`]; [`Error::Cancelled`]; [`Error::Rank`] if a rank fails.
+    /// [`Error`] of [`Session::prepare`]; [`Error::Cancelled`]; [`Error::NotFinite`]; [`Error::Rank`] if a rank fails.
     pub fn generate(&mut self, run: &Run, progress: &mut dyn Progress) -> Result<Output, Error> {
         self.prepare(run)?;
         let (initial, rng) = initial_latents(run);
@@ -187,6 +187,9 @@ impl<'a> Session<'a> {
         // A GPU computes behind the program's back: only when the values are here has the time passed.
         let latents = values(tensor.clone());
         let denoise = start.elapsed();
+        if latents.iter().any(|value| !value.is_finite()) {
+            return Err(Error::NotFinite);
+        }
 
         let start = Instant::now();
         let images = self.decode(tensor)?;

@@ -98,6 +98,13 @@ impl VaeConfig {
         if self.act_fn != "silu" {
             return Some(("act_fn", format!("{:?}", self.act_fn), "\"silu\""));
         }
+        if !self.scaling_factor.is_normal() {
+            return Some((
+                "scaling_factor",
+                self.scaling_factor.to_string(),
+                "a number other than 0",
+            ));
+        }
         for (key, channels, only) in [
             ("in_channels", self.in_channels, "3"),
             ("out_channels", self.out_channels, "3"),

@@ -32,7 +32,7 @@ pub fn run(args: &Compare) -> Result<()> {
         say!(
             "devices {}; median of {} runs each, taken in turn",
             names.join(", "),
-            args.repeat.max(1)
+            args.repeat
         )?;
     }
     if let Some(note) = crowded.as_ref().filter(|_| !args.printing.quiet) {
@@ -40,7 +40,7 @@ pub fn run(args: &Compare) -> Result<()> {
     }
 
     let mut session = Session::new(&pipeline, workers)?;
-    let rows = comparison.run(&mut session, args.repeat, &mut Bar::new(text))?;
+    let rows = comparison.run(&mut session, args.repeat.into(), &mut Bar::new(text))?;
 
     let shown: Vec<&Image> = rows
         .iter()

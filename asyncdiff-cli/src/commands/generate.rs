@@ -13,10 +13,7 @@ use crate::progress::Bar;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Generate) -> Result<()> {
-    let paths = paths(&args.output, args.sample.num_images);
-    for path in &paths {
-        check_path(path)?;
-    }
+    check_path(&args.output)?;
     let pipeline = setup::open(&args.sample)?;
     let request = setup::request(&pipeline, &args.sample, Some(&args.prompt))?;
     // Without --segments, every device that is named gets one.
@@ -34,6 +31,10 @@ pub fn run(args: &Generate) -> Result<()> {
         other => other,
     };
     let run = pipeline.plan(&request, &strategy)?;
+    let paths = paths(&args.output, request.num_images);
+    for path in &paths {
+        check_path(path)?;
+    }
     let ranks = run.plan.ranks.len();
     let workers = named.map_or_else(|| setup::cpu_workers(&args.devices, ranks), Ok)?;
     let names: Vec<_> = workers

@@ -8,7 +8,7 @@ use crate::graph::{BlockId, Input, SegmentGraph};
 impl Plan {
     /// Proves that the plan can run and does what its strategy says: every source was produced or received earlier on
     /// its rank; every send has exactly one receive; no ranks wait for each other; no call has more than one noise prediction,
-    /// and each enters exactly one update of the latents; and the versions that every block reads are those of the
+    /// every prediction is used, and none is the newest in two updates of the latents; and the versions that every block reads are those of the
     /// strategy's contract, with weights that add up to one. (Timesteps are the builders' business: a plan does not know the
     /// schedule.)
     ///
@@ -112,12 +112,14 @@ impl Plan {
         let mut produced: HashMap<Versioned, usize> = HashMap::new();
         // The newest prediction behind every combination; a corrected sample carries its own.
         let mut newest: HashMap<Versioned, usize> = HashMap::new();
-        let mut used = vec![0; self.calls];
+        let mut read = HashSet::new();
+        let mut moved_by: HashMap<usize, usize> = HashMap::new();
         for (_, _, action) in self.actions() {
             let Action::Combine { out, terms } = action else {
                 continue;
             };
             *produced.entry(*out).or_default() += 1;
+            read.extend(terms.iter().map(|term| term.of));
             let prediction = terms
                 .iter()
                 .filter_map(|term| match term.of.value {
@@ -128,30 +130,31 @@ impl Plan {
                 .max();
             if let Some(version) = prediction {
                 newest.insert(*out, version);
-                if out.value == Value::Latents && version < self.calls {
-                    used[version] += 1;
+                if out.value == Value::Latents {
+                    *moved_by.entry(version).or_default() += 1;
                 }
             }
         }
-        for (call, used) in used.into_iter().enumerate() {
-            let count = |what| produced.get(&what).copied().unwrap_or(0);
+        // A prediction may be missing, where a step weighs it with 0, and so may latents in between, where a method of
+        // second order steps over them and nobody starts from them.
+        for call in 0..self.calls {
             let prediction = Value::Prediction.at(call);
-            let produced = count(prediction);
-            // A step that changes nothing weighs its prediction with 0: then nobody needs the call at all.
-            if produced > 1 || used != produced {
+            let count = |what| produced.get(&what).copied().unwrap_or(0);
+            let used = moved_by.get(&call).copied().unwrap_or(0);
+            let unread = count(prediction) == 1 && !read.contains(&prediction);
+            if count(prediction) > 1 || used > 1 || unread {
                 return Err(PlanError::Count {
                     what: prediction,
-                    produced,
+                    produced: count(prediction),
                     used,
                 });
             }
             let latents = Value::Latents.at(call + 1);
-            if count(latents) != 1 {
-                let produced = count(latents);
+            if count(latents) > 1 {
                 return Err(PlanError::Count {
                     what: latents,
-                    produced,
-                    used: 0,
+                    produced: count(latents),
+                    used,
                 });
             }
         }

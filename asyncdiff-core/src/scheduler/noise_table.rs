@@ -19,6 +19,9 @@ enum BetaSchedule {
     Exponential,
 }
 
+/// A thousand times what models are trained with; the table must fit into memory.
+const MOST_TIMESTEPS: usize = 1_000_000;
+
 impl SchedulerConfig {
     /// The cumulative products of `1 - β`: entry `t` is the share of the signal in the variance of the latents at
     /// timestep `t`. In `f32` precision; one entry for each training timestep.
@@ -28,6 +31,15 @@ impl SchedulerConfig {
     /// [`ScheduleError`] if the class or the β schedule is unknown, or the table would be empty.
     pub fn alphas_cumprod(&self) -> Result<Vec<f64>, ScheduleError> {
         let class = self.class()?;
+        let timesteps = self.num_train_timesteps();
+        if timesteps > MOST_TIMESTEPS {
+            let remedy = format!("use at most {MOST_TIMESTEPS}");
+            return Err(ScheduleError::setting(
+                "num_train_timesteps",
+                timesteps.to_string(),
+                &remedy,
+            ));
+        }
         let mut betas = self.betas(class)?;
         if betas.is_empty() {
             let key = if self.trained_betas.is_some() {

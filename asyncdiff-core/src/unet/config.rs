@@ -218,6 +218,20 @@ impl UNet2dConfig {
             .check("attention_head_dim", levels)?;
         self.transformer_layers_per_block
             .check("transformer_layers_per_block", levels)?;
+        for (key, layers) in [
+            ("layers_per_block", &self.layers_per_block),
+            (
+                "transformer_layers_per_block",
+                &self.transformer_layers_per_block,
+            ),
+        ] {
+            if let Some(count) = (0..levels)
+                .map(|level| *layers.at(level))
+                .find(|count| !(1..=64).contains(count))
+            {
+                return Err(unsupported(key, &count.to_string(), "1 to 64"));
+            }
+        }
         if let Some(heads) = &self.num_attention_heads {
             heads.check("num_attention_heads", levels)?;
         }

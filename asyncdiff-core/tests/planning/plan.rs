@@ -46,7 +46,10 @@ fn every_combination_of_parameters_is_valid() {
         "PNDMScheduler",
         "EulerDiscreteScheduler",
         "EulerAncestralDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "DPMSolverMultistepScheduler",
         "UniPCMultistepScheduler",
+        "LCMScheduler",
     ] {
         for (graph, steps) in [
             (super::common::graph(), 4),
