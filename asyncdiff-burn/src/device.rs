@@ -33,7 +33,6 @@
 
 use std::fmt;
 use std::num::NonZero;
-use std::sync::Arc;
 
 use burn::tensor::Device;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
@@ -45,13 +44,10 @@ const MAX_WORKERS: usize = 256;
 /// The most threads that the CPU workers may share.
 const MAX_THREADS: usize = 512;
 
-/// One rank's place of work: a device, and for the CPU a thread pool of its own. A clone is the same worker.
-#[derive(Clone)]
+/// One rank's place of work: a device, and for the CPU a thread pool of its own.
+///
+/// It is not `Clone`: two ranks in one pool could wait for each other forever.
 pub struct Worker {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
     name: String,
     device: Device,
     pool: Option<ThreadPool>,
@@ -61,29 +57,26 @@ impl Worker {
     /// The worker's full name, such as `cpu:0`, `cuda:1`, `tch:cpu:0`, `tch:cuda:0` or `wgpu:0`. CPU workers count
     /// from 0 over the whole specification.
     pub fn name(&self) -> &str {
-        &self.shared.name
+        &self.name
     }
 
     /// The device on which this worker's tensors live.
     pub fn device(&self) -> &Device {
-        &self.shared.device
+        &self.device
     }
 
     /// How many threads this worker computes with, or `None` where the device is not the CPU.
     pub fn threads(&self) -> Option<usize> {
-        self.shared
-            .pool
-            .as_ref()
-            .map(ThreadPool::current_num_threads)
+        self.pool.as_ref().map(ThreadPool::current_num_threads)
     }
 
     /// Runs `job` on this worker and waits for it.
     ///
     /// A CPU worker runs it inside its pool, so that all tensor operations in it use that pool's threads and no
     /// others. Any other worker runs it on the calling thread, because a CUDA stream belongs to the thread that calls.
-    /// A `job` that waits for another rank keeps one of the pool's threads occupied, so receive outside, compute inside.
+    /// A `job` may wait for other ranks: nobody else's work is in the pool.
     pub fn install<R: Send>(&self, job: impl FnOnce() -> R + Send) -> R {
-        match &self.shared.pool {
+        match &self.pool {
             Some(pool) => pool.install(job),
             None => job(),
         }
@@ -375,9 +368,7 @@ pub fn workers(spec: &str, threads: Option<usize>) -> Result<Vec<Worker>, Device
                     found: devices.len(),
                 });
             };
-            workers.push(Worker {
-                shared: Arc::new(Shared { name, device, pool }),
-            });
+            workers.push(Worker { name, device, pool });
         }
     }
     Ok(workers)

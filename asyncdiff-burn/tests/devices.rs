@@ -208,12 +208,11 @@ mod flex {
         let meet = std::sync::Barrier::new(2);
         std::thread::scope(|scope| {
             for worker in &workers {
-                let worker = worker.clone();
                 let meet = &meet;
                 scope.spawn(move || {
                     // Neither gets past this unless both jobs run.
                     worker.install(|| meet.wait());
-                    assert_eq!(square(&worker), SQUARED);
+                    assert_eq!(square(worker), SQUARED);
                 });
             }
         });

@@ -27,9 +27,8 @@ pub type Latents = Tensor<4>;
 
 /// Is told how far a run is.
 pub trait Progress: Send {
-    /// Called after every denoiser call, in order, on the rank that holds the latents: `done` of `calls` are done, and
-    /// `latents` is what they have made so far. The run waits for the answer; breaking
-    /// off cancels it on all ranks.
+    /// Called in order on the rank that holds the latents, whenever they have advanced: `done` of `calls` denoiser calls are
+    /// done, and `latents` is what they have made so far. The run waits for the answer; breaking off cancels it on all ranks.
     fn step(&mut self, done: usize, calls: usize, latents: &Latents) -> ControlFlow<()>;
 }
 

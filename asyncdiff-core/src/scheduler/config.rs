@@ -33,7 +33,7 @@ pub const SCHEDULERS: &[NamedScheduler] = &[
     named(
         "pndm",
         "PNDMScheduler",
-        "pseudo linear multistep (PLMS), one call more than steps",
+        "pseudo linear multistep (PLMS); starts with Runge-Kutta steps unless the config skips them",
     ),
     named("euler", "EulerDiscreteScheduler", "Euler's method"),
     named(
