@@ -72,6 +72,13 @@ fn read(folder: &Path, name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// The manifest, and the bytes of the reference tensors.
+fn load() -> Option<(Manifest, Vec<u8>)> {
+    let folder = folder("schedulers")?;
+    let manifest = serde_json::from_slice(&read(&folder, "manifest.json")).expect("manifest.json");
+    Some((manifest, read(&folder, "schedulers.safetensors")))
+}
+
 fn values(tensors: &SafeTensors, name: &str) -> Vec<f64> {
     let tensor = tensors
         .tensor(name)
@@ -204,13 +211,10 @@ fn run(
 
 #[test]
 fn schedules_match_diffusers() {
-    let Some(folder) = folder("schedulers") else {
+    let Some((manifest, bytes)) = load() else {
         return;
     };
-    let manifest: Manifest =
-        serde_json::from_slice(&read(&folder, "manifest.json")).expect("manifest.json");
     let file = &manifest.files["schedulers.safetensors"];
-    let bytes = read(&folder, "schedulers.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).expect("schedulers.safetensors");
 
     let mut ran: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
@@ -238,13 +242,10 @@ fn schedules_match_diffusers() {
 /// Tables are named `alphas_cumprod.MODEL`; the model is a part of the names of the cases that use it.
 #[test]
 fn noise_tables_match_diffusers() {
-    let Some(folder) = folder("schedulers") else {
+    let Some((manifest, bytes)) = load() else {
         return;
     };
-    let manifest: Manifest =
-        serde_json::from_slice(&read(&folder, "manifest.json")).expect("manifest.json");
     let file = &manifest.files["schedulers.safetensors"];
-    let bytes = read(&folder, "schedulers.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).expect("schedulers.safetensors");
 
     let mut compared = 0;

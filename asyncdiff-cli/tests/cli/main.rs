@@ -1,0 +1,7 @@
+//! The program as a person uses it: the real binary, in a folder of its own.
+
+mod models;
+mod pictures;
+mod plans;
+mod requests;
+mod sandbox;

@@ -1,0 +1,248 @@
+//! `generate` and `compare`.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::sandbox::{Sandbox, edit_json, png, quick};
+
+#[test]
+fn generate_writes_a_picture_with_its_parameters() {
+    let sandbox = Sandbox::new();
+    let text = sandbox.ok(&[
+        "generate",
+        "red apple, fluent style",
+        "--steps",
+        "4",
+        "--seed",
+        "7",
+        "--negative-prompt",
+        "blue",
+        "-o",
+        "apple.png",
+    ]);
+    assert!(
+        text.contains("wrote apple.png") && text.contains("sequential"),
+        "{text}"
+    );
+    let (width, height, parameters) = png(&sandbox.path("apple.png"));
+    assert_eq!((width, height), (64, 64));
+    assert_eq!(
+        parameters,
+        format!(
+            "red apple, fluent style\nNegative prompt: blue\nSteps: 4, Sampler: DDIMScheduler, CFG scale: 3, Seed: 7, \
+             Size: 64x64, Model: embedded, Segments: 1, Version: asyncdiff {}",
+            env!("CARGO_PKG_VERSION")
+        )
+    );
+}
+
+#[test]
+fn the_same_command_gives_the_same_file_and_another_seed_another() {
+    let sandbox = Sandbox::new();
+    for devices in ["cpu", "cpu:2"] {
+        let file = |name: &str, seed: &str| {
+            sandbox.ok(&quick(&[
+                "--devices",
+                devices,
+                "--warm-up",
+                "1",
+                "--seed",
+                seed,
+                "-o",
+                name,
+            ]));
+            fs::read(sandbox.path(name)).unwrap()
+        };
+        let first = file("a.png", "1");
+        assert_eq!(first, file("b.png", "1"));
+        assert_ne!(first, file("c.png", "2"));
+    }
+}
+
+#[test]
+fn generate_reports_in_json_and_runs_asynchronously_on_every_named_device() {
+    let sandbox = Sandbox::new();
+    let text = sandbox.ok(&[
+        "generate",
+        "--prompt",
+        "pizza, flat style",
+        "--steps",
+        "5",
+        "--devices",
+        "cpu:3",
+        "--stride",
+        "2",
+        "--json",
+        "-o",
+        "p.png",
+    ]);
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["files"], json!(["p.png"]));
+    assert_eq!(report["devices"], json!(["cpu:0", "cpu:1", "cpu:2"]));
+    assert_eq!(
+        report["strategy"],
+        json!({"stride": 2, "warm_up": 3, "time_shift": false, "forecast": 0})
+    );
+    assert_eq!(report["summary"]["segments"], 2);
+    assert!(report["seconds"]["denoise"].as_f64().unwrap() > 0.0);
+    // What was announced is what was loaded, and no rank has everything.
+    let ranks = report["summary"]["ranks"].as_array().unwrap();
+    let announced: Vec<_> = ranks
+        .iter()
+        .map(|rank| rank["weight_bytes"].clone())
+        .collect();
+    assert_eq!(report["loaded_weight_bytes"], json!(announced));
+    let whole = 4 * 6_431_972;
+    assert!(
+        announced
+            .iter()
+            .all(|bytes| bytes.as_u64().unwrap() < whole)
+    );
+}
+
+#[test]
+fn several_images_get_numbers() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&quick(&["--num-images", "2", "-o", "two.png"]));
+    let [first, second] =
+        ["two-0.png", "two-1.png"].map(|name| fs::read(sandbox.path(name)).unwrap());
+    assert_ne!(first, second);
+    assert!(!sandbox.path("two.png").exists());
+    // The first of several is the picture of the seed, as in diffusers; batches may round differently.
+    sandbox.ok(&quick(&["-o", "one.png"]));
+    assert_eq!(png(&sandbox.path("one.png")).0, 64);
+}
+
+#[test]
+fn given_latents_replace_the_seed() {
+    let sandbox = Sandbox::new();
+    let write = |name: &str, values: usize| {
+        let data: Vec<u8> = (0..values)
+            .flat_map(|index| ((index as f32).sin() * 1.4).to_le_bytes())
+            .collect();
+        let shape = vec![1, 4, 16, values / 64];
+        let view =
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &data).unwrap();
+        fs::write(
+            sandbox.path(name),
+            safetensors::serialize([("latents", view)], None).unwrap(),
+        )
+        .unwrap();
+    };
+    write("noise.safetensors", 1024);
+    for (seed, name) in [("1", "a.png"), ("2", "b.png")] {
+        sandbox.ok(&quick(&[
+            "--latents",
+            "noise.safetensors",
+            "--seed",
+            seed,
+            "-o",
+            name,
+        ]));
+    }
+    let pixels = |name: &str| {
+        let bytes = fs::read(sandbox.path(name)).unwrap();
+        let mut reader = png::Decoder::new(std::io::Cursor::new(bytes))
+            .read_info()
+            .unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut pixels).unwrap();
+        pixels
+    };
+    assert_eq!(pixels("a.png"), pixels("b.png"));
+
+    write("small.safetensors", 512);
+    let error = sandbox.fails(&quick(&["--latents", "small.safetensors", "-o", "c.png"]));
+    assert!(
+        error.contains("[1, 4, 16, 8]") && error.contains("[1, 4, 16, 16]"),
+        "{error}"
+    );
+}
+
+#[test]
+fn compare_prints_a_table_and_writes_the_pictures_side_by_side() {
+    let sandbox = Sandbox::new();
+    let text = sandbox.ok(&[
+        "compare",
+        "red apple, fluent style",
+        "--steps",
+        "12",
+        "--segments",
+        "2,3",
+        "--forecast",
+        "0,1",
+        "--repeat",
+        "1",
+        "--json",
+    ]);
+    let report: Value = serde_json::from_str(&text).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    let asynchronous: Vec<_> = rows
+        .iter()
+        .filter(|row| !row["strategy"].is_null())
+        .collect();
+    assert_eq!(asynchronous.len(), 4);
+    assert_eq!(rows[0]["latent_error"], 0.0);
+    for row in &asynchronous {
+        assert_eq!(row["sound"], true);
+        assert!(row["psnr"].as_f64().unwrap() > 20.0, "{row}");
+        assert!(row["ideal_speed_up"].as_f64().unwrap() > 1.2, "{row}");
+    }
+    // Forecasting comes closer to the sequential result than reuse.
+    for pair in asynchronous.chunks(2) {
+        assert!(
+            pair[1]["latent_error"].as_f64() < pair[0]["latent_error"].as_f64(),
+            "{pair:?}"
+        );
+    }
+    assert_eq!(png(&sandbox.path("compare.png")).0, 5 * 64);
+}
+
+#[test]
+fn stable_diffusion_xl_takes_its_defaults_from_its_pipeline_class() {
+    let sandbox = Sandbox::new();
+    let model = sandbox.model("sdxl");
+    // As in checkpoints that leave the size to the pipeline; 128 latents are 1024 pixels.
+    edit_json(&model.join("unet/config.json"), |config| {
+        config["sample_size"] = Value::Null
+    });
+    let text = sandbox.ok(&["plan", "--model", "model", "--segments", "3"]);
+    for part in ["1024x1024 pixels", "1x4x128x128", "50 steps", "scale 5"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(text.contains("published partition"), "{text}");
+}
+
+#[test]
+fn an_empty_negative_prompt_means_zeros_if_the_model_says_so() {
+    let sandbox = Sandbox::new();
+    let model = sandbox.model("sdxl");
+    let pixels = |name: &str, more: &[&str]| {
+        let base = [
+            "generate", "x", "--model", "model", "--steps", "2", "--quiet",
+        ];
+        sandbox.ok(&[&base, more, &["-o", name]].concat());
+        let file = fs::File::open(sandbox.path(name)).unwrap();
+        let mut reader = png::Decoder::new(std::io::BufReader::new(file))
+            .read_info()
+            .unwrap();
+        let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut bytes).unwrap();
+        bytes
+    };
+    let strong = ["--guidance-scale", "30"];
+    let zeros = pixels("zeros.png", &strong);
+    let unguided = pixels("unguided.png", &["--guidance-scale", "1"]);
+    edit_json(&model.join("model_index.json"), |index| {
+        index["force_zeros_for_empty_prompt"] = json!(false)
+    });
+    assert_ne!(pixels("empty.png", &strong), zeros);
+    assert_eq!(pixels("same.png", &["--guidance-scale", "1"]), unguided);
+    // diffusers' default.
+    edit_json(&model.join("model_index.json"), |index| {
+        let index = index.as_object_mut().unwrap();
+        index.remove("force_zeros_for_empty_prompt");
+    });
+    assert_eq!(pixels("default.png", &strong), zeros);
+}
