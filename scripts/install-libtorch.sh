@@ -4,9 +4,10 @@
 #   scripts/install-libtorch.sh [--cuda] [FOLDER]
 #
 # FOLDER is by default asyncdiff/libtorch-VERSION in the user's data folder (with -cuda at the end for --cuda). Without
-# --cuda it holds what `tch:cpu` needs, about 700 MB. With --cuda it also holds NVIDIA's libraries, about 6 GB, and
-# `tch:cuda:0` works where the machine has a GPU and its driver. Needs python3 with pip, and no root rights. Running it
-# again fetches nothing. It ends by printing the variables to export for building and for running.
+# --cuda it holds what `tch:cpu` needs: 500 MB, and a gigabyte more while this runs. With --cuda it also holds NVIDIA's
+# libraries, 6 GB and 3 more, and `tch:cuda:0` works where the machine has a GPU and its driver. Needs python3 with pip,
+# and no root rights. Running it again fetches nothing. It ends by printing the variables to export, for building and
+# for running; without the first, the build script of torch-sys would fetch a release archive by itself.
 set -euo pipefail
 
 # The one version that tch 0.22, which Burn 0.22.1 uses, builds with. The C++ libraries in the wheels do not differ by

@@ -5,8 +5,9 @@
 #
 # The build script of tracel-llvm-bundler takes the tree below the user's data folder if its marker file is there, and
 # fetches a release archive otherwise. Two wheels from the Python package index hold the same libraries: the second adds
-# the targets that the first leaves out, NVPTX among them. Needs python3 with pip, 500 MB of disk, and no root rights.
-# Running it again does nothing. Python is needed at build time too: the tree's llvm-config is a Python program.
+# the targets that the first leaves out, NVPTX among them. Needs python3 with pip, 400 MB of disk (and 100 MB more while
+# it runs), and no root rights. Running it again does nothing. Building needs python3 too, because the tree's
+# llvm-config is a Python program.
 set -euo pipefail
 
 # The release that tracel-llvm-bundler asks for by folder name, and the wheels of the same LLVM.
