@@ -6,8 +6,10 @@
 # FOLDER is by default asyncdiff/libtorch-VERSION in the user's data folder (with -cuda at the end for --cuda). Without
 # --cuda it holds what `tch:cpu` needs: 500 MB, and a gigabyte more while this runs. With --cuda it also holds NVIDIA's
 # libraries, 6 GB and 3 more, and `tch:cuda:0` works where the machine has a GPU and its driver. Needs python3 with pip,
-# and no root rights. Running it again fetches nothing. It ends by printing the variables to export, for building and
-# for running; without the first, the build script of torch-sys would fetch a release archive by itself.
+# and no root rights. Running it again fetches nothing. Its output is the variables to export, for building and for
+# running; without the first, the build script of torch-sys would fetch a release archive by itself. To set them:
+#
+#   eval "$(scripts/install-libtorch.sh)"
 set -euo pipefail
 
 # The one version that tch 0.22, which Burn 0.22.1 uses, builds with. The C++ libraries in the wheels do not differ by
@@ -15,8 +17,12 @@ set -euo pipefail
 version=2.9.0
 wheel_python=3.11
 
-fail() {
+say() {
     echo "install-libtorch: $*" >&2
+}
+
+fail() {
+    say "$*"
     exit 1
 }
 
@@ -39,7 +45,7 @@ python=${PYTHON:-python3}
 
 # Fetches the named packages' wheels into $work/wheels.
 fetch() {
-    echo "install-libtorch: fetching $*"
+    say "fetching $*"
     "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version "$wheel_python" \
         --dest "$work/wheels" "$@" || fail "pip could not fetch $*: see its message above"
 }
@@ -81,7 +87,7 @@ if [[ -e $folder ]]; then
     if [[ -n $cuda && ! -e $folder/torch/lib/libtorch_cuda.so ]]; then
         fail "$folder holds LibTorch for the CPU alone: name another folder for --cuda"
     fi
-    echo "install-libtorch: LibTorch $version is already in $folder"
+    say "LibTorch $version is already in $folder"
 else
     # Beside the target, so that the last step is a rename within one file system and never leaves half a tree.
     mkdir -p "$(dirname "$folder")"
@@ -97,7 +103,7 @@ else
         fetch "${packages[@]}"
     fi
 
-    echo "install-libtorch: unpacking into $folder"
+    say "unpacking into $folder"
     for wheel in "$work"/wheels/*.whl; do
         unpack "$wheel"
     done
@@ -110,8 +116,8 @@ fi
 folder=$(cd "$folder" && pwd)
 library_path=LD_LIBRARY_PATH
 [[ $(uname -s) != Darwin ]] || library_path=DYLD_LIBRARY_PATH
+say "ready; with the variables below set, build with: cargo build --release --features tch"
 cat <<EXPORTS
-install-libtorch: ready; export these, then build with: cargo build --release --features tch
 export LIBTORCH='$folder/torch'
 export $library_path='$folder/torch/lib'\${$library_path:+:\$$library_path}
 EXPORTS
