@@ -49,7 +49,7 @@ pub use asyncdiff_burn::device;
 pub use asyncdiff_burn::weights::NamedTensor;
 pub use checkpoint::Checkpoint;
 pub use error::Error;
-pub use pipeline::{PartitionChoice, Request, Run, StableDiffusion, Strategy};
+pub use pipeline::{InitImage, PartitionChoice, Request, Run, StableDiffusion, Strategy};
 pub use session::{Latents, Output, Progress, Session, Timings};
 
 /// The README's example is a test.
