@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::jobs::Seeds;
+
 /// Pictures from Stable Diffusion checkpoints, sooner: asynchronous denoising on several devices
 #[derive(Debug, Parser)]
 #[command(name = "asyncdiff", version, disable_help_subcommand = true)]
@@ -34,8 +36,16 @@ pub enum Command {
 pub struct Generate {
     #[command(flatten)]
     pub prompt: Prompt,
+    /// What to draw, many times over: a text file with a prompt on each line, or - for standard input. Blank lines and
+    /// lines that begin with # are skipped
+    #[arg(long, value_name = "FILE", group = "text")]
+    pub prompt_file: Option<PathBuf>,
     #[command(flatten)]
     pub sample: Sample,
+    /// Seeds of the noise, as for PyTorch's CPU generator: one, several as in 1,2,7, or a range as in 1-4. Each seed is a
+    /// run of its own, with the same picture as alone
+    #[arg(long = "seed", value_name = "N,…", default_value = "0")]
+    pub seeds: Seeds,
     #[command(flatten)]
     pub devices: Devices,
     /// Segments of the denoiser, each on a device of its own [default: one for each device that is named]
@@ -43,7 +53,8 @@ pub struct Generate {
     pub segments: Option<usize>,
     #[command(flatten)]
     pub strategy: SingleStrategy,
-    /// The PNG file to write; several images get -0, -1, … before the extension
+    /// The PNG file to write; several images get -0, -1, … before the extension, in the order of the prompts, of the seeds
+    /// for each prompt, and of the images of each seed
     #[arg(long, short, value_name = "FILE", default_value = "asyncdiff.png")]
     pub output: PathBuf,
     #[command(flatten)]
@@ -56,6 +67,8 @@ pub struct Compare {
     pub prompt: Prompt,
     #[command(flatten)]
     pub sample: Sample,
+    #[command(flatten)]
+    pub seed: Seed,
     #[command(flatten)]
     pub devices: Devices,
     /// Segments of the denoiser, one or several numbers [default: 2, or those of the partition file]
@@ -86,6 +99,8 @@ pub struct Compare {
 pub struct Plan {
     #[command(flatten)]
     pub sample: Sample,
+    #[command(flatten)]
+    pub seed: Seed,
     /// Segments of the denoiser, each on a device of its own [default: 2, or those of the partition file]
     #[arg(long, value_name = "N")]
     pub segments: Option<usize>,
@@ -100,17 +115,8 @@ pub struct Plan {
 
 #[derive(Debug, Args)]
 pub struct Prompt {
-    /// What to draw
-    #[arg(value_name = "PROMPT", required_unless_present = "prompt_flag")]
-    pub prompt: Option<String>,
-    /// What to draw, as a flag
-    #[arg(
-        long = "prompt",
-        id = "prompt_flag",
-        value_name = "PROMPT",
-        conflicts_with = "prompt"
-    )]
-    pub prompt_flag: Option<String>,
+    #[command(flatten)]
+    pub text: Text,
     /// What to avoid [default: nothing]
     #[arg(
         long,
@@ -119,6 +125,32 @@ pub struct Prompt {
         hide_default_value = true
     )]
     pub negative_prompt: String,
+}
+
+/// Where the prompt comes from: exactly one of these, or of what a subcommand adds to the group.
+#[derive(Debug, Args)]
+#[group(id = "text", required = true, multiple = false)]
+pub struct Text {
+    /// What to draw
+    #[arg(value_name = "PROMPT")]
+    pub prompt: Option<String>,
+    /// What to draw, as a flag
+    #[arg(long = "prompt", id = "prompt_flag", value_name = "PROMPT")]
+    pub prompt_flag: Option<String>,
+}
+
+impl Text {
+    /// The prompt, if it was typed.
+    pub fn typed(&self) -> Option<&str> {
+        self.prompt.as_deref().or(self.prompt_flag.as_deref())
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Seed {
+    /// Seed of the noise, as for PyTorch's CPU generator
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
 }
 
 #[derive(Debug, Args)]
@@ -132,9 +164,6 @@ pub struct Sample {
     /// Strength of classifier-free guidance, off at 1 and less [default: the model's, or 7.5; 5 for XL]
     #[arg(long, value_name = "X")]
     pub guidance_scale: Option<f64>,
-    /// Seed of the noise, as for PyTorch's CPU generator
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
     /// Width in pixels [default: the model's]
     #[arg(long, value_name = "PIXELS")]
     pub width: Option<usize>,

@@ -7,7 +7,7 @@ use asyncdiff_burn::device::{Worker, workers};
 use asyncdiff_burn::weights::read_tensors;
 use asyncdiff_models::{Checkpoint, NamedTensor, PartitionChoice, Request, StableDiffusion};
 
-use crate::args::{Devices, Prompt, Sample};
+use crate::args::{Devices, Sample};
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -38,37 +38,35 @@ pub fn model_name(sample: &Sample) -> String {
     }
 }
 
-/// The request that the flags describe; says what is cut off prompts that are too long.
+/// The request that the flags describe, for the first of several prompts and seeds.
 pub fn request(
     pipeline: &StableDiffusion,
     sample: &Sample,
-    prompt: Option<&Prompt>,
+    seed: u64,
+    prompt: &str,
+    negative_prompt: &str,
 ) -> Result<Request> {
-    let text = prompt.and_then(|prompt| prompt.prompt.as_ref().or(prompt.prompt_flag.as_ref()));
-    let mut request = pipeline.request(text.cloned().unwrap_or_default());
-    if let Some(prompt) = prompt {
-        request.negative_prompt.clone_from(&prompt.negative_prompt);
-    }
+    let mut request = pipeline.request(prompt);
+    negative_prompt.clone_into(&mut request.negative_prompt);
+    request.seed = seed;
     request.steps = sample.steps.unwrap_or(request.steps);
     request.guidance_scale = sample.guidance_scale.unwrap_or(request.guidance_scale);
-    request.seed = sample.seed;
     request.width = sample.width.unwrap_or(request.width);
     request.height = sample.height.unwrap_or(request.height);
     request.scheduler.clone_from(&sample.scheduler);
     request.num_images = sample.num_images;
     request.latents = sample.latents.as_deref().map(latents).transpose()?;
-    for (name, text) in [
-        ("prompt", &request.prompt),
-        ("negative prompt", &request.negative_prompt),
-    ] {
-        if let Some(cut) = pipeline.truncated(text) {
-            eprintln!(
-                "warning: the {name} is longer than the {} tokens that the model reads; cut off: {cut:?}",
-                pipeline.text_encoders().tokens()
-            );
-        }
-    }
     Ok(request)
+}
+
+/// Says what is cut off a prompt that is too long; `name` is what to call it.
+pub fn warn_of_truncation(pipeline: &StableDiffusion, name: &str, prompt: &str) {
+    if let Some(cut) = pipeline.truncated(prompt) {
+        eprintln!(
+            "warning: the {name} is longer than the {} tokens that the model reads; cut off: {cut:?}",
+            pipeline.text_encoders().tokens()
+        );
+    }
 }
 
 fn latents(path: &Path) -> Result<NamedTensor> {

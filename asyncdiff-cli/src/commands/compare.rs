@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::plan::heading;
 use crate::args::Compare;
+use crate::interrupt::Interruptible;
 use crate::picture::{check_path, write_pngs};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
@@ -16,7 +17,11 @@ use crate::setup::{self, Result};
 pub fn run(args: &Compare) -> Result<()> {
     check_path(&args.output)?;
     let pipeline = setup::open(&args.sample)?;
-    let request = setup::request(&pipeline, &args.sample, Some(&args.prompt))?;
+    let prompt = args.prompt.text.typed().unwrap_or_default();
+    let negative = &args.prompt.negative_prompt;
+    let request = setup::request(&pipeline, &args.sample, args.seed.seed, prompt, negative)?;
+    setup::warn_of_truncation(&pipeline, "prompt", prompt);
+    setup::warn_of_truncation(&pipeline, "negative prompt", negative);
     let comparison = Comparison::plan(&pipeline, &request, &strategies(args)?)?;
     let workers = setup::named_devices(&args.devices)?
         .map_or_else(|| setup::cpu_workers(&args.devices, comparison.ranks()), Ok)?;
@@ -28,7 +33,7 @@ pub fn run(args: &Compare) -> Result<()> {
     let crowded = setup::shared_cores(&workers);
     let text = !args.printing.quiet && !args.printing.json;
     if text {
-        say!("{}", heading(comparison.baseline()))?;
+        say!("{}", heading(comparison.baseline(), &request.seed))?;
         say!(
             "devices {}; median of {} runs each, taken in turn",
             names.join(", "),
@@ -40,7 +45,12 @@ pub fn run(args: &Compare) -> Result<()> {
     }
 
     let mut session = Session::new(&pipeline, workers)?;
-    let rows = comparison.run(&mut session, args.repeat.into(), &mut Bar::new(text))?;
+    let calls = comparison.baseline().plan.calls;
+    session.prepare(comparison.baseline())?;
+    let mut progress = Interruptible::new(Bar::new(text))?;
+    let rows = progress.watch((1, 1), calls, |progress| {
+        comparison.run(&mut session, args.repeat.into(), progress)
+    })?;
 
     let shown: Vec<&Image> = rows
         .iter()

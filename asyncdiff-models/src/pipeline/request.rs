@@ -99,3 +99,14 @@ pub struct Run {
     /// Whether no published partition fits, and the balanced one was taken.
     pub fell_back: bool,
 }
+
+impl Run {
+    /// The same run with another prompt and seed. Neither decides who computes what, so there is nothing to plan anew.
+    #[must_use]
+    pub fn of(&self, prompt: impl Into<String>, seed: u64) -> Self {
+        let mut run = self.clone();
+        run.request.prompt = prompt.into();
+        run.request.seed = seed;
+        run
+    }
+}
