@@ -23,6 +23,8 @@ pub enum Command {
     Compare(Compare),
     /// Print who computes what, without loading weights
     Plan(Plan),
+    /// Print what a checkpoint is, without loading weights
+    Info(Info),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -111,6 +113,16 @@ pub struct Plan {
     pub svg: Option<PathBuf>,
     #[command(flatten)]
     pub printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub struct Info {
+    /// Model folder in diffusers layout [default: the embedded emoji model]
+    #[arg(value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// Print a machine-readable report instead of text [default: off]
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

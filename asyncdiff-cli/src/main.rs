@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Compare(args) => commands::compare::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
+        Command::Info(args) => commands::info::run(&args),
         Command::Completions { shell } => commands::completions(shell),
         Command::Man => commands::man(),
     };

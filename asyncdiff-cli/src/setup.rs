@@ -11,9 +11,9 @@ use crate::args::{Devices, Sample};
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Opens the model that the flags name.
-pub fn open(sample: &Sample) -> Result<StableDiffusion> {
-    let checkpoint = match &sample.model {
+/// Opens the model of that name, or the embedded one.
+pub fn open(model: Option<&Path>) -> Result<StableDiffusion> {
+    let checkpoint = match model {
         Some(folder) => Checkpoint::folder(folder)?,
         None => embedded()?,
     };
@@ -31,8 +31,8 @@ fn embedded() -> Result<Checkpoint> {
 }
 
 /// What the model is called in reports.
-pub fn model_name(sample: &Sample) -> String {
-    match &sample.model {
+pub fn model_name(model: Option<&Path>) -> String {
+    match model {
         Some(folder) => folder.display().to_string(),
         None => "embedded".to_owned(),
     }

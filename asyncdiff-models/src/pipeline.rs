@@ -19,7 +19,7 @@ pub(crate) use class::Class;
 pub use request::{PartitionChoice, Request, Run, Strategy};
 
 /// Bytes of an element of the denoiser's tensors and weights: the compute type is `f32`.
-const ELEMENT_BYTES: u64 = 4;
+pub(crate) const ELEMENT_BYTES: u64 = 4;
 /// Far above what any model was trained for, and low enough that no product of sizes overflows.
 const MOST_PIXELS: usize = 16_384;
 const MOST_IMAGES: usize = 1024;
@@ -330,6 +330,14 @@ impl StableDiffusion {
         self.text_encoders
             .iter()
             .find_map(|encoder| encoder.tokenizer.encode(prompt).truncated)
+    }
+
+    /// What the denoiser predicts, by the noise scheduler's configuration. All classes have the same default.
+    pub(crate) fn prediction_type(&self) -> &str {
+        self.scheduler
+            .prediction_type
+            .as_deref()
+            .unwrap_or("epsilon")
     }
 
     /// The tokenizers and text encoders.

@@ -16,7 +16,7 @@ use crate::setup::{self, Result};
 
 pub fn run(args: &Compare) -> Result<()> {
     check_path(&args.output)?;
-    let pipeline = setup::open(&args.sample)?;
+    let pipeline = setup::open(args.sample.model.as_deref())?;
     let prompt = args.prompt.text.typed().unwrap_or_default();
     let negative = &args.prompt.negative_prompt;
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, prompt, negative)?;
@@ -63,7 +63,7 @@ pub fn run(args: &Compare) -> Result<()> {
     if args.printing.json {
         let report = json!({
             "file": args.output,
-            "model": setup::model_name(&args.sample),
+            "model": setup::model_name(args.sample.model.as_deref()),
             "prompt": request.prompt,
             "devices": names,
             "threads": threads,

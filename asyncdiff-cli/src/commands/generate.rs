@@ -20,7 +20,7 @@ pub fn run(args: &Generate) -> Result<()> {
         Some(file) => read_prompts(file)?,
         None => vec![Prompt::typed(args.prompt.text.typed().unwrap_or_default())],
     };
-    let pipeline = setup::open(&args.sample)?;
+    let pipeline = setup::open(args.sample.model.as_deref())?;
     let (seed, prompt) = (args.seeds.as_slice()[0], &prompts[0].text);
     let negative = &args.prompt.negative_prompt;
     let request = setup::request(&pipeline, &args.sample, seed, prompt, negative)?;
@@ -63,7 +63,7 @@ pub fn run(args: &Generate) -> Result<()> {
 
     let mut session = Session::new(&pipeline, workers)?;
     session.prepare(&run)?;
-    let model = setup::model_name(&args.sample);
+    let model = setup::model_name(args.sample.model.as_deref());
     let mut progress = Interruptible::new(Bar::new(text))?;
     let mut timings = Vec::with_capacity(jobs.len());
     for (index, job) in jobs.iter().enumerate() {

@@ -12,7 +12,7 @@ use crate::picture::write_whole;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Plan) -> Result<()> {
-    let pipeline = setup::open(&args.sample)?;
+    let pipeline = setup::open(args.sample.model.as_deref())?;
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, "", "")?;
     let strategy = strategy(&args.strategy, args.segments, 2)?;
     let run = pipeline.plan(&request, &strategy)?;
@@ -134,7 +134,7 @@ fn ranges(blocks: &[asyncdiff_core::BlockId], run: &Run) -> String {
 }
 
 /// A number of bytes for people.
-fn bytes(count: f64) -> String {
+pub fn bytes(count: f64) -> String {
     let units = ["B", "KiB", "MiB", "GiB"];
     let power = (count.max(1.0).log2() / 10.0).floor().min(3.0);
     format!(
