@@ -137,6 +137,10 @@ pub struct Prompt {
         hide_default_value = true
     )]
     pub negative_prompt: String,
+    /// Read brackets in prompts as text [default: off, they weigh words as in web UIs: (word:1.3), (word) for 1.1, [word]
+    /// for 1/1.1, nested they multiply, \( \) \[ \] for brackets as text; BREAK and [from:to:when] mean nothing]
+    #[arg(long)]
+    pub literal_prompts: bool,
 }
 
 /// Where the prompt comes from: exactly one of these, or of what a subcommand adds to the group.

@@ -7,7 +7,7 @@ use asyncdiff_burn::device::{Worker, workers};
 use asyncdiff_burn::weights::read_tensors;
 use asyncdiff_models::{Checkpoint, NamedTensor, PartitionChoice, Request, StableDiffusion};
 
-use crate::args::{Devices, Sample};
+use crate::args::{Devices, Prompt, Sample};
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -43,11 +43,14 @@ pub fn request(
     pipeline: &StableDiffusion,
     sample: &Sample,
     seed: u64,
-    prompt: &str,
-    negative_prompt: &str,
+    prompt: Option<(&str, &Prompt)>,
 ) -> Result<Request> {
-    let mut request = pipeline.request(prompt);
-    negative_prompt.clone_into(&mut request.negative_prompt);
+    let mut request = pipeline.request("");
+    if let Some((text, prompt)) = prompt {
+        text.clone_into(&mut request.prompt);
+        request.negative_prompt.clone_from(&prompt.negative_prompt);
+        request.prompt_weighting = !prompt.literal_prompts;
+    }
     request.seed = seed;
     request.steps = sample.steps.unwrap_or(request.steps);
     request.guidance_scale = sample.guidance_scale.unwrap_or(request.guidance_scale);
@@ -59,9 +62,17 @@ pub fn request(
     Ok(request)
 }
 
-/// Says what is cut off a prompt that is too long; `name` is what to call it.
-pub fn warn_of_truncation(pipeline: &StableDiffusion, name: &str, prompt: &str) {
-    if let Some(cut) = pipeline.truncated(prompt) {
+/// Says what is cut off prompts that are too long: each name and text, and the request's negative prompt.
+pub fn warn_of_truncation<'a>(
+    pipeline: &StableDiffusion,
+    request: &'a Request,
+    prompts: impl IntoIterator<Item = (&'a str, &'a str)>,
+) {
+    let negative = [("negative prompt", request.negative_prompt.as_str())];
+    for (name, text) in prompts.into_iter().chain(negative) {
+        let Some(cut) = pipeline.truncated(text, request.prompt_weighting) else {
+            continue;
+        };
         eprintln!(
             "warning: the {name} is longer than the {} tokens that the model reads; cut off: {cut:?}",
             pipeline.text_encoders().tokens()

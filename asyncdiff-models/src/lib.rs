@@ -4,6 +4,7 @@
 //! * [`StableDiffusion`]: the text-to-image pipelines (1, 2 and XL); [`StableDiffusion::plan`] turns a [`Request`] and a
 //!   [`Strategy`] into a [`Run`] that can be inspected, [`Session`] holds the weights and makes the pictures.
 //! * [`unet`], [`text`], [`clip`], [`vae`], [`tokenizer`]: the parts, each usable alone.
+//! * [`prompt`]: words that count more than others.
 //! * [`Description`]: what a checkpoint is, without loading it.
 //! * [`compare::Comparison`]: asynchronous runs beside the sequential one.
 //! * [`random`]: PyTorch's random numbers; [`quality`]: how alike two pictures are.
@@ -38,6 +39,7 @@ mod embedded;
 mod error;
 pub mod image;
 mod pipeline;
+pub mod prompt;
 pub mod quality;
 pub mod random;
 mod resnet;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
-use crate::text::TextEncoders;
+use crate::text::{TextEncoders, pieces};
 use crate::vae::VaeConfig;
 
 pub(crate) use class::Class;
@@ -226,6 +226,7 @@ impl StableDiffusion {
             width: side,
             height: side,
             num_images: 1,
+            prompt_weighting: false,
             scheduler: None,
             latents: None,
         }
@@ -324,12 +325,15 @@ impl StableDiffusion {
         Ok((scale > 1.0).then(|| scale.into()))
     }
 
-    /// The part of a prompt that is longer than the text encoders take, if there is one. Generation cuts it off.
+    /// The part of a prompt, with or without [weights](crate::prompt) in it, that is longer than the text encoders take, if
+    /// there is one. Generation cuts it off.
     #[must_use]
-    pub fn truncated(&self, prompt: &str) -> Option<String> {
-        self.text_encoders
-            .iter()
-            .find_map(|encoder| encoder.tokenizer.encode(prompt).truncated)
+    pub fn truncated(&self, prompt: &str, weighting: bool) -> Option<String> {
+        let pieces = pieces(prompt, weighting);
+        self.text_encoders.iter().find_map(|encoder| {
+            let texts = pieces.iter().map(|piece| piece.text.as_str());
+            encoder.tokenizer.encode_pieces(texts).0.truncated
+        })
     }
 
     /// What the denoiser predicts, by the noise scheduler's configuration. All classes have the same default.

@@ -18,10 +18,9 @@ pub fn run(args: &Compare) -> Result<()> {
     check_path(&args.output)?;
     let pipeline = setup::open(args.sample.model.as_deref())?;
     let prompt = args.prompt.text.typed().unwrap_or_default();
-    let negative = &args.prompt.negative_prompt;
-    let request = setup::request(&pipeline, &args.sample, args.seed.seed, prompt, negative)?;
-    setup::warn_of_truncation(&pipeline, "prompt", prompt);
-    setup::warn_of_truncation(&pipeline, "negative prompt", negative);
+    let prompts = Some((prompt, &args.prompt));
+    let request = setup::request(&pipeline, &args.sample, args.seed.seed, prompts)?;
+    setup::warn_of_truncation(&pipeline, &request, [("prompt", prompt)]);
     let comparison = Comparison::plan(&pipeline, &request, &strategies(args)?)?;
     let workers = setup::named_devices(&args.devices)?
         .map_or_else(|| setup::cpu_workers(&args.devices, comparison.ranks()), Ok)?;

@@ -21,13 +21,11 @@ pub fn run(args: &Generate) -> Result<()> {
         None => vec![Prompt::typed(args.prompt.text.typed().unwrap_or_default())],
     };
     let pipeline = setup::open(args.sample.model.as_deref())?;
-    let (seed, prompt) = (args.seeds.as_slice()[0], &prompts[0].text);
-    let negative = &args.prompt.negative_prompt;
-    let request = setup::request(&pipeline, &args.sample, seed, prompt, negative)?;
-    for prompt in &prompts {
-        setup::warn_of_truncation(&pipeline, &prompt.name, &prompt.text);
-    }
-    setup::warn_of_truncation(&pipeline, "negative prompt", negative);
+    let seed = args.seeds.as_slice()[0];
+    let first = Some((prompts[0].text.as_str(), &args.prompt));
+    let request = setup::request(&pipeline, &args.sample, seed, first)?;
+    let named = prompts.iter().map(|prompt| (&*prompt.name, &*prompt.text));
+    setup::warn_of_truncation(&pipeline, &request, named);
     // Without --segments, every device that is named gets one.
     let named = setup::named_devices(&args.devices)?;
     let extra = args.strategy.stride.saturating_sub(1);

@@ -13,7 +13,7 @@ use crate::setup::{self, Result};
 
 pub fn run(args: &Plan) -> Result<()> {
     let pipeline = setup::open(args.sample.model.as_deref())?;
-    let request = setup::request(&pipeline, &args.sample, args.seed.seed, "", "")?;
+    let request = setup::request(&pipeline, &args.sample, args.seed.seed, None)?;
     let strategy = strategy(&args.strategy, args.segments, 2)?;
     let run = pipeline.plan(&request, &strategy)?;
     if let Some(path) = &args.svg {

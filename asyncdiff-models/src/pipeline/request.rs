@@ -14,6 +14,8 @@ pub struct Request {
     /// What to avoid; empty for nothing. Stable Diffusion XL then takes zeros for its embeddings, if its `model_index.json`
     /// says `force_zeros_for_empty_prompt`.
     pub negative_prompt: String,
+    /// Whether brackets in both prompts are [weights](crate::prompt), as in web UIs. If not, they are text, as in diffusers.
+    pub prompt_weighting: bool,
     /// Inference steps.
     pub steps: usize,
     /// Strength of classifier-free guidance; at 1 or less there is none.

@@ -5,5 +5,6 @@
 mod fixtures;
 mod networks;
 mod pipelines;
+mod prompt_weighting;
 mod schedulers;
 mod tokenizer;
