@@ -12,14 +12,14 @@ use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
-use crate::text::TextEncoders;
+use crate::text::{TextEncoders, pieces};
 use crate::vae::VaeConfig;
 
 pub(crate) use class::Class;
 pub use request::{InitImage, PartitionChoice, Request, Run, Strategy};
 
 /// Bytes of an element of the denoiser's tensors and weights: the compute type is `f32`.
-const ELEMENT_BYTES: u64 = 4;
+pub(crate) const ELEMENT_BYTES: u64 = 4;
 /// Far above what any model was trained for, and low enough that no product of sizes overflows.
 const MOST_PIXELS: usize = 16_384;
 const MOST_IMAGES: usize = 1024;
@@ -228,6 +228,7 @@ impl StableDiffusion {
             width: side,
             height: side,
             num_images: 1,
+            prompt_weighting: false,
             scheduler: None,
             latents: None,
             init_image: None,
@@ -374,12 +375,23 @@ impl StableDiffusion {
         Ok((scale > 1.0).then(|| scale.into()))
     }
 
-    /// The part of a prompt that is longer than the text encoders take, if there is one. Generation cuts it off.
+    /// The part of a prompt, with or without [weights](crate::prompt) in it, that is longer than the text encoders take, if
+    /// there is one. Generation cuts it off.
     #[must_use]
-    pub fn truncated(&self, prompt: &str) -> Option<String> {
-        self.text_encoders
-            .iter()
-            .find_map(|encoder| encoder.tokenizer.encode(prompt).truncated)
+    pub fn truncated(&self, prompt: &str, weighting: bool) -> Option<String> {
+        let pieces = pieces(prompt, weighting);
+        self.text_encoders.iter().find_map(|encoder| {
+            let texts = pieces.iter().map(|piece| piece.text.as_str());
+            encoder.tokenizer.encode_pieces(texts).0.truncated
+        })
+    }
+
+    /// What the denoiser predicts, by the noise scheduler's configuration. All classes have the same default.
+    pub(crate) fn prediction_type(&self) -> &str {
+        self.scheduler
+            .prediction_type
+            .as_deref()
+            .unwrap_or("epsilon")
     }
 
     /// The tokenizers and text encoders.

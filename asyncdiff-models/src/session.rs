@@ -221,7 +221,9 @@ impl<'a> Session<'a> {
             .map(|_| request.negative_prompt.as_str());
         let ids = self.pipeline.class.time_ids(request.height, request.width);
         Ok(self.workers[0].install(|| {
-            let prompts = self.text_encoders.encode(negative, &request.prompt);
+            let prompts =
+                self.text_encoders
+                    .encode(negative, &request.prompt, request.prompt_weighting);
             let context = repeat_each(prompts.context, request.num_images);
             let samples = context.dims()[0];
             let added = prompts

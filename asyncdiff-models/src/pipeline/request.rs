@@ -16,6 +16,8 @@ pub struct Request {
     /// What to avoid; empty for nothing. Stable Diffusion XL then takes zeros for its embeddings, if its `model_index.json`
     /// says `force_zeros_for_empty_prompt`.
     pub negative_prompt: String,
+    /// Whether brackets in both prompts are [weights](crate::prompt), as in web UIs. If not, they are text, as in diffusers.
+    pub prompt_weighting: bool,
     /// Inference steps.
     pub steps: usize,
     /// Strength of classifier-free guidance; at 1 or less there is none.
@@ -143,4 +145,15 @@ pub struct Run {
     pub scheduler: String,
     /// Whether no published partition fits, and the balanced one was taken.
     pub fell_back: bool,
+}
+
+impl Run {
+    /// The same run with another prompt and seed. Neither decides who computes what, so there is nothing to plan anew.
+    #[must_use]
+    pub fn of(&self, prompt: impl Into<String>, seed: u64) -> Self {
+        let mut run = self.clone();
+        run.request.prompt = prompt.into();
+        run.request.seed = seed;
+        run
+    }
 }

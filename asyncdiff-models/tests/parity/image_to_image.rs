@@ -34,7 +34,7 @@ fn runs_that_start_from_a_picture() {
     let Some(folder) = folder("image_to_image") else {
         return;
     };
-    let reference = Reference::open(&folder, "image_to_image");
+    let reference = Reference::of_folder(&folder, "image_to_image");
     let params: Params = serde_json::from_value(reference.params.clone()).unwrap();
     let [height, width, _] = *reference.shape("image") else {
         panic!("the picture is [height, width, 3]");

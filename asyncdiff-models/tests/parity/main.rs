@@ -6,5 +6,6 @@ mod fixtures;
 mod image_to_image;
 mod networks;
 mod pipelines;
+mod prompt_weighting;
 mod schedulers;
 mod tokenizer;
