@@ -85,11 +85,7 @@ pub fn conv_over_frames(
     let config = Conv2dConfig::new(channels, [kernel, 1])
         .with_padding(PaddingConfig2d::Explicit(padding, 0, padding, 0));
     let weight = loader.tensor("weight", [output, input, kernel, 1, 1])?;
-    filled(
-        &config,
-        loader,
-        weight.reshape([output, input, kernel, 1]),
-    )
+    filled(&config, loader, weight.reshape([output, input, kernel, 1]))
 }
 
 fn filled(
