@@ -88,6 +88,25 @@ pub fn conv_over_frames(
     filled(&config, loader, weight.reshape([output, input, kernel, 1]))
 }
 
+/// `torch.nn.Conv2d` without a bias whose kernel and stride are both `size`: what cuts a picture into patches.
+///
+/// # Errors
+///
+/// As [`Loader::tensor`].
+pub fn patches(
+    loader: &Loader<'_>,
+    channels: [usize; 2],
+    size: usize,
+) -> Result<Conv2d, WeightError> {
+    let [input, output] = channels;
+    let mut layer = Conv2dConfig::new(channels, [size, size])
+        .with_stride([size, size])
+        .with_bias(false)
+        .init(loader.device());
+    layer.weight = Param::from_tensor(loader.tensor("weight", [output, input, size, size])?);
+    Ok(layer)
+}
+
 fn filled(
     config: &Conv2dConfig,
     loader: &Loader<'_>,

@@ -48,6 +48,7 @@ pub mod text;
 pub mod tokenizer;
 pub mod unet;
 pub mod vae;
+pub mod vision;
 
 pub use asyncdiff_burn::device;
 pub use asyncdiff_burn::weights::NamedTensor;

@@ -230,7 +230,7 @@ impl<'a> Session<'a> {
                 .pooled
                 .zip(ids)
                 .map(|(pooled, ids)| AddedConditioning {
-                    text_embeds: repeat_each(pooled, request.num_images),
+                    text_embeds: Some(repeat_each(pooled, request.num_images)),
                     time_ids: vec![ids.to_vec(); samples],
                 });
             Conditioning {

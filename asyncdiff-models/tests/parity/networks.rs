@@ -111,7 +111,7 @@ const INSIDE: [&str; 5] = [
 /// The text, and what a UNet with an `addition_embed_type` is told beside it.
 fn conditioning(reference: &Reference) -> Conditioning {
     let added = reference.has("in.text_embeds").then(|| AddedConditioning {
-        text_embeds: tensor(reference, "in.text_embeds"),
+        text_embeds: Some(tensor(reference, "in.text_embeds")),
         time_ids: reference
             .values("in.time_ids")
             .chunks(reference.shape("in.time_ids")[1])
