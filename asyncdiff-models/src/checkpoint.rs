@@ -40,6 +40,24 @@ impl Checkpoint {
         })
     }
 
+    /// A folder of one model, such as a motion adapter: its `config.json`, and its weights beside that.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoFolder`] and [`Error::NoConfig`].
+    pub fn part(path: impl Into<PathBuf>) -> Result<Self, Error> {
+        let path = path.into();
+        if !path.is_dir() {
+            return Err(Error::NoFolder(path));
+        }
+        if !path.join("config.json").is_file() {
+            return Err(Error::NoConfig(path));
+        }
+        Ok(Self {
+            source: Source::Folder(path),
+        })
+    }
+
     /// The small emoji model that is part of the program; `embedded/README.md` is its card.
     #[cfg(feature = "embedded")]
     #[must_use]
@@ -98,13 +116,18 @@ impl Checkpoint {
         })
     }
 
-    /// The weights of one part of the pipeline, from `<part>/<stem>.safetensors`.
+    /// The weights of one part of the pipeline, from `<part>/<stem>.safetensors`; an empty part is the model itself.
     ///
     /// # Errors
     ///
     /// [`Error::Weights`] if there is no such file.
     pub fn weights(&self, part: &str, stem: &str) -> Result<WeightFile, Error> {
-        let name = format!("{part}/{stem}.safetensors");
+        let file = format!("{stem}.safetensors");
+        let name = if part.is_empty() {
+            file
+        } else {
+            format!("{part}/{file}")
+        };
         match &self.source {
             Source::Folder(folder) => Ok(WeightFile::open(&folder.join(name))?),
             Source::Embedded(_) => {

@@ -91,7 +91,9 @@ impl StableDiffusion {
     /// [`Error::Weights`] for weight files that are missing or damaged, and errors of [`StableDiffusion::plan`] for
     /// defaults that cannot be met.
     pub fn describe(&self) -> Result<Description, Error> {
-        let request = self.request("");
+        let mut request = self.request("");
+        // Of the checkpoint: a motion adapter is no part of it.
+        request.frames = 1;
         let run = self.plan(&request, &Strategy::Sequential)?;
         let [_, channels, height, width] = run.graph.latents;
         let text_encoders: Vec<_> = self

@@ -55,7 +55,9 @@ pub use asyncdiff_burn::weights::NamedTensor;
 pub use checkpoint::Checkpoint;
 pub use describe::{Description, PartDescription, PartitionDescription, TextEncoderDescription};
 pub use error::Error;
-pub use pipeline::{InitImage, PartitionChoice, Request, Run, StableDiffusion, Strategy};
+pub use pipeline::{
+    InitImage, MotionAdapter, PartitionChoice, Request, Run, StableDiffusion, Strategy,
+};
 pub use session::{Latents, Output, Progress, Session, Timings};
 
 /// The README's example is a test.

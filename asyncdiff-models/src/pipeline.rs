@@ -2,6 +2,7 @@
 //! [`Session`](crate::Session).
 
 mod class;
+mod motion;
 mod request;
 
 use asyncdiff_core::plan::Guidance;
@@ -16,6 +17,8 @@ use crate::text::{TextEncoders, pieces};
 use crate::vae::VaeConfig;
 
 pub(crate) use class::Class;
+use motion::Motion;
+pub use motion::MotionAdapter;
 pub use request::{InitImage, PartitionChoice, Request, Run, Strategy};
 
 /// Bytes of an element of the denoiser's tensors and weights: the compute type is `f32`.
@@ -32,7 +35,11 @@ pub struct StableDiffusion {
     pub(crate) text_encoders: TextEncoders,
     pub(crate) unet: UNet2d,
     pub(crate) vae: VaeConfig,
+    motion: Option<Motion>,
+    /// The checkpoint's.
     scheduler: SchedulerConfig,
+    /// In place of the checkpoint's, and of that for videos.
+    given_scheduler: Option<SchedulerConfig>,
     recommended: GenerationConfig,
 }
 
@@ -44,8 +51,10 @@ struct GenerationConfig {
     num_inference_steps: Option<usize>,
 }
 
+const SCHEDULER_CONFIG: &str = "scheduler/scheduler_config.json";
+
 fn scheduler(checkpoint: &Checkpoint) -> Result<SchedulerConfig, Error> {
-    let name = "scheduler/scheduler_config.json";
+    let name = SCHEDULER_CONFIG;
     String::from_utf8_lossy(&checkpoint.read(name)?)
         .parse()
         .map_err(|source| Error::SchedulerFile {
@@ -100,13 +109,24 @@ impl StableDiffusion {
             text_encoders: TextEncoders::open(&checkpoint, class)?,
             unet: UNet2d::new(&checkpoint.json::<UNet2dConfig>("unet/config.json")?)?,
             vae: checkpoint.json("vae/config.json")?,
+            motion: None,
             scheduler: scheduler(&checkpoint)?,
+            given_scheduler: None,
             recommended,
             checkpoint,
         };
         pipeline.check_settings()?;
         pipeline.check_parts()?;
         Ok(pipeline)
+    }
+
+    /// The same pipeline with a noise scheduler in place of its own, for pictures and videos.
+    #[must_use]
+    pub fn with_scheduler(self, config: SchedulerConfig) -> Self {
+        Self {
+            given_scheduler: Some(config),
+            ..self
+        }
     }
 
     /// Whether every part can be built.
@@ -207,8 +227,9 @@ impl StableDiffusion {
         }
     }
 
-    /// A request for one picture with the model's defaults: its training size, and the steps and guidance scale of its
-    /// `generation_config.json` where it has one (otherwise those of its pipeline class in diffusers).
+    /// A request for one picture, or with a motion adapter one video, with the model's defaults: its training size, and the
+    /// steps and guidance scale of its `generation_config.json` where it has one (otherwise those of its pipeline class in
+    /// diffusers). A video has 16 frames, or as many as the adapter can make if that is less.
     #[must_use]
     pub fn request(&self, prompt: impl Into<String>) -> Request {
         let defaults = self.class.defaults();
@@ -228,6 +249,7 @@ impl StableDiffusion {
             width: side,
             height: side,
             num_images: 1,
+            frames: self.default_frames(),
             prompt_weighting: false,
             scheduler: None,
             latents: None,
@@ -255,12 +277,20 @@ impl StableDiffusion {
         let [batch, _, height, width] = shape;
         let guidance = self.guidance(request)?;
         let passes = if guidance.is_some() { 2 } else { 1 };
-        let graph = self
-            .unet
-            .graph(passes, [batch, height, width], self.text_encoders.tokens());
+        let motion = self.motion(request);
+        let graph = motion
+            .map_or(&self.unet, |motion| &motion.unet)
+            .video_graph(
+                passes,
+                request.frames,
+                [batch, height, width],
+                self.text_encoders.tokens(),
+            );
+        let own = motion.map_or(&self.scheduler, |motion| &motion.scheduler);
+        let own = self.given_scheduler.as_ref().unwrap_or(own);
         let scheduler = match &request.scheduler {
-            Some(name) => self.scheduler.with_class(name)?,
-            None => self.scheduler.clone(),
+            Some(name) => own.with_class(name)?,
+            None => own.clone(),
         };
         let schedule = self.schedule(&scheduler, request)?;
         let sequential = Plan::sequential(&graph, &schedule, guidance)?;
@@ -333,7 +363,7 @@ impl StableDiffusion {
         })
     }
 
-    /// `[batch, channels, height, width]` of the request's latents.
+    /// `[batch, channels, height, width]` of the request's latents; a video has a row for each frame.
     fn latents_shape(&self, request: &Request) -> Result<[usize; 4], Error> {
         if request.num_images == 0 {
             return Err(Error::NoImages);
@@ -342,11 +372,13 @@ impl StableDiffusion {
             ("width", request.width, MOST_PIXELS),
             ("height", request.height, MOST_PIXELS),
             ("number of images", request.num_images, MOST_IMAGES),
+            ("number of frames", request.frames, MOST_IMAGES),
         ] {
             if found > most {
                 return Err(Error::TooLarge { what, found, most });
             }
         }
+        self.check_frames(request)?;
         let factor = self.vae.scale_factor();
         let side = |side, found: usize| {
             if found == 0 || !found.is_multiple_of(factor) {
@@ -360,7 +392,7 @@ impl StableDiffusion {
             Ok(found / factor)
         };
         Ok([
-            request.num_images,
+            request.num_images * request.frames,
             self.vae.latent_channels,
             side("height", request.height)?,
             side("width", request.width)?,
@@ -400,7 +432,7 @@ impl StableDiffusion {
         &self.text_encoders
     }
 
-    /// The denoiser's structure.
+    /// The structure of the denoiser of pictures.
     #[must_use]
     pub fn unet(&self) -> &UNet2d {
         &self.unet

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use asyncdiff_burn::device::Worker;
 use asyncdiff_burn::exchange::OnDevice;
 use asyncdiff_burn::ranks::{RankError, on_each};
+use asyncdiff_burn::weights::WeightFile;
 use asyncdiff_comm::{CommError, local};
 use asyncdiff_core::plan::{Value, Versioned};
 use asyncdiff_core::{BlockId, Engine, EngineError};
@@ -19,7 +20,7 @@ use crate::pipeline::{Request, Run, StableDiffusion};
 use crate::text::LoadedTextEncoders;
 use crate::unet::{AddedConditioning, Conditioning, UNet};
 use crate::vae::AutoencoderKl;
-use start::{Masked, Start, start};
+use start::{Masked, Start, noise, start};
 
 /// How long a rank waits for another before it gives up: longer than any denoiser call, or any callback, should take.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -55,12 +56,21 @@ pub struct Timings {
 /// What a generation has made.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// The pictures.
+    /// The pictures; of videos all frames, one video after the other.
     pub images: Vec<Image>,
-    /// The final latents, `[batch, channels, height, width]`, row-major.
+    /// Frames of each video; 1 for pictures.
+    pub frames: usize,
+    /// The final latents, `[batch, channels, height, width]`, row-major, with a row for each of `images`.
     pub latents: Vec<f32>,
     /// How long it took.
     pub timings: Timings,
+}
+
+impl Output {
+    /// The frames of each video; a picture is a video of one frame.
+    pub fn videos(&self) -> impl Iterator<Item = &[Image]> {
+        self.images.chunks(self.frames)
+    }
 }
 
 /// A pipeline with its weights on workers.
@@ -131,6 +141,7 @@ impl<'a> Session<'a> {
                 found: self.workers.len(),
             });
         }
+        // All ranks together have all blocks of a UNet, so those of pictures and of videos are not taken for each other.
         if self
             .ranks
             .iter()
@@ -144,11 +155,16 @@ impl<'a> Session<'a> {
             .pipeline
             .checkpoint
             .weights("unet", "diffusion_pytorch_model")?;
+        let motion = self.pipeline.motion(&run.request);
+        let unet = motion.map_or(&self.pipeline.unet, |motion| &motion.unet);
+        let motion_file = motion.map(|motion| motion.adapter.weights()).transpose()?;
         for (worker, blocks) in self.workers.iter().zip(&run.plan.blocks) {
             let unet = worker.install(|| {
+                let motion = motion_file.as_ref().map(WeightFile::read).transpose()?;
                 UNet::load(
-                    &self.pipeline.unet,
+                    unet,
                     &file.read()?,
+                    motion.as_ref(),
                     blocks,
                     worker.device(),
                     FloatDType::F32,
@@ -199,6 +215,7 @@ impl<'a> Session<'a> {
         let decode = start.elapsed();
         Ok(Output {
             images,
+            frames: run.request.frames,
             latents,
             timings: Timings {
                 encode,
@@ -238,7 +255,7 @@ impl<'a> Session<'a> {
                 added,
                 concat: None,
                 mask: None,
-                frames: 1,
+                frames: request.frames,
             }
         }))
     }
@@ -289,9 +306,9 @@ impl<'a> Session<'a> {
                 }
                 None => (None, None, None),
             };
-            let count = shape.iter().product();
+            let frames = run.request.frames;
             let given = Box::new(move |what: Versioned| match (&mut source, what.value) {
-                (Some((_, rng)), Value::Noise) => tensor(rng.randn(count)),
+                (Some((_, rng)), Value::Noise) => tensor(noise(rng, shape, frames)),
                 (Some((Some(kept), _)), Value::Image) => tensor(kept.image.clone()),
                 (Some((Some(kept), _)), Value::ImageNoise) => tensor(kept.noise.clone()),
                 _ => unreachable!("only the rank that advances the latents reads {what}"),

@@ -50,13 +50,13 @@ pub(super) fn start(
         .as_ref()
         .map(|latents| latents.values.clone());
     let shape = run.graph.latents;
-    let count = shape.iter().product();
+    let draw = |rng: &mut TorchRng| noise(rng, shape, run.request.frames);
     let pure = |noise: &[f32]| -> Vec<f32> {
         let sigma = run.schedule.init_noise_sigma as f32;
         noise.iter().map(|value| value * sigma).collect()
     };
     let Some(init) = &run.request.init_image else {
-        let noise = given.unwrap_or_else(|| rng.randn(count));
+        let noise = given.unwrap_or_else(|| draw(&mut rng));
         let start = Start {
             latents: pure(&noise),
             kept: None,
@@ -79,7 +79,7 @@ pub(super) fn start(
     // One picture for the whole batch.
     let clean = (!from_noise || keeps)
         .then(|| values(encode(image.to_samples(), &mut rng)).repeat(shape[0]));
-    let noise = given.unwrap_or_else(|| rng.randn(count));
+    let noise = given.unwrap_or_else(|| draw(&mut rng));
     let latents = match &clean {
         Some(clean) if !from_noise => {
             let level = run.schedule.levels[0];
@@ -114,6 +114,28 @@ pub(super) fn start(
     };
     let kept = clean.filter(|_| keeps).map(|image| Kept { image, noise });
     (Start { latents, kept, rng }, masked)
+}
+
+/// Standard normal numbers for latents of `shape`, `[batch, channels, height, width]`, in videos of `frames` rows.
+///
+/// diffusers draws those of a video as `[channels, frames, height, width]`.
+pub(super) fn noise(rng: &mut TorchRng, shape: [usize; 4], frames: usize) -> Vec<f32> {
+    let [batch, channels, height, width] = shape;
+    let drawn = rng.randn(shape.iter().product());
+    if frames == 1 {
+        return drawn;
+    }
+    let plane = height * width;
+    let mut rows = Vec::with_capacity(drawn.len());
+    for video in 0..batch / frames {
+        for frame in 0..frames {
+            for channel in 0..channels {
+                let start = ((video * channels + channel) * frames + frame) * plane;
+                rows.extend_from_slice(&drawn[start..start + plane]);
+            }
+        }
+    }
+    rows
 }
 
 /// A sample of the latents of a picture `[1, 3, height, width]`, `[1, channels, height, width]`.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use asyncdiff_burn::weights::read_tensors;
-use asyncdiff_models::{Checkpoint, Error, StableDiffusion};
+use asyncdiff_models::{Checkpoint, Error, MotionAdapter, StableDiffusion};
 use serde_json::Value;
 
 /// `ASYNCDIFF_FIXTURES`, or the project's own. A relative path starts at the workspace, where the command was typed, not at
@@ -61,13 +61,17 @@ pub fn models() -> Vec<Model> {
         .into_iter()
         .filter_map(|folder| {
             let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-            // An image pipeline beside a motion adapter is the base of a video pipeline, and its references are videos.
-            if folder.join("checkpoint/motion_adapter").is_dir() {
-                println!("passing over {name}: motion adapters are not implemented");
-                return None;
-            }
             let checkpoint = Checkpoint::folder(folder.join("checkpoint")).unwrap();
-            match StableDiffusion::open(checkpoint) {
+            let pipeline = StableDiffusion::open(checkpoint).and_then(|pipeline| {
+                // An image pipeline beside a motion adapter is the base of a video pipeline, and its references are videos.
+                let adapter = folder.join("checkpoint/motion_adapter");
+                if adapter.is_dir() {
+                    pipeline.with_motion(MotionAdapter::open(Checkpoint::part(adapter)?)?)
+                } else {
+                    Ok(pipeline)
+                }
+            });
+            match pipeline {
                 Ok(pipeline) => Some(Model {
                     name,
                     manifest: serde_json::from_slice(

@@ -108,8 +108,22 @@ const INSIDE: [&str; 5] = [
     "time_proj",
 ];
 
+/// `[videos, channels, frames, height, width]`, as diffusers has AnimateDiff's videos, to a row for each frame; and the number of
+/// frames.
+fn frame_by_frame(videos: Tensor<5>) -> (Tensor<4>, usize) {
+    let frames = videos.dims()[2];
+    (videos.swap_dims(1, 2).flatten(0, 1), frames)
+}
+
+/// The other way round.
+fn channels_before_frames(rows: Tensor<4>, frames: usize) -> Tensor<5> {
+    let [batch, channels, height, width] = rows.dims();
+    rows.reshape([batch / frames, frames, channels, height, width])
+        .swap_dims(1, 2)
+}
+
 /// The text, and what a UNet with an `addition_embed_type` is told beside it.
-fn conditioning(reference: &Reference) -> Conditioning {
+fn conditioning(reference: &Reference, frames: usize) -> Conditioning {
     let added = reference.has("in.text_embeds").then(|| AddedConditioning {
         text_embeds: Some(tensor(reference, "in.text_embeds")),
         time_ids: reference
@@ -123,7 +137,7 @@ fn conditioning(reference: &Reference) -> Conditioning {
         added,
         concat: None,
         mask: None,
-        frames: 1,
+        frames,
     }
 }
 
@@ -131,16 +145,27 @@ fn conditioning(reference: &Reference) -> Conditioning {
 fn unet_blocks() {
     let mut taps = 0;
     for model in models() {
-        let unet_spec = model.pipeline.unet();
+        let unet_spec = model
+            .pipeline
+            .motion_unet()
+            .unwrap_or(model.pipeline.unet());
         let file = weights(&model, "unet/diffusion_pytorch_model.safetensors");
+        let motion_file = model
+            .pipeline
+            .motion_unet()
+            .map(|_| weights(&model, "motion_adapter/diffusion_pytorch_model.safetensors"));
         for case in ["unet_even", "unet_odd"] {
             let Some(reference) = model.reference(case) else {
                 continue;
             };
-            let [batch, _, height, width] =
-                <[usize; 4]>::try_from(reference.shape("in.sample")).unwrap();
-            let graph = unet_spec.graph(
+            let (sample, frames) = match motion_file {
+                Some(_) => frame_by_frame(tensor(&reference, "in.sample")),
+                None => (tensor(&reference, "in.sample"), 1),
+            };
+            let [batch, _, height, width] = sample.dims();
+            let graph = unet_spec.video_graph(
                 1,
+                frames,
                 [batch, height, width],
                 reference.shape("in.encoder_hidden_states")[1],
             );
@@ -148,6 +173,10 @@ fn unet_blocks() {
             let unet = UNet::load(
                 unet_spec,
                 &file.read().unwrap(),
+                motion_file
+                    .as_ref()
+                    .map(|file| file.read().unwrap())
+                    .as_ref(),
                 &all,
                 &Device::flex(),
                 FloatDType::F32,
@@ -161,12 +190,13 @@ fn unet_blocks() {
             );
 
             let given = Box::new(|_| unreachable!("a denoiser call reads nothing else"));
-            let mut denoiser = unet.denoiser(conditioning(&reference), [height, width], given);
+            let mut denoiser =
+                unet.denoiser(conditioning(&reference, frames), [height, width], given);
             let timestep = f64::from(reference.values("in.timestep")[0]);
             let mut outputs: Vec<Tensor<4>> = Vec::new();
             for (id, block) in graph.iter() {
                 let inputs = block.inputs.iter().map(|input| match input {
-                    Input::Latents => tensor(&reference, "in.sample"),
+                    Input::Latents => sample.clone(),
                     Input::Block(from) => outputs[from.0].clone(),
                 });
                 let output = denoiser.run(id, timestep, inputs.collect()).unwrap();
@@ -203,11 +233,12 @@ fn unet_blocks() {
                 );
                 taps += 1;
             }
-            reference.check(
-                &format!("{} {case}: out", model.name),
-                "out",
-                &values(outputs.pop().unwrap()),
-            );
+            let out = outputs.pop().unwrap();
+            let out = match motion_file {
+                Some(_) => values(channels_before_frames(out, frames)),
+                None => values(out),
+            };
+            reference.check(&format!("{} {case}: out", model.name), "out", &out);
         }
     }
     println!("{taps} block outputs checked");

@@ -15,7 +15,8 @@ fn encode(session: &Session<'_>, request: &Request) -> [Vec<f32>; 2] {
     let context = conditioning.context.into_data().try_to_vec().unwrap();
     let pooled = conditioning
         .added
-        .map(|added| added.text_embeds.into_data().try_to_vec().unwrap());
+        .and_then(|added| added.text_embeds)
+        .map(|text| text.into_data().try_to_vec().unwrap());
     [context, pooled.unwrap_or_default()]
 }
 
