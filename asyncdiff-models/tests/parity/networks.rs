@@ -7,9 +7,10 @@ use asyncdiff_models::unet::{AddedConditioning, Conditioning, UNet};
 use asyncdiff_models::vae::{AutoencoderKl, VaeConfig};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
+use super::animatediff;
 use super::fixtures::{Model, Reference, models};
 
-fn tensor<const D: usize>(reference: &Reference, name: &str) -> Tensor<D> {
+pub fn tensor<const D: usize>(reference: &Reference, name: &str) -> Tensor<D> {
     let data = TensorData::new(
         reference.values(name).to_vec(),
         reference.shape(name).to_vec(),
@@ -17,7 +18,7 @@ fn tensor<const D: usize>(reference: &Reference, name: &str) -> Tensor<D> {
     Tensor::from_data(data, &Device::flex())
 }
 
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_to_vec::<f32>().unwrap()
 }
 
@@ -108,20 +109,6 @@ const INSIDE: [&str; 5] = [
     "time_proj",
 ];
 
-/// `[videos, channels, frames, height, width]`, as diffusers has AnimateDiff's videos, to a row for each frame; and the number of
-/// frames.
-fn frame_by_frame(videos: Tensor<5>) -> (Tensor<4>, usize) {
-    let frames = videos.dims()[2];
-    (videos.swap_dims(1, 2).flatten(0, 1), frames)
-}
-
-/// The other way round.
-fn channels_before_frames(rows: Tensor<4>, frames: usize) -> Tensor<5> {
-    let [batch, channels, height, width] = rows.dims();
-    rows.reshape([batch / frames, frames, channels, height, width])
-        .swap_dims(1, 2)
-}
-
 /// The text, and what a UNet with an `addition_embed_type` is told beside it.
 fn conditioning(reference: &Reference, frames: usize) -> Conditioning {
     let added = reference.has("in.text_embeds").then(|| AddedConditioning {
@@ -159,7 +146,7 @@ fn unet_blocks() {
                 continue;
             };
             let (sample, frames) = match motion_file {
-                Some(_) => frame_by_frame(tensor(&reference, "in.sample")),
+                Some(_) => animatediff::frame_by_frame(tensor(&reference, "in.sample")),
                 None => (tensor(&reference, "in.sample"), 1),
             };
             let [batch, _, height, width] = sample.dims();
@@ -234,8 +221,11 @@ fn unet_blocks() {
                 taps += 1;
             }
             let out = outputs.pop().unwrap();
+            let [_, channels, ..] = out.dims();
             let out = match motion_file {
-                Some(_) => values(channels_before_frames(out, frames)),
+                Some(_) => {
+                    animatediff::as_in_diffusers(&values(out), batch / frames, frames, channels)
+                }
                 None => values(out),
             };
             reference.check(&format!("{} {case}: out", model.name), "out", &out);
