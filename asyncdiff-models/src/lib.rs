@@ -1,9 +1,9 @@
 //! The networks and pipelines of AsyncDiff, from diffusers checkpoints.
 //!
 //! * [`Checkpoint`]: where a model's files come from.
-//! * [`StableDiffusion`]: the text-to-image pipelines (1, 2 and XL); [`StableDiffusion::plan`] turns a [`Request`] and a
+//! * [`StableDiffusion`]: the text-to-image pipelines (1, 2 and XL), and Stable Video Diffusion; [`StableDiffusion::plan`] turns a [`Request`] and a
 //!   [`Strategy`] into a [`Run`] that can be inspected, [`Session`] holds the weights and makes the pictures.
-//! * [`unet`], [`text`], [`clip`], [`vae`], [`tokenizer`]: the parts, each usable alone.
+//! * [`unet`], [`text`], [`clip`], [`vision`], [`vae`], [`tokenizer`]: the parts, each usable alone.
 //! * [`prompt`]: words that count more than others.
 //! * [`Description`]: what a checkpoint is, without loading it.
 //! * [`compare::Comparison`]: asynchronous runs beside the sequential one.
@@ -36,6 +36,7 @@ pub mod compare;
 mod describe;
 #[cfg(feature = "embedded")]
 mod embedded;
+mod encoders;
 mod error;
 pub mod image;
 mod pipeline;
@@ -56,7 +57,8 @@ pub use checkpoint::Checkpoint;
 pub use describe::{Description, PartDescription, PartitionDescription, TextEncoderDescription};
 pub use error::Error;
 pub use pipeline::{
-    InitImage, MotionAdapter, PartitionChoice, Request, Run, StableDiffusion, Strategy,
+    ImageToVideo, InitImage, MotionAdapter, PartitionChoice, Request, Run, StableDiffusion,
+    Strategy,
 };
 pub use session::{Latents, Output, Progress, Session, Timings};
 

@@ -10,8 +10,10 @@ use burn::tensor::Tensor;
 use serde::Deserialize;
 
 use crate::attention::Mask;
+use crate::checkpoint::Checkpoint;
 use crate::clip::Activation;
 use crate::clip::layer::{Layer, LayerSettings};
+use crate::error::Error;
 
 pub use preprocess::{ImageNormalization, resize_antialiased};
 
@@ -82,6 +84,27 @@ impl ClipVisionConfig {
 }
 
 const MOST_PIXELS: usize = 4096;
+
+/// A vision encoder and how it is shown pictures, without the weights.
+#[derive(Clone, Debug)]
+pub struct ImageEncoder {
+    /// The encoder's configuration.
+    pub config: ClipVisionConfig,
+    /// What is done to a picture's samples before it sees them.
+    pub normalization: ImageNormalization,
+}
+
+impl ImageEncoder {
+    /// The encoder's folder in a checkpoint.
+    pub const FOLDER: &str = "image_encoder";
+
+    pub(crate) fn open(checkpoint: &Checkpoint) -> Result<Self, Error> {
+        Ok(Self {
+            config: checkpoint.json(&format!("{}/config.json", Self::FOLDER))?,
+            normalization: checkpoint.json("feature_extractor/preprocessor_config.json")?,
+        })
+    }
+}
 
 /// What the vision encoder says about a batch of pictures.
 #[derive(Clone, Debug)]

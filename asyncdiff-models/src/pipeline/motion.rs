@@ -11,6 +11,8 @@ use crate::error::Error;
 
 /// The frames that published adapters were trained with.
 const USUAL_FRAMES: usize = 16;
+/// As their examples are saved.
+const USUAL_FPS: usize = 8;
 
 /// A motion adapter (diffusers' `MotionAdapter`), without its weights.
 #[derive(Clone, Debug)]
@@ -128,11 +130,19 @@ impl StableDiffusion {
         self.motion.as_ref().map(|motion| &motion.unet)
     }
 
-    /// The frames of a video where a request does not say; 1 without a motion adapter.
+    /// The frames of a video where a request does not say; 1 for pictures.
     pub(super) fn default_frames(&self) -> usize {
-        self.motion.as_ref().map_or(1, |motion| {
+        self.motion.as_ref().map_or(self.frames, |motion| {
             USUAL_FRAMES.min(motion.adapter.config.motion_max_seq_length)
         })
+    }
+
+    /// Frames per second where a request does not say.
+    pub(super) fn default_fps(&self) -> usize {
+        match self.motion {
+            Some(_) => USUAL_FPS,
+            None => self.class.defaults().fps,
+        }
     }
 
     /// What makes the motion in the result of a request: nothing for a picture.
@@ -140,12 +150,9 @@ impl StableDiffusion {
         self.motion.as_ref().filter(|_| request.frames > 1)
     }
 
-    /// Whether the request's number of frames is possible.
-    pub(super) fn check_frames(&self, request: &Request) -> Result<(), Error> {
+    /// Whether a model of pictures can make the request's number of frames.
+    pub(super) fn check_motion(&self, request: &Request) -> Result<(), Error> {
         let frames = request.frames;
-        if frames == 0 {
-            return Err(Error::NoFrames);
-        }
         if frames == 1 {
             return Ok(());
         }
@@ -159,9 +166,9 @@ impl StableDiffusion {
                 most,
             });
         }
-        if request.init_image.is_some() {
-            return Err(Error::VideoFromPicture(frames));
+        match request.init_image {
+            Some(_) => Err(Error::VideoFromPicture(frames)),
+            None => Ok(()),
         }
-        Ok(())
     }
 }

@@ -5,6 +5,7 @@
 mod animatediff;
 mod fixtures;
 mod image_to_image;
+mod image_to_video;
 mod networks;
 mod pipelines;
 mod prompt_weighting;

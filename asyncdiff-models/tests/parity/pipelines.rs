@@ -13,6 +13,7 @@ use burn::tensor::Tensor;
 
 use super::animatediff;
 use super::fixtures::{Model, Reference, distance, models};
+use super::image_to_video;
 use super::networks::{self, tensor};
 
 /// Keeps the latents after every step.
@@ -31,6 +32,9 @@ impl Progress for Steps {
 /// What the reference was made from. `None` if it started from a picture: the noise in its latents is not in the data.
 /// `image_to_image` checks such runs.
 fn request(model: &Model, sequential: &Reference) -> Option<Request> {
+    if model.pipeline.image_encoder().is_some() {
+        return Some(image_to_video::request(model, sequential));
+    }
     if sequential.has("in.image") {
         println!(
             "passing over {}'s pipeline: it starts from a picture",
@@ -284,11 +288,13 @@ fn a_warm_up_to_the_end_is_the_sequential_run_wherever_the_latents_are() {
     let mut ranks = BTreeSet::new();
     for model in models() {
         let unet = &model.pipeline.unet().config;
-        if unet.in_channels > unet.out_channels {
+        let mut request = model.pipeline.request("a red fox");
+        if model.pipeline.image_encoder().is_some() {
+            request = image_to_video::small_request(&model);
+        } else if unet.in_channels > unet.out_channels {
             println!("passing over {}: it needs a picture", model.name);
             continue;
         }
-        let mut request = model.pipeline.request("a red fox");
         request.steps = 3;
         request.num_images = 2;
         request.frames = request.frames.min(3);

@@ -89,6 +89,10 @@ fn prompt_weighting() {
 #[test]
 fn weights_of_one_change_no_bit() {
     for model in models() {
+        if model.pipeline.text_encoders().is_none() {
+            println!("passing over {}: it reads no text", model.name);
+            continue;
+        }
         let session = Session::new(&model.pipeline, workers("cpu", None).unwrap()).unwrap();
         let encode = |prompt: &str, weighting| {
             let mut request = model.pipeline.request(prompt);
