@@ -120,37 +120,28 @@ impl MotionConfig {
         let layers = "motion_transformer_layers_per_block";
         let middle = "motion_transformer_layers_per_mid_block";
         let heads = "motion_num_attention_heads";
-        for (key, setting, count, expected) in [
-            (
-                layers,
-                &self.motion_transformer_layers_per_block,
-                levels,
-                "one number, or one for each level",
-            ),
-            (
-                middle,
-                &self.motion_transformer_layers_per_mid_block,
-                1,
-                "one number",
-            ),
-            (
-                heads,
-                &self.motion_num_attention_heads,
-                levels,
-                "one number, or one for each level",
-            ),
+        for (key, setting, count) in [
+            (layers, &self.motion_transformer_layers_per_block, levels),
+            (middle, &self.motion_transformer_layers_per_mid_block, 1),
+            (heads, &self.motion_num_attention_heads, levels),
         ] {
             let values = each(setting, count);
             if values.len() != count {
-                return Err(unsupported(key, &format_args!("{values:?}"), expected));
+                let found = format_args!("{values:?}");
+                return Err(unsupported(
+                    key,
+                    &found,
+                    "one number, or one for each level",
+                ));
             }
-            if let Some(value) = values.iter().find(|value| !(1..=64).contains(*value)) {
-                return Err(unsupported(key, value, "1 to 64"));
+            // A motion module may have no layer at all; then it is a linear layer behind a norm.
+            if let Some(value) = values.iter().find(|value| key != heads && **value > 64) {
+                return Err(unsupported(key, value, "0 to 64"));
             }
         }
         for (level, channels) in self.block_out_channels.iter().enumerate() {
             let value = self.motion_num_attention_heads.at(level);
-            if !channels.is_multiple_of(*value) {
+            if *value == 0 || !channels.is_multiple_of(*value) {
                 let supported = "a divisor of every entry of block_out_channels";
                 return Err(unsupported(heads, value, supported));
             }

@@ -141,8 +141,8 @@ fn adapters_that_do_not_fit_say_why() {
             "motion_num_attention_heads is [8, 8]",
         ),
         (
-            |config| config.motion_transformer_layers_per_block = PerBlock::One(0),
-            "motion_transformer_layers_per_block is 0",
+            |config| config.motion_transformer_layers_per_block = PerBlock::One(65),
+            "motion_transformer_layers_per_block is 65",
         ),
         (
             |config| config.motion_mid_block_layers_per_block = 2,
