@@ -227,6 +227,7 @@ impl StableDiffusion {
             height: side,
             num_images: 1,
             prompt_weighting: false,
+            vae_tiling: false,
             scheduler: None,
             latents: None,
         }
