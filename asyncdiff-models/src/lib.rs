@@ -55,7 +55,7 @@ pub use asyncdiff_burn::weights::NamedTensor;
 pub use checkpoint::Checkpoint;
 pub use describe::{Description, PartDescription, PartitionDescription, TextEncoderDescription};
 pub use error::Error;
-pub use pipeline::{PartitionChoice, Request, Run, StableDiffusion, Strategy};
+pub use pipeline::{InitImage, PartitionChoice, Request, Run, StableDiffusion, Strategy};
 pub use preview::Previewer;
 pub use session::{Latents, Output, Progress, Session, Timings};
 

@@ -16,7 +16,7 @@ use crate::text::{TextEncoders, pieces};
 use crate::vae::VaeConfig;
 
 pub(crate) use class::Class;
-pub use request::{PartitionChoice, Request, Run, Strategy};
+pub use request::{InitImage, PartitionChoice, Request, Run, Strategy};
 
 /// Bytes of an element of the denoiser's tensors and weights: the compute type is `f32`.
 pub(crate) const ELEMENT_BYTES: u64 = 4;
@@ -143,12 +143,14 @@ impl StableDiffusion {
         let (unet, vae) = (&self.unet.config, &self.vae);
         let encoders = &self.text_encoders;
         let latents = vae.latent_channels;
-        same(
-            "unet in_channels",
-            unet.in_channels,
-            "vae latent_channels",
-            latents,
-        )?;
+        if !self.reads_mask() {
+            same(
+                "unet in_channels",
+                unet.in_channels,
+                "vae latent_channels",
+                latents,
+            )?;
+        }
         same(
             "unet out_channels",
             unet.out_channels,
@@ -230,6 +232,7 @@ impl StableDiffusion {
             vae_tiling: false,
             scheduler: None,
             latents: None,
+            init_image: None,
         }
     }
 
@@ -250,17 +253,13 @@ impl StableDiffusion {
                 expected: shape.to_vec(),
             });
         }
-        let [batch, _, height, width] = shape;
         let guidance = self.guidance(request)?;
-        let passes = if guidance.is_some() { 2 } else { 1 };
-        let graph = self
-            .unet
-            .graph(passes, [batch, height, width], self.text_encoders.tokens());
+        let graph = self.graph(request)?;
         let scheduler = match &request.scheduler {
             Some(name) => self.scheduler.with_class(name)?,
             None => self.scheduler.clone(),
         };
-        let schedule = Schedule::new(&scheduler, request.steps)?;
+        let schedule = self.schedule(&scheduler, request)?;
         let sequential = Plan::sequential(&graph, &schedule, guidance)?;
         let (plan, fell_back) = match strategy {
             Strategy::Sequential => (sequential.clone(), false),
@@ -281,6 +280,65 @@ impl StableDiffusion {
             plan,
             scheduler: scheduler.class_name,
             fell_back,
+        })
+    }
+
+    /// The denoiser's blocks at the request's size.
+    pub(crate) fn graph(&self, request: &Request) -> Result<SegmentGraph, Error> {
+        let [batch, _, height, width] = self.latents_shape(request)?;
+        let passes = if self.guidance(request)?.is_some() {
+            2
+        } else {
+            1
+        };
+        let tokens = self.text_encoders.tokens();
+        Ok(self.unet.graph(passes, [batch, height, width], tokens))
+    }
+
+    /// Whether the denoiser reads a mask and the picture outside it beside the latents (an inpainting UNet).
+    pub(crate) fn reads_mask(&self) -> bool {
+        let latents = self.vae.latent_channels;
+        self.unet.config.in_channels == 2 * latents + 1
+    }
+
+    /// The schedule of a request: from its picture on, if it has one.
+    fn schedule(&self, scheduler: &SchedulerConfig, request: &Request) -> Result<Schedule, Error> {
+        let mask = request
+            .init_image
+            .as_ref()
+            .and_then(|init| init.mask.as_ref());
+        if self.reads_mask() && mask.is_none() {
+            return Err(Error::NeedsMask);
+        }
+        let Some(init) = &request.init_image else {
+            return Ok(Schedule::new(scheduler, request.steps)?);
+        };
+        if !(init.strength > 0.0 && init.strength <= 1.0) {
+            return Err(Error::Strength(init.strength));
+        }
+        let sizes = [
+            (
+                "picture to start from",
+                Some((init.image.width, init.image.height)),
+            ),
+            ("mask", mask.map(|mask| (mask.width, mask.height))),
+        ];
+        for (what, size) in sizes {
+            let expected = (request.width, request.height);
+            if let Some(found) = size.filter(|size| *size != expected) {
+                return Err(Error::PictureSize {
+                    what,
+                    found,
+                    expected,
+                });
+            }
+        }
+        init.image.check()?;
+        let schedule = Schedule::part_way(scheduler, request.steps, init.skipped(request.steps))?;
+        Ok(if mask.is_some() && !self.reads_mask() {
+            schedule.keeping_outside()
+        } else {
+            schedule
         })
     }
 
@@ -337,12 +395,9 @@ impl StableDiffusion {
         })
     }
 
-    /// What the denoiser predicts, by the noise scheduler's configuration. All classes have the same default.
-    pub(crate) fn prediction_type(&self) -> &str {
-        self.scheduler
-            .prediction_type
-            .as_deref()
-            .unwrap_or("epsilon")
+    /// The configuration of the checkpoint's noise scheduler.
+    pub(crate) fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
     }
 
     /// The tokenizers and text encoders.

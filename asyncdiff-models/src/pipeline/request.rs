@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use asyncdiff_burn::weights::NamedTensor;
 use asyncdiff_core::{AsyncDiff, Plan, Schedule, SegmentGraph, Summary};
 
+use crate::image::{Image, Mask};
+
 /// The picture that is wanted. [`StableDiffusion::request`](super::StableDiffusion::request) fills in the model's defaults.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -28,13 +30,56 @@ pub struct Request {
     pub height: usize,
     /// Pictures of this prompt, made as one batch.
     pub num_images: usize,
-    /// Decode big pictures in [tiles](crate::vae::AutoencoderKl::decode_tiled), with less memory.
+    /// Encode and decode big pictures in [tiles](crate::vae::AutoencoderKl::decode_tiled), with less memory.
     pub vae_tiling: bool,
     /// A noise scheduler in place of the checkpoint's, by a name of
     /// [`SCHEDULERS`](asyncdiff_core::scheduler::SCHEDULERS).
     pub scheduler: Option<String>,
     /// Initial noise in place of the seed's: standard normal, `[num_images, channels, height, width]` of the latents.
     pub latents: Option<NamedTensor>,
+    /// The picture to start from, if it is not noise alone. Where there is a mask and `latents` are given, the run starts from
+    /// them alone at any strength, as in diffusers.
+    pub init_image: Option<InitImage>,
+}
+
+/// A picture that a run starts from.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct InitImage {
+    /// The picture, of the request's size.
+    pub image: Image,
+    /// The part of it that is painted anew, of the same size; everything if there is none.
+    pub mask: Option<Mask>,
+    /// How much of the picture is replaced: the share of the steps that are run, above 0 and up to 1. With a mask, 1 starts
+    /// from pure noise.
+    pub strength: f64,
+}
+
+impl InitImage {
+    /// Image to image, at the strength that is usual for it: 0.8.
+    #[must_use]
+    pub fn new(image: Image) -> Self {
+        Self {
+            image,
+            mask: None,
+            strength: 0.8,
+        }
+    }
+
+    /// Inpainting: what the mask leaves black is kept. All steps are run.
+    #[must_use]
+    pub fn inpaint(image: Image, mask: Mask) -> Self {
+        Self {
+            image,
+            mask: Some(mask),
+            strength: 1.0,
+        }
+    }
+
+    /// How many of `steps` inference steps are left out (diffusers' `get_timesteps`).
+    pub(crate) fn skipped(&self, steps: usize) -> usize {
+        steps - ((steps as f64 * self.strength) as usize).min(steps)
+    }
 }
 
 /// How a run is spread over ranks.

@@ -148,6 +148,14 @@ impl Reference {
         }
     }
 
+    /// The file `<stem>.safetensors` of a folder that belongs to no model.
+    pub fn of_folder(folder: &Path, stem: &str) -> Self {
+        let manifest: Value =
+            serde_json::from_slice(&fs::read(folder.join("manifest.json")).unwrap()).unwrap();
+        let file = format!("{stem}.safetensors");
+        Self::open(&folder.join(&file), &manifest["files"][&file])
+    }
+
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
