@@ -7,6 +7,7 @@ mod commands;
 mod interrupt;
 mod jobs;
 mod picture;
+mod preview;
 mod progress;
 mod setup;
 

@@ -39,6 +39,7 @@ mod embedded;
 mod error;
 pub mod image;
 mod pipeline;
+mod preview;
 pub mod prompt;
 pub mod quality;
 pub mod random;
@@ -55,6 +56,7 @@ pub use checkpoint::Checkpoint;
 pub use describe::{Description, PartDescription, PartitionDescription, TextEncoderDescription};
 pub use error::Error;
 pub use pipeline::{InitImage, PartitionChoice, Request, Run, StableDiffusion, Strategy};
+pub use preview::Previewer;
 pub use session::{Latents, Output, Progress, Session, Timings};
 
 /// The README's example is a test.

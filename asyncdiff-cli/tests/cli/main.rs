@@ -7,5 +7,7 @@ mod lists;
 mod models;
 mod pictures;
 mod plans;
+mod previews;
 mod requests;
 mod sandbox;
+mod weights;

@@ -9,3 +9,4 @@ mod pipelines;
 mod prompt_weighting;
 mod schedulers;
 mod tokenizer;
+mod vae_tiling;
