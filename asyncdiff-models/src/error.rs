@@ -10,6 +10,7 @@ use asyncdiff_core::unet::UNetError;
 use asyncdiff_core::{EngineError, PartitionError, PlanError};
 
 use crate::image::ImageError;
+use crate::lora::LoraError;
 use crate::quality::QualityError;
 use crate::tokenizer::TokenizerError;
 
@@ -170,6 +171,9 @@ pub enum Error {
     /// The weights.
     #[error(transparent)]
     Weights(#[from] WeightError),
+    /// A LoRA.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
     /// A decoded picture.
     #[error(transparent)]
     Image(#[from] ImageError),

@@ -3,6 +3,7 @@
 //! * [`Checkpoint`]: where a model's files come from.
 //! * [`StableDiffusion`]: the text-to-image pipelines (1, 2 and XL); [`StableDiffusion::plan`] turns a [`Request`] and a
 //!   [`Strategy`] into a [`Run`] that can be inspected, [`Session`] holds the weights and makes the pictures.
+//! * [`lora`]: low-rank changes of the weights, merged as they are loaded.
 //! * [`unet`], [`text`], [`clip`], [`vae`], [`tokenizer`]: the parts, each usable alone.
 //! * [`compare::Comparison`]: asynchronous runs beside the sequential one.
 //! * [`random`]: PyTorch's random numbers; [`quality`]: how alike two pictures are.
@@ -35,6 +36,7 @@ pub mod compare;
 mod embedded;
 mod error;
 pub mod image;
+pub mod lora;
 mod pipeline;
 pub mod quality;
 pub mod random;

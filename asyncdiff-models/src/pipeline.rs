@@ -2,6 +2,7 @@
 //! [`Session`](crate::Session).
 
 mod class;
+mod loras;
 mod request;
 
 use asyncdiff_core::scheduler::SchedulerConfig;
@@ -11,6 +12,7 @@ use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
+use crate::lora::Fitted;
 use crate::text::TextEncoders;
 use crate::vae::VaeConfig;
 
@@ -31,6 +33,7 @@ pub struct StableDiffusion {
     pub(crate) text_encoders: TextEncoders,
     pub(crate) unet: UNet2d,
     pub(crate) vae: VaeConfig,
+    pub(crate) loras: Vec<Fitted>,
     scheduler: SchedulerConfig,
     recommended: GenerationConfig,
 }
@@ -101,6 +104,7 @@ impl StableDiffusion {
             vae: checkpoint.json("vae/config.json")?,
             scheduler: scheduler(&checkpoint)?,
             recommended,
+            loras: Vec::new(),
             checkpoint,
         };
         pipeline.check_settings()?;

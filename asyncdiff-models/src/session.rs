@@ -13,6 +13,7 @@ use burn::tensor::{FloatDType, Tensor, TensorData};
 
 use crate::error::Error;
 use crate::image::Image;
+use crate::lora::{Part, PartDeltas};
 use crate::pipeline::{Request, Run, StableDiffusion};
 use crate::random::TorchRng;
 use crate::text::LoadedTextEncoders;
@@ -90,6 +91,7 @@ impl<'a> Session<'a> {
             let text_encoders = LoadedTextEncoders::load(
                 &pipeline.text_encoders,
                 &pipeline.checkpoint,
+                &pipeline.loras,
                 first.device(),
             )?;
             let file = pipeline
@@ -144,9 +146,10 @@ impl<'a> Session<'a> {
             .weights("unet", "diffusion_pytorch_model")?;
         for (worker, blocks) in self.workers.iter().zip(&run.plan.blocks) {
             let unet = worker.install(|| {
+                let deltas = PartDeltas::new(&self.pipeline.loras, Part::UNet)?;
                 UNet::load(
                     &self.pipeline.unet,
-                    &file.read()?,
+                    &file.read()?.with_deltas(&deltas),
                     blocks,
                     worker.device(),
                     FloatDType::F32,

@@ -6,6 +6,7 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use crate::checkpoint::Checkpoint;
 use crate::clip::{ClipTextConfig, ClipTextModel, ClipTextModelWithProjection};
 use crate::error::Error;
+use crate::lora::{Fitted, Part, PartDeltas};
 use crate::pipeline::Class;
 use crate::tokenizer::ClipTokenizer;
 
@@ -133,10 +134,18 @@ impl<'a> LoadedTextEncoders<'a> {
     pub fn load(
         encoders: &'a TextEncoders,
         checkpoint: &Checkpoint,
+        loras: &[Fitted],
         device: &Device,
     ) -> Result<Self, Error> {
         let plain = |encoder: &'a TextEncoder| {
-            let model = load(encoder, checkpoint, device, ClipTextModel::load)?;
+            let part = Part::TextEncoder;
+            let model = load(
+                encoder,
+                checkpoint,
+                (loras, part),
+                device,
+                ClipTextModel::load,
+            )?;
             Ok::<_, Error>((encoder, model))
         };
         Ok(match encoders {
@@ -152,6 +161,7 @@ impl<'a> LoadedTextEncoders<'a> {
                 let projecting = load(
                     second,
                     checkpoint,
+                    (loras, Part::TextEncoder2),
                     device,
                     ClipTextModelWithProjection::load,
                 )?;
@@ -213,11 +223,13 @@ impl<'a> LoadedTextEncoders<'a> {
 fn load<T>(
     encoder: &TextEncoder,
     checkpoint: &Checkpoint,
+    (loras, part): (&[Fitted], Part),
     device: &Device,
     load: impl Fn(&ClipTextConfig, &Loader<'_>) -> Result<T, WeightError>,
 ) -> Result<Box<T>, Error> {
     let file = checkpoint.weights(encoder.folder, "model")?;
-    let weights = file.read()?;
+    let deltas = PartDeltas::new(loras, part)?;
+    let weights = file.read()?.with_deltas(&deltas);
     let model = load(&encoder.config, &weights.on(device, FloatDType::F32))?;
     // A buffer that older versions of transformers saved: the numbers 0, 1, 2, …
     weights.finish(|name| name.ends_with("embeddings.position_ids"))?;

@@ -100,17 +100,21 @@ pub fn models() -> Vec<Model> {
 impl Model {
     /// The reference tensors of `<stem>.safetensors`, or `None` where the manifest has no such file.
     pub fn reference(&self, stem: &str) -> Option<Reference> {
-        let file = format!("{stem}.safetensors");
-        let entry = self.manifest["files"].get(&file)?;
-        let tensors = read_or_convert(&self.folder.join(file));
-        let tolerance = |key: &str| entry["tolerance"][key].as_f64().unwrap() as f32;
-        Some(Reference {
-            params: entry["params"].clone(),
-            tensors,
-            atol: tolerance("atol"),
-            rtol: tolerance("rtol"),
-        })
+        reference(&self.folder, &self.manifest, stem)
     }
+}
+
+/// The reference tensors of a folder's `<stem>.safetensors`, or `None` where its manifest has no such file.
+pub fn reference(folder: &Path, manifest: &Value, stem: &str) -> Option<Reference> {
+    let file = format!("{stem}.safetensors");
+    let entry = manifest["files"].get(&file)?;
+    let tolerance = |key: &str| entry["tolerance"][key].as_f64().unwrap() as f32;
+    Some(Reference {
+        params: entry["params"].clone(),
+        tensors: read_or_convert(&folder.join(file)),
+        atol: tolerance("atol"),
+        rtol: tolerance("rtol"),
+    })
 }
 
 /// Reference files hold integers too, which weights never do.

@@ -3,6 +3,7 @@
 //! The data comes from `fixtures/`, or from the folder that `ASYNCDIFF_FIXTURES` names.
 
 mod fixtures;
+mod loras;
 mod networks;
 mod pipelines;
 mod schedulers;
