@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::lora_flag::LoraFlag;
+
 /// Pictures from Stable Diffusion checkpoints, sooner: asynchronous denoising on several devices
 #[derive(Debug, Parser)]
 #[command(name = "asyncdiff", version, disable_help_subcommand = true)]
@@ -126,6 +128,9 @@ pub struct Sample {
     /// Model folder in diffusers layout [default: the embedded emoji model]
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
+    /// LoRA to merge into the model as it is loaded, times a strength; may be given several times [default strength: 1]
+    #[arg(long, value_name = "FILE[:STRENGTH]")]
+    pub lora: Vec<LoraFlag>,
     /// Inference steps [default: the model's, or 50]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,

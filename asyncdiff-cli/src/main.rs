@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod lora_flag;
 mod picture;
 mod progress;
 mod setup;

@@ -5,19 +5,25 @@ use std::path::Path;
 
 use asyncdiff_burn::device::{Worker, workers};
 use asyncdiff_burn::weights::read_tensors;
+use asyncdiff_models::lora::Lora;
 use asyncdiff_models::{Checkpoint, NamedTensor, PartitionChoice, Request, StableDiffusion};
 
 use crate::args::{Devices, Prompt, Sample};
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Opens the model that the flags name.
+/// Opens the model that the flags name, with its LoRAs.
 pub fn open(sample: &Sample) -> Result<StableDiffusion> {
     let checkpoint = match &sample.model {
         Some(folder) => Checkpoint::folder(folder)?,
         None => embedded()?,
     };
-    Ok(StableDiffusion::open(checkpoint)?)
+    let loras = sample.lora.iter().map(|flag| {
+        let lora = Lora::open(&flag.file)?;
+        Ok((lora, flag.strength))
+    });
+    let loras = loras.collect::<Result<Vec<_>>>()?;
+    Ok(StableDiffusion::open(checkpoint)?.with_loras(loras)?)
 }
 
 #[cfg(feature = "embedded")]

@@ -54,6 +54,7 @@ pub fn run(args: &Compare) -> Result<()> {
         let report = json!({
             "file": args.output,
             "model": setup::model_name(&args.sample),
+            "loras": args.sample.lora,
             "prompt": request.prompt,
             "devices": names,
             "threads": threads,

@@ -7,7 +7,7 @@ use asyncdiff_models::{PartitionChoice, Run, Session, Strategy};
 use serde_json::json;
 
 use super::plan::{describe, heading};
-use crate::args::{Generate, SingleStrategy};
+use crate::args::{Generate, Sample, SingleStrategy};
 use crate::picture::{check_path, write_pngs};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
@@ -52,7 +52,7 @@ pub fn run(args: &Generate) -> Result<()> {
     let mut session = Session::new(&pipeline, workers)?;
     let output = session.generate(&run, &mut Bar::new(text))?;
 
-    let parameters = parameters(&run, &setup::model_name(&args.sample));
+    let parameters = parameters(&run, &args.sample);
     write_pngs(&paths, &output.images, &[("parameters", &parameters)])?;
     let seconds = |time: std::time::Duration| time.as_secs_f64();
     let timings = output.timings;
@@ -60,6 +60,7 @@ pub fn run(args: &Generate) -> Result<()> {
         let report = json!({
             "files": paths,
             "model": setup::model_name(&args.sample),
+            "loras": args.sample.lora,
             "prompt": request.prompt,
             "negative_prompt": request.negative_prompt,
             "seed": request.seed,
@@ -125,8 +126,8 @@ fn paths(output: &Path, images: usize) -> Vec<PathBuf> {
 }
 
 /// The text that web UIs write into their pictures, and read from them.
-fn parameters(run: &Run, model: &str) -> String {
-    let request = &run.request;
+fn parameters(run: &Run, sample: &Sample) -> String {
+    let (request, model) = (&run.request, setup::model_name(sample));
     let mut text = request.prompt.clone();
     if !request.negative_prompt.is_empty() {
         text += &format!("\nNegative prompt: {}", request.negative_prompt);
@@ -141,6 +142,9 @@ fn parameters(run: &Run, model: &str) -> String {
         request.height,
         run.summary.segments,
     );
+    for lora in &sample.lora {
+        text += &format!(", LoRA: {}:{}", lora.file.display(), lora.strength);
+    }
     if let Some(asyncdiff) = &run.plan.strategy {
         text += &format!(
             ", Stride: {}, Warm-up: {}, Time shift: {}, Forecast: {}",

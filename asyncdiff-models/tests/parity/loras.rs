@@ -53,7 +53,11 @@ fn loras_change_what_diffusers_changes() {
 
         let mut session = Session::new(&pipeline, workers("cpu:3", Some(3)).unwrap()).unwrap();
         let conditioning = session.encode(&request).unwrap();
-        text.check(name, &format!("{name}/context"), &values(conditioning.context));
+        text.check(
+            name,
+            &format!("{name}/context"),
+            &values(conditioning.context),
+        );
         if let Some(added) = conditioning.added {
             text.check(name, &format!("{name}/pooled"), &values(added.text_embeds));
         }
