@@ -25,8 +25,8 @@
 //! let schedule = Schedule::new(&scheduler, 50)?;
 //!
 //! let partition = Partition::published(&graph, 2)?;
-//! let plan = Plan::asyncdiff(&graph, &partition, &schedule, Some(7.5), &AsyncDiff::default())?;
-//! let sequential = Plan::sequential(&graph, &schedule, Some(7.5))?;
+//! let plan = Plan::asyncdiff(&graph, &partition, &schedule, Some(7.5.into()), &AsyncDiff::default())?;
+//! let sequential = Plan::sequential(&graph, &schedule, Some(7.5.into()))?;
 //! plan.validate(&graph)?;
 //! let ideal = ideal_speed_up(&plan, &sequential, &graph);
 //! assert!(ideal > 1.6 && ideal < 2.0);

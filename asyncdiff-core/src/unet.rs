@@ -244,8 +244,10 @@ impl UNet2d {
             blocks,
             latents: [batch, self.config.out_channels, height, width],
             shared_parameters: self.shared_parameters(),
-            structure: Structure {
-                linear_projection: self.config.use_linear_projection,
+            structure: if self.config.use_linear_projection {
+                Structure::Linear
+            } else {
+                Structure::Convolution
             },
         }
     }

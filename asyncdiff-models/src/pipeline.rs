@@ -5,6 +5,7 @@ mod class;
 mod loras;
 mod request;
 
+use asyncdiff_core::plan::Guidance;
 use asyncdiff_core::scheduler::SchedulerConfig;
 use asyncdiff_core::unet::{UNet2d, UNet2dConfig};
 use asyncdiff_core::{Partition, PartitionError, Plan, Schedule, SegmentGraph, Summary};
@@ -319,12 +320,12 @@ impl StableDiffusion {
         ])
     }
 
-    pub(crate) fn guidance(&self, request: &Request) -> Result<Option<f64>, Error> {
+    pub(crate) fn guidance(&self, request: &Request) -> Result<Option<Guidance>, Error> {
         let scale = request.guidance_scale;
         if !scale.is_finite() {
             return Err(Error::Guidance(scale));
         }
-        Ok((scale > 1.0).then_some(scale))
+        Ok((scale > 1.0).then(|| scale.into()))
     }
 
     /// The part of a prompt that is longer than the text encoders take, if there is one. Generation cuts it off.

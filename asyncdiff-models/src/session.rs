@@ -7,7 +7,7 @@ use asyncdiff_burn::device::Worker;
 use asyncdiff_burn::exchange::OnDevice;
 use asyncdiff_burn::ranks::{RankError, on_each};
 use asyncdiff_comm::{CommError, local};
-use asyncdiff_core::plan::Value;
+use asyncdiff_core::plan::{Value, Versioned};
 use asyncdiff_core::{BlockId, Engine, EngineError};
 use burn::tensor::{FloatDType, Tensor, TensorData};
 
@@ -230,7 +230,13 @@ impl<'a> Session<'a> {
                     text_embeds: repeat_each(pooled, request.num_images),
                     time_ids: vec![ids.to_vec(); samples],
                 });
-            Conditioning { context, added }
+            Conditioning {
+                context,
+                added,
+                concat: None,
+                mask: None,
+                frames: 1,
+            }
         }))
     }
 
@@ -274,13 +280,13 @@ impl<'a> Session<'a> {
                 None => (None, None, None),
             };
             let count = shape.iter().product();
-            let noise = Box::new(move |_| match &mut rng {
+            let given = Box::new(move |_: Versioned| match &mut rng {
                 Some(rng) => tensor(rng.randn(count)),
                 None => unreachable!("only the rank that advances the latents reads noise"),
             });
             let conditioning = conditioning.clone().to_device(device);
             let unet = &self.ranks[rank].1;
-            let mut denoiser = unet.denoiser(conditioning, [height, width], noise);
+            let mut denoiser = unet.denoiser(conditioning, [height, width], given);
             let mut peers = OnDevice::new(peer, device);
             Engine::new(plan, rank).run(&mut denoiser, &mut peers, latents, &mut |what, tensor| {
                 match (&mut progress, what.value) {

@@ -21,9 +21,7 @@ fn chain() -> SegmentGraph {
         ],
         latents: [1, 1, 10, 25],
         shared_parameters: 0,
-        structure: Structure {
-            linear_projection: false,
-        },
+        structure: Structure::Convolution,
     }
 }
 
