@@ -352,6 +352,12 @@ impl<'a> Loader<'a> {
         self.device
     }
 
+    /// The type that tensors are loaded in.
+    #[must_use]
+    pub fn dtype(&self) -> FloatDType {
+        self.dtype
+    }
+
     /// Whether the module `name` below this one has any tensor in the file.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {

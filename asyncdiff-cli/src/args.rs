@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use asyncdiff_models::Dtype;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -131,6 +132,9 @@ pub struct Sample {
     /// LoRA to merge into the model as it is loaded, times a strength; may be given several times [default strength: 1]
     #[arg(long, value_name = "FILE[:STRENGTH]")]
     pub lora: Vec<LoraFlag>,
+    /// Type that the denoiser and the text encoders compute in: f32, f16, bf16
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    pub dtype: Dtype,
     /// Inference steps [default: the model's, or 50]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,

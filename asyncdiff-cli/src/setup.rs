@@ -23,7 +23,8 @@ pub fn open(sample: &Sample) -> Result<StableDiffusion> {
         Ok((lora, flag.strength))
     });
     let loras = loras.collect::<Result<Vec<_>>>()?;
-    Ok(StableDiffusion::open(checkpoint)?.with_loras(loras)?)
+    let pipeline = StableDiffusion::open(checkpoint)?.with_loras(loras)?;
+    Ok(pipeline.with_dtype(sample.dtype))
 }
 
 #[cfg(feature = "embedded")]

@@ -32,6 +32,7 @@ mod attention;
 mod checkpoint;
 pub mod clip;
 pub mod compare;
+mod dtype;
 #[cfg(feature = "embedded")]
 mod embedded;
 mod error;
@@ -50,6 +51,7 @@ pub mod vae;
 pub use asyncdiff_burn::device;
 pub use asyncdiff_burn::weights::NamedTensor;
 pub use checkpoint::Checkpoint;
+pub use dtype::{Dtype, UnknownDtype};
 pub use error::Error;
 pub use pipeline::{PartitionChoice, Request, Run, StableDiffusion, Strategy};
 pub use session::{Latents, Output, Progress, Session, Timings};

@@ -79,7 +79,8 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotEnoughWorkers`] without a worker, [`Error::Weights`] for weights that do not fit.
+    /// [`Error::NotEnoughWorkers`] without a worker, [`Error::Dtype`] if one does not compute in the pipeline's type,
+    /// [`Error::Weights`] for weights that do not fit.
     pub fn new(pipeline: &'a StableDiffusion, workers: Vec<Worker>) -> Result<Self, Error> {
         let Some(first) = workers.first() else {
             return Err(Error::NotEnoughWorkers {
@@ -87,19 +88,33 @@ impl<'a> Session<'a> {
                 found: 0,
             });
         };
+        let dtype = pipeline.dtype.of_tensors();
+        if let Some(unable) = workers
+            .iter()
+            .find(|worker| !worker.device().supports_dtype(dtype))
+        {
+            return Err(Error::Dtype {
+                device: unable.name().to_owned(),
+                dtype: pipeline.dtype,
+            });
+        }
         let (text_encoders, vae) = first.install(|| -> Result<_, Error> {
             let text_encoders = LoadedTextEncoders::load(
                 &pipeline.text_encoders,
                 &pipeline.checkpoint,
                 &pipeline.loras,
-                first.device(),
+                (first.device(), dtype),
             )?;
             let file = pipeline
                 .checkpoint
                 .weights("vae", "diffusion_pytorch_model")?;
             let weights = file.read()?;
-            let vae =
-                AutoencoderKl::load(&pipeline.vae, &weights.on(first.device(), FloatDType::F32))?;
+            let dtype = if pipeline.vae.force_upcast {
+                FloatDType::F32
+            } else {
+                dtype
+            };
+            let vae = AutoencoderKl::load(&pipeline.vae, &weights.on(first.device(), dtype))?;
             weights.finish(|_| false)?;
             Ok((text_encoders, vae))
         })?;
@@ -152,7 +167,7 @@ impl<'a> Session<'a> {
                     &file.read()?.with_deltas(&deltas),
                     blocks,
                     worker.device(),
-                    FloatDType::F32,
+                    self.pipeline.dtype.of_tensors(),
                 )
             })?;
             self.ranks.push((blocks.clone(), unet));
@@ -163,7 +178,7 @@ impl<'a> Session<'a> {
     /// Bytes of denoiser weights on each rank, after [`Session::prepare`].
     #[must_use]
     pub fn loaded_bytes(&self) -> Vec<u64> {
-        let bytes = std::mem::size_of::<f32>() as u64;
+        let bytes = self.pipeline.dtype.bytes();
         self.ranks
             .iter()
             .map(|(_, unet)| unet.parameters() * bytes)

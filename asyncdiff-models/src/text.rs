@@ -135,7 +135,7 @@ impl<'a> LoadedTextEncoders<'a> {
         encoders: &'a TextEncoders,
         checkpoint: &Checkpoint,
         loras: &[Fitted],
-        device: &Device,
+        target: (&Device, FloatDType),
     ) -> Result<Self, Error> {
         let plain = |encoder: &'a TextEncoder| {
             let part = Part::TextEncoder;
@@ -143,7 +143,7 @@ impl<'a> LoadedTextEncoders<'a> {
                 encoder,
                 checkpoint,
                 (loras, part),
-                device,
+                target,
                 ClipTextModel::load,
             )?;
             Ok::<_, Error>((encoder, model))
@@ -162,7 +162,7 @@ impl<'a> LoadedTextEncoders<'a> {
                     second,
                     checkpoint,
                     (loras, Part::TextEncoder2),
-                    device,
+                    target,
                     ClipTextModelWithProjection::load,
                 )?;
                 Self::Two {
@@ -224,13 +224,13 @@ fn load<T>(
     encoder: &TextEncoder,
     checkpoint: &Checkpoint,
     (loras, part): (&[Fitted], Part),
-    device: &Device,
+    (device, dtype): (&Device, FloatDType),
     load: impl Fn(&ClipTextConfig, &Loader<'_>) -> Result<T, WeightError>,
 ) -> Result<Box<T>, Error> {
     let file = checkpoint.weights(encoder.folder, "model")?;
     let deltas = PartDeltas::new(loras, part)?;
     let weights = file.read()?.with_deltas(&deltas);
-    let model = load(&encoder.config, &weights.on(device, FloatDType::F32))?;
+    let model = load(&encoder.config, &weights.on(device, dtype))?;
     // A buffer that older versions of transformers saved: the numbers 0, 1, 2, …
     weights.finish(|name| name.ends_with("embeddings.position_ids"))?;
     Ok(Box::new(model))

@@ -5,7 +5,7 @@ use asyncdiff_burn::weights::{Loader, WeightError};
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, Linear};
 use burn::tensor::ops::PadMode;
-use burn::tensor::{Tensor, TensorData, activation};
+use burn::tensor::{FloatDType, Tensor, TensorData, activation};
 use serde::Deserialize;
 
 use crate::attention::{Mask, attend};
@@ -43,6 +43,8 @@ pub struct VaeConfig {
     pub use_quant_conv: bool,
     /// Whether a 1x1 convolution precedes the decoder.
     pub use_post_quant_conv: bool,
+    /// Whether pipelines load it in `f32` whatever else they compute in.
+    pub force_upcast: bool,
 }
 
 impl Default for VaeConfig {
@@ -62,6 +64,7 @@ impl Default for VaeConfig {
             mid_block_add_attention: true,
             use_quant_conv: true,
             use_post_quant_conv: true,
+            force_upcast: true,
         }
     }
 }
@@ -129,6 +132,7 @@ impl VaeConfig {
 #[derive(Debug)]
 pub struct AutoencoderKl {
     config: VaeConfig,
+    dtype: FloatDType,
     encoder: Encoder,
     decoder: Decoder,
 }
@@ -153,6 +157,7 @@ impl AutoencoderKl {
             encoder: Encoder::load(config, loader)?,
             decoder: Decoder::load(config, loader)?,
             config: config.clone(),
+            dtype: loader.dtype(),
         })
     }
 
@@ -162,10 +167,11 @@ impl AutoencoderKl {
         &self.config
     }
 
-    /// Pictures `[batch, 3, height, width]` with values in -1 … 1 to distributions of latents.
+    /// Pictures `[batch, 3, height, width]` with values in -1 … 1 to distributions of latents, in `f32`.
     #[must_use]
     pub fn encode(&self, pictures: Tensor<4>) -> LatentDistribution {
-        let moments = self.encoder.forward(pictures);
+        let moments = self.encoder.forward(pictures.cast(self.dtype));
+        let moments = moments.cast(FloatDType::F32);
         let channels = self.config.latent_channels;
         LatentDistribution {
             mean: moments.clone().narrow(1, 0, channels),
@@ -173,10 +179,12 @@ impl AutoencoderKl {
         }
     }
 
-    /// The encoder's latents, `[batch, latent_channels, height, width]`, to pictures with values around -1 … 1.
+    /// The encoder's latents, `[batch, latent_channels, height, width]`, to pictures with values around
+    /// -1 … 1, in `f32`.
     #[must_use]
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
-        self.decoder.forward(latents)
+        let pictures = self.decoder.forward(latents.cast(self.dtype));
+        pictures.cast(FloatDType::F32)
     }
 
     /// The denoiser's latents, `[batch, latent_channels, height, width]`, to the decoder's.

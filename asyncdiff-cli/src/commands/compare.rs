@@ -56,6 +56,7 @@ pub fn run(args: &Compare) -> Result<()> {
             "model": setup::model_name(&args.sample),
             "loras": args.sample.lora,
             "prompt": request.prompt,
+            "dtype": args.sample.dtype,
             "devices": names,
             "threads": threads,
             "note": crowded,

@@ -69,6 +69,7 @@ pub fn run(args: &Generate) -> Result<()> {
             "width": request.width,
             "height": request.height,
             "scheduler": run.scheduler,
+            "dtype": run.dtype,
             "devices": names,
             "strategy": run.plan.strategy,
             "summary": run.summary,

@@ -23,6 +23,7 @@ pub fn run(args: &Plan) -> Result<()> {
         let report = json!({
             "graph": run.graph,
             "schedule": run.schedule,
+            "dtype": run.dtype,
             "summary": run.summary,
             "plan": run.plan,
         });
@@ -43,14 +44,15 @@ pub fn heading(run: &Run) -> String {
     let request = &run.request;
     let [batch, channels, height, width] = run.graph.latents;
     format!(
-        "{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {}",
+        "{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {}, {}",
         request.width,
         request.height,
         request.steps,
         run.scheduler,
         run.plan.calls,
         request.guidance_scale,
-        request.seed
+        request.seed,
+        run.dtype
     )
 }
 

@@ -1,5 +1,6 @@
 //! The program as a person uses it: the real binary, in a folder of its own.
 
+mod dtypes;
 mod loras;
 mod models;
 mod pictures;
