@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -292,6 +292,20 @@ impl<'a> Weights<'a> {
         self.read.borrow().parameters
     }
 
+    /// Number of floating-point weights in the file, by the type in which they are stored, such as `F16`. Looks at the header
+    /// only.
+    #[must_use]
+    pub fn parameters_by_dtype(&self) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for (_, tensor) in self.tensors.iter() {
+            if is_floating_point(tensor.dtype()) {
+                *counts.entry(tensor.dtype().to_string()).or_default() +=
+                    tensor.shape().iter().product::<usize>() as u64;
+            }
+        }
+        counts
+    }
+
     /// Says that everything was read that should have been.
     ///
     /// `elsewhere` tells of a tensor that was not read whether it belongs to a part of the model that is loaded elsewhere,
@@ -413,6 +427,12 @@ impl<'a> Loader<'a> {
         let data = TensorData::new(values, shape);
         Ok(Tensor::from_data(data, (self.device, self.dtype.into())))
     }
+}
+
+/// Integers are positions, counters and the like, not weights.
+fn is_floating_point(dtype: Dtype) -> bool {
+    use Dtype::{BOOL, I8, I16, I32, I64, U8, U16, U32, U64};
+    !matches!(dtype, BOOL | U8 | I8 | I16 | U16 | I32 | U32 | I64 | U64)
 }
 
 /// The elements as `f32`, whichever supported type they are stored in.

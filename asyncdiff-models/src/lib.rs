@@ -5,6 +5,8 @@
 //!   [`Strategy`] into a [`Run`] that can be inspected, [`Session`] holds the weights and makes the pictures.
 //! * [`lora`]: low-rank changes of the weights, merged as they are loaded.
 //! * [`unet`], [`text`], [`clip`], [`vae`], [`tokenizer`]: the parts, each usable alone.
+//! * [`prompt`]: words that count more than others.
+//! * [`Description`]: what a checkpoint is, without loading it.
 //! * [`compare::Comparison`]: asynchronous runs beside the sequential one.
 //! * [`random`]: PyTorch's random numbers; [`quality`]: how alike two pictures are.
 //!
@@ -32,6 +34,7 @@ mod attention;
 mod checkpoint;
 pub mod clip;
 pub mod compare;
+mod describe;
 mod dtype;
 #[cfg(feature = "embedded")]
 mod embedded;
@@ -39,6 +42,7 @@ mod error;
 pub mod image;
 pub mod lora;
 mod pipeline;
+pub mod prompt;
 pub mod quality;
 pub mod random;
 mod resnet;
@@ -51,9 +55,10 @@ pub mod vae;
 pub use asyncdiff_burn::device;
 pub use asyncdiff_burn::weights::NamedTensor;
 pub use checkpoint::Checkpoint;
+pub use describe::{Description, PartDescription, PartitionDescription, TextEncoderDescription};
 pub use dtype::{Dtype, UnknownDtype};
 pub use error::Error;
-pub use pipeline::{PartitionChoice, Request, Run, StableDiffusion, Strategy};
+pub use pipeline::{InitImage, PartitionChoice, Request, Run, StableDiffusion, Strategy};
 pub use session::{Latents, Output, Progress, Session, Timings};
 
 /// The README's example is a test.

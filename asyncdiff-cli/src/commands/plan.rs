@@ -1,5 +1,7 @@
 //! `asyncdiff plan`
 
+use std::fmt::Display;
+
 use asyncdiff_core::{Machine, simulate, timeline};
 use asyncdiff_models::{Run, Strategy};
 use serde_json::json;
@@ -10,8 +12,8 @@ use crate::picture::write_whole;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Plan) -> Result<()> {
-    let pipeline = setup::open(&args.sample)?;
-    let request = setup::request(&pipeline, &args.sample, None)?;
+    let pipeline = setup::pipeline(&args.sample)?;
+    let request = setup::request(&pipeline, &args.sample, args.seed.seed, None)?;
     let strategy = strategy(&args.strategy, args.segments, 2)?;
     let run = pipeline.plan(&request, &strategy)?;
     if let Some(path) = &args.svg {
@@ -29,7 +31,7 @@ pub fn run(args: &Plan) -> Result<()> {
         });
         say!("{}", serde_json::to_string(&report)?)?;
     } else if !args.printing.quiet {
-        say!("{}", heading(&run))?;
+        say!("{}", heading(&run, &args.seed.seed))?;
         say!("{}", describe(&run, &strategy))?;
         print_tables(&run)?;
         if let Some(path) = &args.svg {
@@ -39,19 +41,18 @@ pub fn run(args: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// One line on what is to be made.
-pub fn heading(run: &Run) -> String {
+/// One line on what is to be made, with which seed or seeds.
+pub fn heading(run: &Run, seeds: &dyn Display) -> String {
     let request = &run.request;
     let [batch, channels, height, width] = run.graph.latents;
     format!(
-        "{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {}, {}",
+        "{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {seeds}, {}",
         request.width,
         request.height,
         request.steps,
         run.scheduler,
         run.plan.calls,
         request.guidance_scale,
-        request.seed,
         run.dtype
     )
 }
@@ -135,7 +136,7 @@ fn ranges(blocks: &[asyncdiff_core::BlockId], run: &Run) -> String {
 }
 
 /// A number of bytes for people.
-fn bytes(count: f64) -> String {
+pub fn bytes(count: f64) -> String {
     let units = ["B", "KiB", "MiB", "GiB"];
     let power = (count.max(1.0).log2() / 10.0).floor().min(3.0);
     format!(

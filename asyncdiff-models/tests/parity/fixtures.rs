@@ -100,21 +100,10 @@ pub fn models() -> Vec<Model> {
 impl Model {
     /// The reference tensors of `<stem>.safetensors`, or `None` where the manifest has no such file.
     pub fn reference(&self, stem: &str) -> Option<Reference> {
-        reference(&self.folder, &self.manifest, stem)
+        let file = format!("{stem}.safetensors");
+        let entry = self.manifest["files"].get(&file)?;
+        Some(Reference::open(&self.folder.join(file), entry))
     }
-}
-
-/// The reference tensors of a folder's `<stem>.safetensors`, or `None` where its manifest has no such file.
-pub fn reference(folder: &Path, manifest: &Value, stem: &str) -> Option<Reference> {
-    let file = format!("{stem}.safetensors");
-    let entry = manifest["files"].get(&file)?;
-    let tolerance = |key: &str| entry["tolerance"][key].as_f64().unwrap() as f32;
-    Some(Reference {
-        params: entry["params"].clone(),
-        tensors: read_or_convert(&folder.join(file)),
-        atol: tolerance("atol"),
-        rtol: tolerance("rtol"),
-    })
 }
 
 /// Reference files hold integers too, which weights never do.
@@ -148,6 +137,25 @@ fn read_or_convert(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
 }
 
 impl Reference {
+    /// The tensors of a file, with its entry in the manifest.
+    pub fn open(path: &Path, entry: &Value) -> Self {
+        let tolerance = |key: &str| entry["tolerance"][key].as_f64().unwrap() as f32;
+        Self {
+            params: entry["params"].clone(),
+            tensors: read_or_convert(path),
+            atol: tolerance("atol"),
+            rtol: tolerance("rtol"),
+        }
+    }
+
+    /// The file `<stem>.safetensors` of a folder that belongs to no model.
+    pub fn of_folder(folder: &Path, stem: &str) -> Self {
+        let manifest: Value =
+            serde_json::from_slice(&fs::read(folder.join("manifest.json")).unwrap()).unwrap();
+        let file = format!("{stem}.safetensors");
+        Self::open(&folder.join(&file), &manifest["files"][&file])
+    }
+
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }

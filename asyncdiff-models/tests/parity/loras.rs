@@ -11,7 +11,7 @@ use asyncdiff_models::{
 use burn::tensor::Tensor;
 use serde_json::Value;
 
-use super::fixtures::{folder, reference, root};
+use super::fixtures::{Reference, folder, root};
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_into_vec().unwrap()
@@ -24,8 +24,8 @@ fn loras_change_what_diffusers_changes() {
     };
     let manifest: Value =
         serde_json::from_slice(&fs::read(folder.join("manifest.json")).unwrap()).unwrap();
-    let text = reference(&folder, &manifest, "text").unwrap();
-    let latents = reference(&folder, &manifest, "latents").unwrap();
+    let text = Reference::of_folder(&folder, "text");
+    let latents = Reference::of_folder(&folder, "latents");
     let params = &manifest["params"];
     let number = |key: &str| params[key].as_u64().unwrap() as usize;
     for (name, case) in params["cases"].as_object().unwrap() {

@@ -3,8 +3,10 @@
 //! The data comes from `fixtures/`, or from the folder that `ASYNCDIFF_FIXTURES` names.
 
 mod fixtures;
+mod image_to_image;
 mod loras;
 mod networks;
 mod pipelines;
+mod prompt_weighting;
 mod schedulers;
 mod tokenizer;
