@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -79,8 +79,39 @@ impl WeightFile {
             file: &self.name,
             tensors,
             read: RefCell::default(),
+            deltas: None,
         })
     }
+
+    /// What its makers wrote into the header beside the tensors (`__metadata__`).
+    ///
+    /// # Errors
+    ///
+    /// [`WeightError::Corrupt`] if it is not a whole safetensors file.
+    pub fn metadata(&self) -> Result<HashMap<String, String>, WeightError> {
+        let (_, header) =
+            SafeTensors::read_metadata(self.bytes()).map_err(|source| WeightError::Corrupt {
+                file: self.name.clone(),
+                source,
+            })?;
+        Ok(header.metadata().clone().unwrap_or_default())
+    }
+
+    /// What to call it in messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// What is added to weights while they are loaded.
+pub trait Deltas: std::fmt::Debug {
+    /// Adds to the tensor `name` of `shape` whatever there is for it; `values` are its elements, row-major.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightError`] if what should be added cannot be read.
+    fn add(&self, name: &str, shape: &[usize], values: &mut [f32]) -> Result<(), WeightError>;
 }
 
 /// The tensors of a weight file. Remembers which were read.
@@ -89,6 +120,7 @@ pub struct Weights<'a> {
     file: &'a str,
     tensors: SafeTensors<'a>,
     read: RefCell<Read>,
+    deltas: Option<&'a dyn Deltas>,
 }
 
 #[derive(Debug, Default)]
@@ -145,6 +177,14 @@ pub enum WeightError {
         /// The shape it has.
         found: Vec<usize>,
     },
+    /// A tensor that was asked for by name is not in the file.
+    #[error("{file} has no tensor {name}")]
+    NoTensor {
+        /// The file.
+        file: String,
+        /// The tensor.
+        name: String,
+    },
     /// A tensor of integers, or of a floating-point type that is not supported.
     #[error("{file}: tensor {name} has dtype {found:?}, supported are F32, F16 and BF16")]
     Dtype {
@@ -169,7 +209,72 @@ pub enum WeightError {
     },
 }
 
-impl Weights<'_> {
+impl<'a> Weights<'a> {
+    /// The same, with `deltas` added to the tensors that are loaded.
+    #[must_use]
+    pub fn with_deltas(self, deltas: &'a dyn Deltas) -> Self {
+        Self {
+            deltas: Some(deltas),
+            ..self
+        }
+    }
+
+    /// Names and shapes of the tensors, in no order.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, Vec<usize>)> {
+        self.tensors
+            .iter()
+            .map(|(name, view)| (name, view.shape().to_vec()))
+    }
+
+    /// The shape of the tensor `name`, if [`Weights::plain`] can read it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Weights::plain`].
+    pub fn shape(&self, name: &str) -> Result<Vec<usize>, WeightError> {
+        let view = self.view(name)?;
+        match view.dtype() {
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64 | Dtype::I64 | Dtype::I32 => {
+                Ok(view.shape().to_vec())
+            }
+            found => Err(self.unreadable(name, found)),
+        }
+    }
+
+    fn view(&self, name: &str) -> Result<TensorView<'a>, WeightError> {
+        self.tensors
+            .tensor(name)
+            .map_err(|_| WeightError::NoTensor {
+                file: self.file.to_owned(),
+                name: name.to_owned(),
+            })
+    }
+
+    fn unreadable(&self, name: &str, found: Dtype) -> WeightError {
+        WeightError::Dtype {
+            file: self.file.to_owned(),
+            name: name.to_owned(),
+            found,
+        }
+    }
+
+    /// The tensor `name` in plain memory, as it is in the file; also of types that no weights have, such as integers.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightError::NoTensor`], [`WeightError::Dtype`].
+    pub fn plain(&self, name: &str) -> Result<NamedTensor, WeightError> {
+        let view = self.view(name)?;
+        let values = to_f32(&view)
+            .or_else(|| wide_to_f32(&view))
+            .ok_or_else(|| self.unreadable(name, view.dtype()))?;
+        Ok(NamedTensor {
+            name: name.to_owned(),
+            shape: view.shape().to_vec(),
+            values,
+        })
+    }
+
     /// A view for loading onto a device.
     #[must_use]
     pub fn on<'w>(&'w self, device: &'w Device, dtype: FloatDType) -> Loader<'w> {
@@ -261,6 +366,12 @@ impl<'a> Loader<'a> {
         self.device
     }
 
+    /// The type that tensors are loaded in.
+    #[must_use]
+    pub fn dtype(&self) -> FloatDType {
+        self.dtype
+    }
+
     /// Whether the module `name` below this one has any tensor in the file.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
@@ -299,13 +410,16 @@ impl<'a> Loader<'a> {
                 found: view.shape().to_vec(),
             });
         }
-        let Some(values) = to_f32(&view) else {
+        let Some(mut values) = to_f32(&view) else {
             return Err(WeightError::Dtype {
                 file,
                 name,
                 found: view.dtype(),
             });
         };
+        if let Some(deltas) = self.weights.deltas {
+            deltas.add(&name, &shape, &mut values)?;
+        }
         let mut read = self.weights.read.borrow_mut();
         if read.names.insert(name) {
             read.parameters += values.len() as u64;
@@ -336,6 +450,21 @@ fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
         Dtype::BF16 => pairs()
             .map(|pair| bf16::from_le_bytes(pair).to_f32())
             .collect(),
+        _ => return None,
+    })
+}
+
+/// The elements of numbers that are stored in more than 16 bits, and are no weights.
+fn wide_to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
+    fn each<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+        let (chunks, _) = bytes.as_chunks();
+        chunks.iter().map(|chunk| read(*chunk)).collect()
+    }
+    let bytes = view.data();
+    Some(match view.dtype() {
+        Dtype::F64 => each(bytes, |eight| f64::from_le_bytes(eight) as f32),
+        Dtype::I64 => each(bytes, |eight| i64::from_le_bytes(eight) as f32),
+        Dtype::I32 => each(bytes, |four| i32::from_le_bytes(four) as f32),
         _ => return None,
     })
 }

@@ -3,10 +3,12 @@
 use std::num::NonZero;
 use std::path::PathBuf;
 
+use asyncdiff_models::Dtype;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::jobs::Seeds;
+use crate::lora_flag::LoraFlag;
 
 /// Pictures from Stable Diffusion checkpoints, sooner: asynchronous denoising on several devices
 #[derive(Debug, Parser)]
@@ -181,6 +183,12 @@ pub struct Sample {
     /// Model folder in diffusers layout [default: the embedded emoji model]
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
+    /// LoRA to merge into the model as it is loaded, times a strength; may be given several times [default strength: 1]
+    #[arg(long, value_name = "FILE[:STRENGTH]")]
+    pub lora: Vec<LoraFlag>,
+    /// Type that the denoiser and the text encoders compute in: f32, f16, bf16
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    pub dtype: Dtype,
     /// Inference steps [default: the model's, or 50]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,

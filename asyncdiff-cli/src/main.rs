@@ -6,6 +6,7 @@ mod args;
 mod commands;
 mod interrupt;
 mod jobs;
+mod lora_flag;
 mod picture;
 mod preview;
 mod progress;

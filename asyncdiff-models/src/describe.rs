@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use asyncdiff_core::{BlockId, Partition, SegmentGraph};
 use serde::Serialize;
 
+use crate::dtype::Dtype;
 use crate::error::Error;
-use crate::pipeline::{ELEMENT_BYTES, StableDiffusion};
+use crate::pipeline::StableDiffusion;
 
 /// The numbers of segments that partitions are published for.
 const SEGMENTS: [usize; 3] = [2, 3, 4];
@@ -130,7 +131,7 @@ impl StableDiffusion {
             reads_mask: self.reads_mask(),
             text_encoders,
             parts,
-            partitions: describe_partitions(&graph),
+            partitions: describe_partitions(&graph, self.dtype),
         })
     }
 
@@ -145,21 +146,22 @@ impl StableDiffusion {
     }
 }
 
-fn describe_partitions(graph: &SegmentGraph) -> Vec<PartitionDescription> {
+fn describe_partitions(graph: &SegmentGraph, dtype: Dtype) -> Vec<PartitionDescription> {
     let published = Partition::all_published(graph);
     let over = |segments| {
         let table = published.iter().find(|table| table.segments() == segments);
         match table {
-            Some(table) => Some(describe_partition(graph, table, "published")),
+            Some(table) => Some(describe_partition(graph, table, "published", dtype)),
             None => Partition::balanced(graph, segments)
                 .ok()
-                .map(|partition| describe_partition(graph, &partition, "balanced")),
+                .map(|partition| describe_partition(graph, &partition, "balanced", dtype)),
         }
     };
     std::iter::once(describe_partition(
         graph,
         &Partition::single(graph),
         "single",
+        dtype,
     ))
     .chain(SEGMENTS.into_iter().filter_map(over))
     .collect()
@@ -169,6 +171,7 @@ fn describe_partition(
     graph: &SegmentGraph,
     partition: &Partition,
     name: &str,
+    dtype: Dtype,
 ) -> PartitionDescription {
     let blocks = |segment: usize| -> Vec<BlockId> {
         let ids = graph.iter().map(|(id, _)| id);
@@ -190,7 +193,7 @@ fn describe_partition(
         ideal_speed_up: 1.0 / macs_shares.iter().copied().fold(0.0, f64::max),
         macs_shares,
         weight_bytes: segments
-            .map(|segment| graph.parameters(&blocks(segment)) * ELEMENT_BYTES)
+            .map(|segment| graph.parameters(&blocks(segment)) * dtype.bytes())
             .collect(),
     }
 }

@@ -9,7 +9,9 @@ use asyncdiff_core::scheduler::ScheduleError;
 use asyncdiff_core::unet::UNetError;
 use asyncdiff_core::{EngineError, PartitionError, PlanError};
 
+use crate::dtype::Dtype;
 use crate::image::ImageError;
+use crate::lora::LoraError;
 use crate::quality::QualityError;
 use crate::tokenizer::TokenizerError;
 
@@ -152,9 +154,17 @@ pub enum Error {
         /// How many there are.
         found: usize,
     },
+    /// A device that does not compute in the pipeline's type.
+    #[error("{device} does not compute in {dtype}: use f32, or another device")]
+    Dtype {
+        /// The device.
+        device: String,
+        /// The pipeline's type.
+        dtype: Dtype,
+    },
     /// Infinities, or results that are no numbers.
     #[error(
-        "the latents are not finite, so there is no picture: check the initial latents, use a smaller guidance scale, or check the checkpoint"
+        "the latents are not finite, so there is no picture: check the initial latents, use a smaller guidance scale, compute in a wider type than f16, or check the checkpoint"
     )]
     NotFinite,
     /// The caller's progress report asked to stop.
@@ -191,6 +201,9 @@ pub enum Error {
     /// The weights.
     #[error(transparent)]
     Weights(#[from] WeightError),
+    /// A LoRA.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
     /// A decoded picture.
     #[error(transparent)]
     Image(#[from] ImageError),

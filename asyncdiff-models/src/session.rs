@@ -16,6 +16,7 @@ use burn::tensor::{FloatDType, Tensor, TensorData};
 
 use crate::error::Error;
 use crate::image::Image;
+use crate::lora::{Part, PartDeltas};
 use crate::pipeline::{Request, Run, StableDiffusion};
 use crate::preview::{PictureDecoder, Previewer};
 use crate::text::LoadedTextEncoders;
@@ -82,7 +83,8 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotEnoughWorkers`] without a worker, [`Error::Weights`] for weights that do not fit.
+    /// [`Error::NotEnoughWorkers`] without a worker, [`Error::Dtype`] if one does not compute in the pipeline's type,
+    /// [`Error::Weights`] for weights that do not fit.
     pub fn new(pipeline: &'a StableDiffusion, workers: Vec<Worker>) -> Result<Self, Error> {
         let Some(first) = workers.first() else {
             return Err(Error::NotEnoughWorkers {
@@ -90,18 +92,33 @@ impl<'a> Session<'a> {
                 found: 0,
             });
         };
+        let dtype = pipeline.dtype.of_tensors();
+        if let Some(unable) = workers
+            .iter()
+            .find(|worker| !worker.device().supports_dtype(dtype))
+        {
+            return Err(Error::Dtype {
+                device: unable.name().to_owned(),
+                dtype: pipeline.dtype,
+            });
+        }
         let (text_encoders, vae) = first.install(|| -> Result<_, Error> {
             let text_encoders = LoadedTextEncoders::load(
                 &pipeline.text_encoders,
                 &pipeline.checkpoint,
-                first.device(),
+                &pipeline.loras,
+                (first.device(), dtype),
             )?;
             let file = pipeline
                 .checkpoint
                 .weights("vae", "diffusion_pytorch_model")?;
             let weights = file.read()?;
-            let vae =
-                AutoencoderKl::load(&pipeline.vae, &weights.on(first.device(), FloatDType::F32))?;
+            let dtype = if pipeline.vae.force_upcast {
+                FloatDType::F32
+            } else {
+                dtype
+            };
+            let vae = AutoencoderKl::load(&pipeline.vae, &weights.on(first.device(), dtype))?;
             weights.finish(|_| false)?;
             Ok((text_encoders, vae))
         })?;
@@ -161,12 +178,13 @@ impl<'a> Session<'a> {
             .weights("unet", "diffusion_pytorch_model")?;
         for (worker, blocks) in self.workers.iter().zip(&run.plan.blocks) {
             let unet = worker.install(|| {
+                let deltas = PartDeltas::new(&self.pipeline.loras, Part::UNet)?;
                 UNet::load(
                     &self.pipeline.unet,
-                    &file.read()?,
+                    &file.read()?.with_deltas(&deltas),
                     blocks,
                     worker.device(),
-                    FloatDType::F32,
+                    self.pipeline.dtype.of_tensors(),
                 )
             })?;
             self.ranks.push((blocks.clone(), unet));
@@ -177,7 +195,7 @@ impl<'a> Session<'a> {
     /// Bytes of denoiser weights on each rank, after [`Session::prepare`].
     #[must_use]
     pub fn loaded_bytes(&self) -> Vec<u64> {
-        let bytes = std::mem::size_of::<f32>() as u64;
+        let bytes = self.pipeline.dtype.bytes();
         self.ranks
             .iter()
             .map(|(_, unet)| unet.parameters() * bytes)

@@ -7,7 +7,7 @@ use asyncdiff_burn::weights::{Loader, WeightError};
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, Linear};
 use burn::tensor::ops::PadMode;
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData, activation};
 use serde::Deserialize;
 
 use crate::attention::{Mask, attend};
@@ -47,6 +47,8 @@ pub struct VaeConfig {
     pub use_quant_conv: bool,
     /// Whether a 1x1 convolution precedes the decoder.
     pub use_post_quant_conv: bool,
+    /// Whether pipelines load it in `f32` whatever else they compute in.
+    pub force_upcast: bool,
 }
 
 impl Default for VaeConfig {
@@ -67,6 +69,7 @@ impl Default for VaeConfig {
             mid_block_add_attention: true,
             use_quant_conv: true,
             use_post_quant_conv: true,
+            force_upcast: true,
         }
     }
 }
@@ -134,6 +137,7 @@ impl VaeConfig {
 #[derive(Debug)]
 pub struct AutoencoderKl {
     config: VaeConfig,
+    dtype: FloatDType,
     encoder: Encoder,
     decoder: Decoder,
 }
@@ -166,6 +170,7 @@ impl AutoencoderKl {
             encoder: Encoder::load(config, loader)?,
             decoder: Decoder::load(config, loader)?,
             config: config.clone(),
+            dtype: loader.dtype(),
         })
     }
 
@@ -175,10 +180,15 @@ impl AutoencoderKl {
         &self.config
     }
 
-    /// Pictures `[batch, 3, height, width]` with values in -1 … 1 to distributions of latents.
+    /// Pictures `[batch, 3, height, width]` with values in -1 … 1 to distributions of latents, in `f32`.
     #[must_use]
     pub fn encode(&self, pictures: Tensor<4>) -> LatentDistribution {
-        self.distribution(self.encoder.forward(pictures))
+        self.distribution(self.moments(pictures))
+    }
+
+    fn moments(&self, pictures: Tensor<4>) -> Tensor<4> {
+        let moments = self.encoder.forward(pictures.cast(self.dtype));
+        moments.cast(FloatDType::F32)
     }
 
     fn distribution(&self, moments: Tensor<4>) -> LatentDistribution {
@@ -189,10 +199,12 @@ impl AutoencoderKl {
         }
     }
 
-    /// The encoder's latents, `[batch, latent_channels, height, width]`, to pictures with values around -1 … 1.
+    /// The encoder's latents, `[batch, latent_channels, height, width]`, to pictures with values around
+    /// -1 … 1, in `f32`.
     #[must_use]
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
-        self.decoder.forward(latents)
+        let pictures = self.decoder.forward(latents.cast(self.dtype));
+        pictures.cast(FloatDType::F32)
     }
 
     /// The encoder's latents, `[batch, latent_channels, height, width]`, to the denoiser's.

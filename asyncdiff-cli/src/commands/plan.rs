@@ -12,7 +12,7 @@ use crate::picture::write_whole;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Plan) -> Result<()> {
-    let pipeline = setup::open(args.sample.model.as_deref())?;
+    let pipeline = setup::pipeline(&args.sample)?;
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, None)?;
     let strategy = strategy(&args.strategy, args.segments, 2)?;
     let run = pipeline.plan(&request, &strategy)?;
@@ -25,6 +25,7 @@ pub fn run(args: &Plan) -> Result<()> {
         let report = json!({
             "graph": run.graph,
             "schedule": run.schedule,
+            "dtype": run.dtype,
             "summary": run.summary,
             "plan": run.plan,
         });
@@ -45,13 +46,14 @@ pub fn heading(run: &Run, seeds: &dyn Display) -> String {
     let request = &run.request;
     let [batch, channels, height, width] = run.graph.latents;
     format!(
-        "{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {seeds}",
+        "{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {seeds}, {}",
         request.width,
         request.height,
         request.steps,
         run.scheduler,
         run.plan.calls,
-        request.guidance_scale
+        request.guidance_scale,
+        run.dtype
     )
 }
 

@@ -1,9 +1,11 @@
 //! The program as a person uses it: the real binary, in a folder of its own.
 
+mod dtypes;
 mod info;
 #[cfg(target_os = "linux")]
 mod interrupts;
 mod lists;
+mod loras;
 mod models;
 mod pictures;
 mod plans;

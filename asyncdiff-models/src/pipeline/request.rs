@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::dtype::Dtype;
 use asyncdiff_burn::weights::NamedTensor;
 use asyncdiff_core::{AsyncDiff, Plan, Schedule, SegmentGraph, Summary};
 
@@ -145,6 +146,8 @@ pub struct Run {
     pub summary: Summary,
     /// The noise scheduler's class in diffusers.
     pub scheduler: String,
+    /// What the denoiser and the text encoders compute in.
+    pub dtype: Dtype,
     /// Whether no published partition fits, and the balanced one was taken.
     pub fell_back: bool,
 }

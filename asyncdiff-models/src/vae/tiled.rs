@@ -46,7 +46,7 @@ impl AutoencoderKl {
     pub fn decode_tiled(&self, latents: Tensor<4>) -> Tensor<4> {
         let tiling = Tiling::of(&self.config);
         let pixels = tiling.enlarged(self.config.scale_factor());
-        tiled(latents, tiling, pixels, |tile| self.decoder.forward(tile))
+        tiled(latents, tiling, pixels, |tile| self.decode(tile))
     }
 
     /// As [`encode`](Self::encode), in tiles where the pictures are larger than one.
@@ -54,9 +54,7 @@ impl AutoencoderKl {
     pub fn encode_tiled(&self, pictures: Tensor<4>) -> LatentDistribution {
         let tiling = Tiling::of(&self.config);
         let pixels = tiling.enlarged(self.config.scale_factor());
-        self.distribution(tiled(pictures, pixels, tiling, |tile| {
-            self.encoder.forward(tile)
-        }))
+        self.distribution(tiled(pictures, pixels, tiling, |tile| self.moments(tile)))
     }
 }
 

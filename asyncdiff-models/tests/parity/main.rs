@@ -4,6 +4,7 @@
 
 mod fixtures;
 mod image_to_image;
+mod loras;
 mod networks;
 mod pipelines;
 mod prompt_weighting;
