@@ -1,93 +1,28 @@
 //! Safetensors files to tensors on a device: strict, memory-mapped, and only what is asked for.
 
+mod entry;
+mod file;
+mod set;
+
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
-use half::{bf16, f16};
-use memmap2::Mmap;
-use safetensors::tensor::{Dtype, TensorView};
-use safetensors::{SafeTensorError, SafeTensors};
+use safetensors::SafeTensorError;
+use safetensors::tensor::Dtype;
 
-/// The bytes of a weight file and the name to call it by in messages.
-#[derive(Debug)]
-pub struct WeightFile {
-    name: String,
-    bytes: Bytes,
-}
+use entry::Entry;
+pub use file::WeightFile;
+pub use set::{Form, Stored, WeightSet};
 
-#[derive(Debug)]
-enum Bytes {
-    Mapped(Mmap),
-    Static(&'static [u8]),
-}
-
-impl WeightFile {
-    /// Maps a file into memory.
-    ///
-    /// # Errors
-    ///
-    /// [`WeightError::Open`] if the file cannot be opened.
-    pub fn open(path: &Path) -> Result<Self, WeightError> {
-        let open = || {
-            let file = File::open(path)?;
-            // SAFETY: the mapping is read-only. Another process that shortens the file while it is mapped could end this one;
-            // every loader that maps weights accepts that.
-            unsafe { Mmap::map(&file) }
-        };
-        let bytes = open().map_err(|source| WeightError::Open {
-            path: path.to_owned(),
-            source,
-        })?;
-        Ok(Self {
-            name: path.display().to_string(),
-            bytes: Bytes::Mapped(bytes),
-        })
-    }
-
-    /// A file that is part of the program.
-    #[must_use]
-    pub fn embedded(name: &str, bytes: &'static [u8]) -> Self {
-        Self {
-            name: name.to_owned(),
-            bytes: Bytes::Static(bytes),
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Mapped(mapped) => mapped,
-            Bytes::Static(bytes) => bytes,
-        }
-    }
-
-    /// Reads the header.
-    ///
-    /// # Errors
-    ///
-    /// [`WeightError::Corrupt`] if it is not a whole safetensors file.
-    pub fn read(&self) -> Result<Weights<'_>, WeightError> {
-        let tensors =
-            SafeTensors::deserialize(self.bytes()).map_err(|source| WeightError::Corrupt {
-                file: self.name.clone(),
-                source,
-            })?;
-        Ok(Weights {
-            file: &self.name,
-            tensors,
-            read: RefCell::default(),
-        })
-    }
-}
-
-/// The tensors of a weight file. Remembers which were read.
+/// The tensors of a weight file, or of a [`WeightSet`]. Remembers which were read.
 #[derive(Debug)]
 pub struct Weights<'a> {
     file: &'a str,
-    tensors: SafeTensors<'a>,
+    tensors: BTreeMap<Cow<'a, str>, Entry<'a>>,
     read: RefCell<Read>,
 }
 
@@ -155,6 +90,30 @@ pub enum WeightError {
         /// The type found.
         found: Dtype,
     },
+    /// A shard lacks a tensor that its index says it has.
+    #[error(
+        "{index} says that tensor {name} is in {file}, but it is not: the files are of different versions, download both again"
+    )]
+    NotInShard {
+        /// The index.
+        index: String,
+        /// The tensor.
+        name: String,
+        /// The shard.
+        file: String,
+    },
+    /// A tensor of the original layout that does not have the form that its name promises.
+    #[error("{file}: tensor {name} has shape {found:?}, it should be {expected}")]
+    Form {
+        /// The file.
+        file: String,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// What would work.
+        expected: &'static str,
+    },
     /// The file has a tensor that no part of the model reads.
     #[error(
         "{file} has a tensor {name} of shape {found:?} that the model described by config.json does not have"
@@ -197,20 +156,15 @@ impl Weights<'_> {
     /// [`WeightError::Unexpected`] for the first tensor that was not read and is not `elsewhere`.
     pub fn finish(&self, elsewhere: impl Fn(&str) -> bool) -> Result<(), WeightError> {
         let read = &self.read.borrow().names;
-        let mut names = self.tensors.names();
-        names.sort_unstable();
-        match names
-            .into_iter()
-            .find(|name| !read.contains(*name) && !elsewhere(name))
+        match self
+            .tensors
+            .iter()
+            .find(|(name, _)| !read.contains(&***name) && !elsewhere(name))
         {
-            Some(name) => Err(WeightError::Unexpected {
-                file: self.file.to_owned(),
-                name: name.to_owned(),
-                found: self
-                    .tensors
-                    .tensor(name)
-                    .map(|view| view.shape().to_vec())
-                    .unwrap_or_default(),
+            Some((name, entry)) => Err(WeightError::Unexpected {
+                file: entry.file.to_owned(),
+                name: entry.name(name),
+                found: entry.shape(),
             }),
             None => Ok(()),
         }
@@ -251,11 +205,11 @@ impl<'a> Loader<'a> {
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         let module = self.at(name).prefix;
-        self.weights.tensors.names().iter().any(|tensor| {
-            tensor
-                .strip_prefix(&*module)
-                .is_some_and(|rest| rest.starts_with('.'))
-        })
+        self.weights
+            .tensors
+            .range::<str, _>((Bound::Excluded(&*module), Bound::Unbounded))
+            .take_while(|(tensor, _)| tensor.starts_with(&*module))
+            .any(|(tensor, _)| tensor[module.len()..].starts_with('.'))
     }
 
     /// The tensor `name` in this module.
@@ -269,27 +223,28 @@ impl<'a> Loader<'a> {
         shape: [usize; D],
     ) -> Result<Tensor<D>, WeightError> {
         let name = self.at(name).prefix.into_owned();
-        let file = self.weights.file.to_owned();
-        let Ok(view) = self.weights.tensors.tensor(&name) else {
+        let Some(entry) = self.weights.tensors.get(&*name) else {
             return Err(WeightError::Missing {
-                file,
+                file: self.weights.file.to_owned(),
                 name,
                 expected: shape.to_vec(),
             });
         };
-        if view.shape() != shape {
+        let file = entry.file.to_owned();
+        let found = entry.shape();
+        if found != shape {
             return Err(WeightError::Shape {
                 file,
-                name,
+                name: entry.name(&name),
                 expected: shape.to_vec(),
-                found: view.shape().to_vec(),
+                found,
             });
         }
-        let Some(values) = to_f32(&view) else {
+        let Some(values) = entry.values() else {
             return Err(WeightError::Dtype {
                 file,
-                name,
-                found: view.dtype(),
+                name: entry.name(&name),
+                found: entry.dtype(),
             });
         };
         let mut read = self.weights.read.borrow_mut();
@@ -299,25 +254,6 @@ impl<'a> Loader<'a> {
         let data = TensorData::new(values, shape);
         Ok(Tensor::from_data(data, (self.device, self.dtype.into())))
     }
-}
-
-/// The elements as `f32`, whichever supported type they are stored in.
-fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
-    let bytes = view.data();
-    let pairs = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
-    Some(match view.dtype() {
-        Dtype::F32 => bytes
-            .chunks_exact(4)
-            .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
-            .collect(),
-        Dtype::F16 => pairs()
-            .map(|pair| f16::from_le_bytes(pair).to_f32())
-            .collect(),
-        Dtype::BF16 => pairs()
-            .map(|pair| bf16::from_le_bytes(pair).to_f32())
-            .collect(),
-        _ => return None,
-    })
 }
 
 /// Named tensors of a file as `f32` vectors with their shapes, for inputs such as initial latents.
@@ -331,15 +267,15 @@ pub fn read_tensors(path: &Path) -> Result<Vec<NamedTensor>, WeightError> {
     weights
         .tensors
         .iter()
-        .map(|(name, view)| {
-            let values = to_f32(&view).ok_or_else(|| WeightError::Dtype {
-                file: file.name.clone(),
-                name: name.to_owned(),
-                found: view.dtype(),
+        .map(|(name, entry)| {
+            let values = entry.values().ok_or_else(|| WeightError::Dtype {
+                file: file.name().to_owned(),
+                name: name.clone().into_owned(),
+                found: entry.dtype(),
             })?;
             Ok(NamedTensor {
-                name: name.to_owned(),
-                shape: view.shape().to_vec(),
+                name: name.clone().into_owned(),
+                shape: entry.shape(),
                 values,
             })
         })

@@ -1,0 +1,5 @@
+//! Where weights come from: the same model, kept in every way that people keep models, is the same model.
+#![cfg(feature = "flex")]
+
+mod files;
+mod folder;
