@@ -80,6 +80,14 @@ pub enum WeightError {
         /// The shape it has.
         found: Vec<usize>,
     },
+    /// A tensor that was asked for by name is not in the file.
+    #[error("{file} has no tensor {name}")]
+    NoTensor {
+        /// The file.
+        file: String,
+        /// The tensor.
+        name: String,
+    },
     /// A tensor of integers, or of a floating-point type that is not supported.
     #[error("{file}: tensor {name} has dtype {found:?}, supported are F32, F16 and BF16")]
     Dtype {
@@ -138,6 +146,41 @@ impl Weights<'_> {
             dtype,
             prefix: Cow::Borrowed(""),
         }
+    }
+
+    /// Names and shapes of the tensors.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, Vec<usize>)> {
+        self.tensors
+            .iter()
+            .map(|(name, entry)| (&**name, entry.shape()))
+    }
+
+    /// The tensor `name` in plain memory, as it is in the file; also of types that no weights have, such as integers.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightError::NoTensor`], [`WeightError::Dtype`].
+    pub fn plain(&self, name: &str) -> Result<NamedTensor, WeightError> {
+        let entry = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| WeightError::NoTensor {
+                file: self.file.to_owned(),
+                name: name.to_owned(),
+            })?;
+        let values = entry
+            .values()
+            .or_else(|| entry.wide_values())
+            .ok_or_else(|| WeightError::Dtype {
+                file: entry.file.to_owned(),
+                name: name.to_owned(),
+                found: entry.dtype(),
+            })?;
+        Ok(NamedTensor {
+            name: name.to_owned(),
+            shape: entry.shape(),
+            values,
+        })
     }
 
     /// Number of weights that were read.

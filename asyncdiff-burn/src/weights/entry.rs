@@ -57,6 +57,21 @@ impl<'a> Entry<'a> {
         let column = |column| values.iter().skip(column).step_by(columns);
         Some((0..columns).flat_map(column).copied().collect())
     }
+
+    /// The elements of numbers that are stored in more than 16 bits, and are no weights.
+    pub fn wide_values(&self) -> Option<Vec<f32>> {
+        fn each<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+            let (chunks, _) = bytes.as_chunks();
+            chunks.iter().map(|chunk| read(*chunk)).collect()
+        }
+        let bytes = self.view.data();
+        Some(match self.view.dtype() {
+            Dtype::F64 => each(bytes, |eight| f64::from_le_bytes(eight) as f32),
+            Dtype::I64 => each(bytes, |eight| i64::from_le_bytes(eight) as f32),
+            Dtype::I32 => each(bytes, |four| i32::from_le_bytes(four) as f32),
+            _ => return None,
+        })
+    }
 }
 
 fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {

@@ -69,4 +69,86 @@ pub enum CheckpointError {
         /// The shard.
         shard: String,
     },
+    /// A single file in a format that runs programs when it is read.
+    #[error(
+        "{path} is a pickle, which could run any program when it is read: convert it where you trust it, in Python: safetensors.torch.save_file(torch.load(OLD, map_location=\"cpu\", weights_only=True)[\"state_dict\"], NEW)",
+        path = .0.display()
+    )]
+    Pickle(PathBuf),
+    /// A single file that is no checkpoint.
+    #[error(
+        "{file} is no Stable Diffusion checkpoint in the original layout, which has tensors model.diffusion_model.*: {hint}"
+    )]
+    NotOriginal {
+        /// The file.
+        file: String,
+        /// What it looks like instead.
+        hint: String,
+    },
+    /// A single file of a model that is not implemented.
+    #[error("{file} is {kind}, which is not supported: supported are Stable Diffusion 1, 2 and XL")]
+    Kind {
+        /// The file.
+        file: String,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// A single file without one of the networks.
+    #[error("{file} has no {part}: take a checkpoint that has UNet, VAE and text encoders in it")]
+    NoPart {
+        /// The file.
+        file: String,
+        /// The network.
+        part: String,
+    },
+    /// A single file with a tensor that belongs to nothing.
+    #[error(
+        "{file}: tensor {name} is not understood; what it would change is not computed, so take a checkpoint without it"
+    )]
+    NotUnderstood {
+        /// The file.
+        file: String,
+        /// The tensor.
+        name: String,
+    },
+    /// A single file without a tensor that every such checkpoint has.
+    #[error("{file} has no tensor {name}, which checkpoints of this kind have")]
+    NoTensor {
+        /// The file.
+        file: String,
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor of a single file with another number of dimensions.
+    #[error("{file}: tensor {name} has shape {found:?}, it should have {expected} dimensions")]
+    Dimensions {
+        /// The file.
+        file: String,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// How many it should have.
+        expected: usize,
+    },
+    /// A network in a single file whose number of attention heads cannot be told.
+    #[error(
+        "{file}: {part} has {channels} channels, which is no multiple of the {per_head} of an attention head in the original models: give a folder with its config.json (--config)"
+    )]
+    Heads {
+        /// The file.
+        file: String,
+        /// The network.
+        part: String,
+        /// Its channels.
+        channels: usize,
+        /// Channels of a head.
+        per_head: usize,
+    },
+    /// A folder of configurations for a single file that has none.
+    #[error(
+        "{path} has no configurations: there should be a model_index.json, scheduler/, unet/, vae/, text_encoder/ or tokenizer/",
+        path = .0.display()
+    )]
+    NoConfiguration(PathBuf),
 }

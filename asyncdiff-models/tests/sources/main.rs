@@ -3,3 +3,7 @@
 
 mod files;
 mod folder;
+mod inference;
+mod original;
+mod published;
+mod single_file;
