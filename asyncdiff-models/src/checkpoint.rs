@@ -2,6 +2,7 @@
 
 mod error;
 mod folder;
+mod location;
 mod single_file;
 mod weight_files;
 
@@ -16,7 +17,10 @@ use serde::de::DeserializeOwned;
 use crate::error::Error;
 pub use error::CheckpointError;
 use folder::Folder;
+pub use location::{HubId, Location};
 use single_file::SingleFile;
+#[cfg(feature = "hub")]
+pub(crate) use weight_files::{WeightFiles, choose as choose_weights, has_variant, shards};
 
 /// A model's files: in diffusers' folder layout, or as if they were.
 #[derive(Clone, Debug, PartialEq, Eq)]

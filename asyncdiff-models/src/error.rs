@@ -20,6 +20,10 @@ pub enum Error {
     /// The model's files.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The Hugging Face Hub.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// A pipeline that is not implemented.
     #[error("{file}: pipeline class {found} is not supported, supported is {supported}")]
     UnknownPipeline {

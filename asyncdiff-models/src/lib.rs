@@ -34,6 +34,8 @@ pub mod compare;
 #[cfg(feature = "embedded")]
 mod embedded;
 mod error;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod image;
 mod pipeline;
 pub mod quality;
@@ -47,7 +49,7 @@ pub mod vae;
 
 pub use asyncdiff_burn::device;
 pub use asyncdiff_burn::weights::NamedTensor;
-pub use checkpoint::{Checkpoint, CheckpointError};
+pub use checkpoint::{Checkpoint, CheckpointError, HubId, Location};
 pub use error::Error;
 pub use pipeline::{PartitionChoice, Request, Run, StableDiffusion, Strategy};
 pub use session::{Latents, Output, Progress, Session, Timings};

@@ -6,6 +6,12 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
+    /// Neither a folder nor a file, nor the form of a Hub id.
+    #[error(
+        "there is no model folder or file {path}: give a folder in diffusers layout, a .safetensors checkpoint, or a Hub id such as org/name",
+        path = .0.display()
+    )]
+    NotFound(PathBuf),
     /// There is no such folder.
     #[error("there is no model folder {path}: give a folder in diffusers layout", path = .0.display())]
     NoFolder(PathBuf),

@@ -70,6 +70,13 @@ pub(crate) fn variant<'n>(name: &'n str, stem: &str) -> Option<&'n str> {
     parse(name, stem).map(|(variant, _)| variant)
 }
 
+/// Whether some of `names` are of this variant.
+#[cfg(feature = "hub")]
+pub(crate) fn has_variant(names: &[String], stem: &str, variant: &str) -> bool {
+    let mut found = names.iter().filter_map(|name| parse(name, stem));
+    found.any(|(known, _)| known == variant)
+}
+
 fn parse<'n>(name: &'n str, stem: &str) -> Option<(&'n str, WeightFiles)> {
     let rest = name.strip_prefix(stem)?.strip_prefix('.')?;
     let whole = || WeightFiles::Whole(name.to_owned());

@@ -57,6 +57,24 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// The contents of all files in a folder and the folders in it, by path with `/` between.
+#[cfg(feature = "hub")]
+pub fn every_file(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if entry.path().is_dir() {
+            for (file, bytes) in every_file(&entry.path()) {
+                files.insert(format!("{name}/{file}"), bytes);
+            }
+        } else {
+            files.insert(name, fs::read(entry.path()).unwrap());
+        }
+    }
+    files
+}
+
 /// A tensor in plain memory, in the type in which a file has it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plain {

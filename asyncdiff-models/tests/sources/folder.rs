@@ -11,11 +11,11 @@ use serde_json::json;
 
 use super::files::{Plain, Tensors, checkpoint, copy, latents, read, refusal, write};
 
-const UNET: &str = "diffusion_pytorch_model";
+pub const UNET: &str = "diffusion_pytorch_model";
 
 /// Splits the weights `name` in `folder` into shards of about equal count, named as diffusers names them; `variant` is empty
 /// or such as `fp16`. Returns the shards' names.
-fn shard(folder: &Path, name: &str, shards: usize, variant: &str) -> Vec<String> {
+pub fn shard(folder: &Path, name: &str, shards: usize, variant: &str) -> Vec<String> {
     let whole = folder.join(format!("{name}.safetensors"));
     let tensors = read(&whole);
     let stem = if variant.is_empty() {

@@ -3,7 +3,11 @@
 
 mod files;
 mod folder;
+#[cfg(feature = "hub")]
+mod hub;
 mod inference;
 mod original;
 mod published;
+#[cfg(feature = "hub")]
+mod server;
 mod single_file;
