@@ -189,6 +189,20 @@ impl Weights<'_> {
         self.read.borrow().parameters
     }
 
+    /// Number of floating-point weights in the file, by the type in which they are stored, such as `F16`. Looks at the header
+    /// only.
+    #[must_use]
+    pub fn parameters_by_dtype(&self) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for tensor in self.tensors.values() {
+            if is_floating_point(tensor.dtype()) {
+                *counts.entry(tensor.dtype().to_string()).or_default() +=
+                    tensor.shape().iter().product::<usize>() as u64;
+            }
+        }
+        counts
+    }
+
     /// Says that everything was read that should have been.
     ///
     /// `elsewhere` tells of a tensor that was not read whether it belongs to a part of the model that is loaded elsewhere,
@@ -297,6 +311,12 @@ impl<'a> Loader<'a> {
         let data = TensorData::new(values, shape);
         Ok(Tensor::from_data(data, (self.device, self.dtype.into())))
     }
+}
+
+/// Integers are positions, counters and the like, not weights.
+fn is_floating_point(dtype: Dtype) -> bool {
+    use Dtype::{BOOL, I8, I16, I32, I64, U8, U16, U32, U64};
+    !matches!(dtype, BOOL | U8 | I8 | I16 | U16 | I32 | U32 | I64 | U64)
 }
 
 /// Named tensors of a file as `f32` vectors with their shapes, for inputs such as initial latents.

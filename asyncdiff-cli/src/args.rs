@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::jobs::Seeds;
+
 /// Pictures from Stable Diffusion checkpoints, sooner: asynchronous denoising on several devices
 #[derive(Debug, Parser)]
 #[command(name = "asyncdiff", version, disable_help_subcommand = true)]
@@ -21,6 +23,8 @@ pub enum Command {
     Compare(Compare),
     /// Print who computes what, without loading weights
     Plan(Plan),
+    /// Print what a checkpoint is, without loading weights
+    Info(Info),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -34,8 +38,16 @@ pub enum Command {
 pub struct Generate {
     #[command(flatten)]
     pub prompt: Prompt,
+    /// What to draw, many times over: a text file with a prompt on each line, or - for standard input. Blank lines and
+    /// lines that begin with # are skipped
+    #[arg(long, value_name = "FILE", group = "text")]
+    pub prompt_file: Option<PathBuf>,
     #[command(flatten)]
     pub sample: Sample,
+    /// Seeds of the noise, as for PyTorch's CPU generator: one, several as in 1,2,7, or a range as in 1-4. Each seed is a
+    /// run of its own, with the same picture as alone
+    #[arg(long = "seed", value_name = "N,…", default_value = "0")]
+    pub seeds: Seeds,
     #[command(flatten)]
     pub devices: Devices,
     /// Segments of the denoiser, each on a device of its own [default: one for each device that is named]
@@ -43,7 +55,8 @@ pub struct Generate {
     pub segments: Option<usize>,
     #[command(flatten)]
     pub strategy: SingleStrategy,
-    /// The PNG file to write; several images get -0, -1, … before the extension
+    /// The PNG file to write; several images get -0, -1, … before the extension, in the order of the prompts, of the seeds
+    /// for each prompt, and of the images of each seed
     #[arg(long, short, value_name = "FILE", default_value = "asyncdiff.png")]
     pub output: PathBuf,
     #[command(flatten)]
@@ -56,6 +69,8 @@ pub struct Compare {
     pub prompt: Prompt,
     #[command(flatten)]
     pub sample: Sample,
+    #[command(flatten)]
+    pub seed: Seed,
     #[command(flatten)]
     pub devices: Devices,
     /// Segments of the denoiser, one or several numbers [default: 2, or those of the partition file]
@@ -86,6 +101,8 @@ pub struct Compare {
 pub struct Plan {
     #[command(flatten)]
     pub sample: Sample,
+    #[command(flatten)]
+    pub seed: Seed,
     /// Segments of the denoiser, each on a device of its own [default: 2, or those of the partition file]
     #[arg(long, value_name = "N")]
     pub segments: Option<usize>,
@@ -99,18 +116,19 @@ pub struct Plan {
 }
 
 #[derive(Debug, Args)]
+pub struct Info {
+    /// Model folder in diffusers layout [default: the embedded emoji model]
+    #[arg(value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// Print a machine-readable report instead of text [default: off]
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct Prompt {
-    /// What to draw
-    #[arg(value_name = "PROMPT", required_unless_present = "prompt_flag")]
-    pub prompt: Option<String>,
-    /// What to draw, as a flag
-    #[arg(
-        long = "prompt",
-        id = "prompt_flag",
-        value_name = "PROMPT",
-        conflicts_with = "prompt"
-    )]
-    pub prompt_flag: Option<String>,
+    #[command(flatten)]
+    pub text: Text,
     /// What to avoid [default: nothing]
     #[arg(
         long,
@@ -119,6 +137,36 @@ pub struct Prompt {
         hide_default_value = true
     )]
     pub negative_prompt: String,
+    /// Read brackets in prompts as text [default: off, they weigh words as in web UIs: (word:1.3), (word) for 1.1, [word]
+    /// for 1/1.1, nested they multiply, \( \) \[ \] for brackets as text; BREAK and [from:to:when] mean nothing]
+    #[arg(long)]
+    pub literal_prompts: bool,
+}
+
+/// Where the prompt comes from: exactly one of these, or of what a subcommand adds to the group.
+#[derive(Debug, Args)]
+#[group(id = "text", required = true, multiple = false)]
+pub struct Text {
+    /// What to draw
+    #[arg(value_name = "PROMPT")]
+    pub prompt: Option<String>,
+    /// What to draw, as a flag
+    #[arg(long = "prompt", id = "prompt_flag", value_name = "PROMPT")]
+    pub prompt_flag: Option<String>,
+}
+
+impl Text {
+    /// The prompt, if it was typed.
+    pub fn typed(&self) -> Option<&str> {
+        self.prompt.as_deref().or(self.prompt_flag.as_deref())
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Seed {
+    /// Seed of the noise, as for PyTorch's CPU generator
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
 }
 
 #[derive(Debug, Args)]
@@ -132,9 +180,6 @@ pub struct Sample {
     /// Strength of classifier-free guidance, off at 1 and less [default: the model's, or 7.5; 5 for XL]
     #[arg(long, value_name = "X")]
     pub guidance_scale: Option<f64>,
-    /// Seed of the noise, as for PyTorch's CPU generator
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
     /// Width in pixels [default: the model's]
     #[arg(long, value_name = "PIXELS")]
     pub width: Option<usize>,

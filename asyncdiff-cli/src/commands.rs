@@ -9,6 +9,7 @@ macro_rules! say {
 
 pub mod compare;
 pub mod generate;
+pub mod info;
 pub mod plan;
 
 use std::io::Write;

@@ -4,6 +4,8 @@
 
 mod args;
 mod commands;
+mod interrupt;
+mod jobs;
 mod picture;
 mod progress;
 mod setup;
@@ -13,12 +15,14 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Cli, Command};
+use interrupt::Cancelled;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Compare(args) => commands::compare::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
+        Command::Info(args) => commands::info::run(&args),
         Command::Completions { shell } => commands::completions(shell),
         Command::Man => commands::man(),
     };
@@ -26,6 +30,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads the output has seen enough.
         Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Cancelled>() => {
+            eprintln!("{error}");
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE

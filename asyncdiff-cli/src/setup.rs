@@ -11,9 +11,9 @@ use crate::args::{Devices, Prompt, Sample};
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Opens the model that the flags name.
-pub fn open(sample: &Sample) -> Result<StableDiffusion> {
-    let checkpoint = match &sample.model {
+/// Opens the model of that name, or the embedded one.
+pub fn open(model: Option<&Path>) -> Result<StableDiffusion> {
+    let checkpoint = match model {
         Some(folder) => Checkpoint::folder(folder)?,
         None => embedded()?,
     };
@@ -31,44 +31,53 @@ fn embedded() -> Result<Checkpoint> {
 }
 
 /// What the model is called in reports.
-pub fn model_name(sample: &Sample) -> String {
-    match &sample.model {
+pub fn model_name(model: Option<&Path>) -> String {
+    match model {
         Some(folder) => folder.display().to_string(),
         None => "embedded".to_owned(),
     }
 }
 
-/// The request that the flags describe; says what is cut off prompts that are too long.
+/// The request that the flags describe, for the first of several prompts and seeds.
 pub fn request(
     pipeline: &StableDiffusion,
     sample: &Sample,
-    prompt: Option<&Prompt>,
+    seed: u64,
+    prompt: Option<(&str, &Prompt)>,
 ) -> Result<Request> {
-    let text = prompt.and_then(|prompt| prompt.prompt.as_ref().or(prompt.prompt_flag.as_ref()));
-    let mut request = pipeline.request(text.cloned().unwrap_or_default());
-    if let Some(prompt) = prompt {
+    let mut request = pipeline.request("");
+    if let Some((text, prompt)) = prompt {
+        text.clone_into(&mut request.prompt);
         request.negative_prompt.clone_from(&prompt.negative_prompt);
+        request.prompt_weighting = !prompt.literal_prompts;
     }
+    request.seed = seed;
     request.steps = sample.steps.unwrap_or(request.steps);
     request.guidance_scale = sample.guidance_scale.unwrap_or(request.guidance_scale);
-    request.seed = sample.seed;
     request.width = sample.width.unwrap_or(request.width);
     request.height = sample.height.unwrap_or(request.height);
     request.scheduler.clone_from(&sample.scheduler);
     request.num_images = sample.num_images;
     request.latents = sample.latents.as_deref().map(latents).transpose()?;
-    for (name, text) in [
-        ("prompt", &request.prompt),
-        ("negative prompt", &request.negative_prompt),
-    ] {
-        if let Some(cut) = pipeline.truncated(text) {
-            eprintln!(
-                "warning: the {name} is longer than the {} tokens that the model reads; cut off: {cut:?}",
-                pipeline.text_encoders().tokens()
-            );
-        }
-    }
     Ok(request)
+}
+
+/// Says what is cut off prompts that are too long: each name and text, and the request's negative prompt.
+pub fn warn_of_truncation<'a>(
+    pipeline: &StableDiffusion,
+    request: &'a Request,
+    prompts: impl IntoIterator<Item = (&'a str, &'a str)>,
+) {
+    let negative = [("negative prompt", request.negative_prompt.as_str())];
+    for (name, text) in prompts.into_iter().chain(negative) {
+        let Some(cut) = pipeline.truncated(text, request.prompt_weighting) else {
+            continue;
+        };
+        eprintln!(
+            "warning: the {name} is longer than the {} tokens that the model reads; cut off: {cut:?}",
+            pipeline.text_encoders().tokens()
+        );
+    }
 }
 
 fn latents(path: &Path) -> Result<NamedTensor> {

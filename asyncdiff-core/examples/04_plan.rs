@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let scheduler: SchedulerConfig =
         r#"{"_class_name": "DDIMScheduler", "clip_sample": false}"#.parse()?;
     let schedule = Schedule::new(&scheduler, 50)?;
-    let sequential = Plan::sequential(&graph, &schedule, Some(7.5))?;
+    let sequential = Plan::sequential(&graph, &schedule, Some(7.5.into()))?;
     for segments in 2..=4 {
         for partition in [
             Partition::published(&graph, segments)?,
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 &graph,
                 &partition,
                 &schedule,
-                Some(7.5),
+                Some(7.5.into()),
                 &AsyncDiff::default(),
             )?;
             let summary = Summary::new(&plan, &sequential, &graph, 2);

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use asyncdiff_comm::{CommError, PeerExchange};
 
 use crate::graph::BlockId;
-use crate::plan::{Action, Half, Plan, Term, Value, Versioned};
+use crate::plan::{Action, Part, Plan, Term, Value, Versioned};
 
 /// What the engine needs of a denoiser and of the tensors it works on.
 pub trait Denoiser {
@@ -28,23 +28,21 @@ pub trait Denoiser {
         inputs: Vec<Self::Tensor>,
     ) -> Result<Self::Tensor, Self::Error>;
 
-    /// `Σ weight · tensor`, or of one half of its batch.
+    /// `Σ weight · tensor`, or of the part of the tensor that the term takes.
     ///
     /// # Errors
     ///
     /// Whatever keeps the sum from being computed.
-    fn combine(
-        &mut self,
-        terms: &[(f64, Option<Half>, Self::Tensor)],
-    ) -> Result<Self::Tensor, Self::Error>;
+    fn combine(&mut self, terms: &[(Term, Self::Tensor)]) -> Result<Self::Tensor, Self::Error>;
 
-    /// Standard normal noise for the scheduler's step after a call. Asked for once for each stochastic step, in their order,
-    /// on the rank that advances the latents; so every plan draws the same.
+    /// A value that [is given](Value::is_given): standard normal noise for the scheduler's step after a call, or what an
+    /// inpainting run keeps. Noise is asked for once for each stochastic step, in their order, on the rank that advances the
+    /// latents; so every plan draws the same.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the noise from being drawn.
-    fn noise(&mut self, call: usize) -> Result<Self::Tensor, Self::Error>;
+    /// Whatever keeps the value from being there.
+    fn given(&mut self, what: Versioned) -> Result<Self::Tensor, Self::Error>;
 }
 
 /// Is shown every tensor that a rank computes, as soon as it is there; breaking off cancels the run on all ranks.
@@ -131,11 +129,8 @@ impl<'a> Engine<'a> {
             .collect();
         for instruction in &self.plan.ranks[self.rank] {
             for read in instruction.action.reads() {
-                if read.value == Value::Noise && !values.contains_key(&read) {
-                    values.insert(
-                        read,
-                        denoiser.noise(read.version).map_err(EngineError::Compute)?,
-                    );
+                if read.value.is_given() && !values.contains_key(&read) {
+                    values.insert(read, denoiser.given(read).map_err(EngineError::Compute)?);
                 }
             }
             // Whatever is read for the last time leaves the store first, so that the computation may reuse its memory.
@@ -184,8 +179,6 @@ impl<'a> Engine<'a> {
     }
 }
 
-type Terms<T> = Vec<(f64, Option<Half>, T)>;
-
 fn get<T, E: std::error::Error>(
     values: &HashMap<Versioned, T>,
     what: Versioned,
@@ -196,10 +189,10 @@ fn get<T, E: std::error::Error>(
 fn gather<T: Clone, E: std::error::Error>(
     terms: &[Term],
     values: &HashMap<Versioned, T>,
-) -> Result<Terms<T>, EngineError<E>> {
+) -> Result<Vec<(Term, T)>, EngineError<E>> {
     terms
         .iter()
-        .map(|term| Ok((term.weight, term.half, get(values, term.of)?.clone())))
+        .map(|term| Ok((*term, get(values, term.of)?.clone())))
         .collect()
 }
 
@@ -210,7 +203,7 @@ fn resolve<D: Denoiser>(
     denoiser: &mut D,
 ) -> Result<D::Tensor, EngineError<D::Error>> {
     match source {
-        [only] if only.weight == 1.0 && only.half.is_none() => get(values, only.of).cloned(),
+        [only] if only.weight == 1.0 && only.part == Part::Whole => get(values, only.of).cloned(),
         _ => denoiser
             .combine(&gather(source, values)?)
             .map_err(EngineError::Compute),
@@ -230,7 +223,9 @@ fn tag(what: Versioned) -> u64 {
         Value::Prediction => 1,
         Value::Noise => 2,
         Value::Corrected => 3,
-        Value::Block(BlockId(index)) => 4 + index as u64,
+        Value::Image => 4,
+        Value::ImageNoise => 5,
+        Value::Block(BlockId(index)) => 6 + index as u64,
     };
     (what.version as u64) << 32 | value
 }

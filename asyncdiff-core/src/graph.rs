@@ -28,6 +28,8 @@ pub struct Block {
     pub macs: u64,
     /// Number of weights.
     pub parameters: u64,
+    /// Tensor elements that computing it takes at the peak beside its inputs, the output included.
+    pub working: u64,
     /// Shape of its output: `[batch, channels, height, width]`.
     pub output: [usize; 4],
 }
@@ -42,9 +44,16 @@ impl Block {
 
 /// What a published partition table is chosen by, beside the block names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Structure {
-    /// The transformers project their tokens with linear layers (Stable Diffusion 2 and XL), not 1x1 convolutions (1.x).
-    pub linear_projection: bool,
+#[serde(rename_all = "snake_case")]
+pub enum Structure {
+    /// A picture's UNet whose transformers project their tokens with 1x1 convolutions (Stable Diffusion 1.x).
+    Convolution,
+    /// A picture's UNet whose transformers project their tokens with linear layers (Stable Diffusion 2 and XL).
+    Linear,
+    /// A UNet with motion modules (AnimateDiff).
+    Motion,
+    /// A UNet whose resnets and transformers also run along time (Stable Video Diffusion).
+    SpatioTemporal,
 }
 
 /// The blocks of a denoiser in evaluation order, for one batch and latent size.

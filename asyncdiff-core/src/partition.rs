@@ -81,8 +81,7 @@ impl Partition {
     /// The partition that the AsyncDiff authors published for denoisers of this structure (paper, appendix; code
     /// `pipe_config`).
     ///
-    /// A table fits a graph if it was made for the same kind of token projection
-    /// ([`Structure::linear_projection`](crate::graph::Structure)), each of its entries names at least one block, and
+    /// A table fits a graph if it was made for the same [`Structure`](crate::graph::Structure), each of its entries names at least one block, and
     /// every block is named exactly once.
     ///
     /// # Errors

@@ -27,6 +27,10 @@ pub enum Value {
     Noise,
     /// Latents that a scheduler corrected after the fact (UniPC).
     Corrected,
+    /// The latents of the picture that an inpainting run keeps outside its mask; version 0 only.
+    Image,
+    /// The noise that was added to the picture's latents at the start; version 0 only.
+    ImageNoise,
     /// The output of a block of the denoiser.
     Block(BlockId),
 }
@@ -48,12 +52,20 @@ impl fmt::Display for Versioned {
             Value::Prediction => write!(f, "the noise prediction of call {version}"),
             Value::Noise => write!(f, "the noise of call {version}"),
             Value::Corrected => write!(f, "the corrected latents of call {version}"),
+            Value::Image => write!(f, "the picture's latents"),
+            Value::ImageNoise => write!(f, "the noise on the picture's latents"),
             Value::Block(BlockId(index)) => write!(f, "block {index}'s output of call {version}"),
         }
     }
 }
 
 impl Value {
+    /// Whether the rank that advances the latents has this value without computing it.
+    #[must_use]
+    pub fn is_given(self) -> bool {
+        matches!(self, Value::Noise | Value::Image | Value::ImageNoise)
+    }
+
     /// This value as of `version`.
     #[must_use]
     pub fn at(self, version: usize) -> Versioned {
@@ -64,26 +76,42 @@ impl Value {
     }
 }
 
-/// A half of a batch that holds the unconditional samples first and the conditional ones behind them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+/// What of a value a [`Term`] takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Half {
-    /// The first half: the negative prompt.
+pub enum Part {
+    /// All of it.
+    #[default]
+    Whole,
+    /// The first half of the batch: the samples of the negative prompt.
     Unconditional,
-    /// The second half: the prompt.
+    /// The second half of the batch: the samples of the prompt.
     Conditional,
+    /// What is inside the mask of an inpainting run: the value times the mask.
+    Inside,
+    /// What is outside: the value times one minus the mask.
+    Outside,
 }
 
-/// One summand of a linear combination: `weight · of`, or of one half of its batch.
+/// One summand of a linear combination: `weight · of`, or of a part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Term {
     /// The version of a value.
     pub of: Versioned,
-    /// Take one half of the batch only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub half: Option<Half>,
+    /// What of it.
+    #[serde(skip_serializing_if = "Part::is_whole")]
+    pub part: Part,
     /// The factor.
     pub weight: f64,
+    /// The factor at a video's last frame, if it is not that of the first: in between it changes linearly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_frame: Option<f64>,
+}
+
+impl Part {
+    fn is_whole(&self) -> bool {
+        *self == Part::Whole
+    }
 }
 
 impl Term {
@@ -92,8 +120,28 @@ impl Term {
     pub fn new(of: Versioned, weight: f64) -> Self {
         Self {
             of,
-            half: None,
+            part: Part::Whole,
             weight,
+            last_frame: None,
+        }
+    }
+}
+
+/// The scale of classifier-free guidance: the same for all frames, or changing linearly over a video's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Guidance {
+    /// The scale for pictures, and for a video's first frame.
+    pub first: f64,
+    /// The scale for a video's last frame.
+    pub last: f64,
+}
+
+impl From<f64> for Guidance {
+    /// The same for all frames.
+    fn from(scale: f64) -> Self {
+        Self {
+            first: scale,
+            last: scale,
         }
     }
 }

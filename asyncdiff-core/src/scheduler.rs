@@ -54,8 +54,9 @@ mod unipc;
 
 use serde::Serialize;
 
-use crate::plan::{Term, Versioned};
+use crate::plan::{Part, Term, Value, Versioned};
 use config::Class;
+use level::Level;
 
 pub use config::{NamedScheduler, SCHEDULERS, SchedulerConfig};
 pub use error::ScheduleError;
@@ -70,14 +71,68 @@ pub struct Schedule {
     /// The timestep of every denoiser call, in the units of the model's time embedding: mostly 0 to 999, but logarithms
     /// of noise levels for models with continuous timesteps.
     pub timesteps: Vec<f64>,
-    /// The standard deviation of the initial latents.
+    /// The standard deviation of latents that start as pure noise.
     pub init_noise_sigma: f64,
+    /// What the latents before every call are made of, and at the end those of the result.
+    pub levels: Vec<NoiseLevel>,
     /// The noise levels that the schedule walks through, one or more beyond the number of calls, for the classes that
     /// are defined by them (diffusers' `scheduler.sigmas`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sigmas: Option<Vec<f64>>,
     /// What to do around every denoiser call.
     pub steps: Vec<Step>,
+}
+
+/// What latents are made of: `signal · clean latents + noise · standard normal noise` (diffusers' `add_noise`).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct NoiseLevel {
+    /// The factor on the clean latents.
+    pub signal: f64,
+    /// The factor on the noise.
+    pub noise: f64,
+}
+
+impl NoiseLevel {
+    /// Clean latents.
+    const NONE: Self = Self {
+        signal: 1.0,
+        noise: 0.0,
+    };
+
+    /// The levels of latents to which noise was added without making them smaller.
+    fn on_top(sigmas: &[f64]) -> Vec<Self> {
+        let level = |sigma: &f64| Self {
+            signal: 1.0,
+            noise: *sigma,
+        };
+        sigmas.iter().map(level).collect()
+    }
+}
+
+/// Leaves out the first steps of a schedule that is defined by its noise levels.
+fn skip(
+    skipped: usize,
+    timesteps: &mut Vec<f64>,
+    sigmas: &mut Vec<f64>,
+) -> Result<(), ScheduleError> {
+    if skipped >= timesteps.len() {
+        return Err(ScheduleError::NothingLeft {
+            steps: timesteps.len(),
+            skipped,
+        });
+    }
+    timesteps.drain(..skipped);
+    sigmas.drain(..skipped);
+    Ok(())
+}
+
+impl From<Level> for NoiseLevel {
+    fn from(level: Level) -> Self {
+        Self {
+            signal: level.alpha,
+            noise: level.sigma,
+        }
+    }
 }
 
 /// One denoiser call of a schedule.
@@ -111,6 +166,23 @@ impl Schedule {
         config: &SchedulerConfig,
         num_inference_steps: usize,
     ) -> Result<Self, ScheduleError> {
+        Self::part_way(config, num_inference_steps, 0)
+    }
+
+    /// The last part of the schedule of `num_inference_steps` steps, without the first `skipped` of them, for a run that starts
+    /// from a picture with the noise of [`levels`](Self::levels)`[0]`. A method of several steps starts afresh there.
+    ///
+    /// For PNDM this is not what diffusers does: it cuts the list of calls, in which one timestep stands twice, and so gives all
+    /// later calls the timestep of the next one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Schedule::new`], and if no step is left.
+    pub fn part_way(
+        config: &SchedulerConfig,
+        num_inference_steps: usize,
+        skipped: usize,
+    ) -> Result<Self, ScheduleError> {
         let class = config.class()?;
         let max = config.num_train_timesteps();
         if max == 0 {
@@ -124,18 +196,49 @@ impl Schedule {
                 max,
             });
         }
-        let schedule = match class {
-            Class::Ddim => ddim::schedule(config, num_inference_steps),
-            Class::Pndm => pndm::schedule(config, num_inference_steps),
-            Class::Euler => euler::schedule(config, num_inference_steps),
-            Class::EulerAncestral => euler::ancestral(config, num_inference_steps),
-            Class::Heun => heun::schedule(config, num_inference_steps),
-            Class::DpmSolver => dpm_solver::schedule(config, num_inference_steps),
-            Class::UniPc => unipc::schedule(config, num_inference_steps),
-            Class::Lcm => lcm::schedule(config, num_inference_steps),
-        }?;
+        if skipped >= num_inference_steps {
+            return Err(ScheduleError::NothingLeft {
+                steps: num_inference_steps,
+                skipped,
+            });
+        }
+        let build = match class {
+            Class::Ddim => ddim::schedule,
+            Class::Pndm => pndm::schedule,
+            Class::Euler => euler::schedule,
+            Class::EulerAncestral => euler::ancestral,
+            Class::Heun => heun::schedule,
+            Class::DpmSolver => dpm_solver::schedule,
+            Class::UniPc => unipc::schedule,
+            Class::Lcm => lcm::schedule,
+        };
+        let schedule = build(config, num_inference_steps, skipped)?;
         schedule.finite()?;
         Ok(schedule)
+    }
+
+    /// The same for a run that keeps a picture outside a mask: after every call, what is outside is the picture with the noise
+    /// of that level (diffusers' inpainting pipelines, for denoisers that do not read the mask).
+    #[must_use]
+    pub fn keeping_outside(mut self) -> Self {
+        let kept = |value: Value, weight| Term {
+            part: Part::Outside,
+            ..Term::new(value.at(0), weight)
+        };
+        for combine in self.steps.iter_mut().flat_map(|step| &mut step.combines) {
+            if combine.out.value == Value::Latents {
+                for term in &mut combine.terms {
+                    term.part = Part::Inside;
+                }
+                let level = self.levels[combine.out.version];
+                combine.terms.extend([
+                    kept(Value::Image, level.signal),
+                    kept(Value::ImageNoise, level.noise),
+                ]);
+                combine.terms.retain(|term| term.weight != 0.0);
+            }
+        }
+        self
     }
 
     /// The number of denoiser calls.

@@ -77,7 +77,7 @@ pub fn svg(plan: &Plan, graph: &SegmentGraph, simulation: &Simulation) -> String
         let name = match transfer.what.value {
             Value::Block(id) => graph.block(id).name.as_str(),
             Value::Prediction => "noise prediction",
-            Value::Latents | Value::Corrected | Value::Noise => "latents",
+            _ => "latents",
         };
         let _ = writeln!(
             out,

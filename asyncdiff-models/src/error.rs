@@ -114,6 +114,27 @@ pub enum Error {
         "guidance scale {0} is not possible: use a finite number; 1 or less turns guidance off"
     )]
     Guidance(f64),
+    /// A strength outside its range.
+    #[error("strength {0} is not possible: use more than 0 and at most 1")]
+    Strength(f64),
+    /// A picture or mask of another size than the result.
+    #[error(
+        "the {what} has {}x{} pixels, the result {}x{}: give one of that size",
+        .found.0, .found.1, .expected.0, .expected.1
+    )]
+    PictureSize {
+        /// Which of them.
+        what: &'static str,
+        /// Its width and height.
+        found: (usize, usize),
+        /// The result's.
+        expected: (usize, usize),
+    },
+    /// An inpainting UNet without a mask.
+    #[error(
+        "this model's UNet reads a mask: give a picture and a mask to paint in it, or use a model without one"
+    )]
+    NeedsMask,
     /// Initial latents of another shape.
     #[error("the initial latents have shape {found:?}, this request needs {expected:?}")]
     Latents {

@@ -11,6 +11,30 @@ pub struct Image {
     pub rgb: Vec<u8>,
 }
 
+/// An 8-bit grey picture that says which part of another picture is to be painted anew: white (128 and more) is painted,
+/// black is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mask {
+    /// Pixels per row.
+    pub width: usize,
+    /// Number of rows.
+    pub height: usize,
+    /// The grey value of every pixel, row by row from the top: `height * width` bytes.
+    pub grey: Vec<u8>,
+}
+
+impl Mask {
+    /// Whether the pixel in row `y` is to be painted.
+    ///
+    /// # Panics
+    ///
+    /// If the pixel is outside the mask, or there are fewer bytes than the size says.
+    #[must_use]
+    pub fn paints(&self, y: usize, x: usize) -> bool {
+        self.grey[y * self.width + x] >= 128
+    }
+}
+
 /// Why a picture cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -77,6 +101,16 @@ impl Image {
             })
             .collect();
         Ok(Self { width, height, rgb })
+    }
+
+    /// What a VAE encodes: samples from -1 (black) to 1, channel by channel, `[3, height, width]`.
+    #[must_use]
+    pub fn to_samples(&self) -> Vec<f32> {
+        let channel = |channel| self.rgb.iter().skip(channel).step_by(3);
+        (0..3)
+            .flat_map(channel)
+            .map(|byte| f32::from(*byte) / 255.0 * 2.0 - 1.0)
+            .collect()
     }
 
     /// The pictures from left to right in one, without a gap.

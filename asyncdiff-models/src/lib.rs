@@ -4,6 +4,8 @@
 //! * [`StableDiffusion`]: the text-to-image pipelines (1, 2 and XL); [`StableDiffusion::plan`] turns a [`Request`] and a
 //!   [`Strategy`] into a [`Run`] that can be inspected, [`Session`] holds the weights and makes the pictures.
 //! * [`unet`], [`text`], [`clip`], [`vae`], [`tokenizer`]: the parts, each usable alone.
+//! * [`prompt`]: words that count more than others.
+//! * [`Description`]: what a checkpoint is, without loading it.
 //! * [`compare::Comparison`]: asynchronous runs beside the sequential one.
 //! * [`random`]: PyTorch's random numbers; [`quality`]: how alike two pictures are.
 //!
@@ -31,6 +33,7 @@ mod attention;
 mod checkpoint;
 pub mod clip;
 pub mod compare;
+mod describe;
 #[cfg(feature = "embedded")]
 mod embedded;
 mod error;
@@ -38,6 +41,7 @@ mod error;
 pub mod hub;
 pub mod image;
 mod pipeline;
+pub mod prompt;
 pub mod quality;
 pub mod random;
 mod resnet;
@@ -50,8 +54,9 @@ pub mod vae;
 pub use asyncdiff_burn::device;
 pub use asyncdiff_burn::weights::NamedTensor;
 pub use checkpoint::{Checkpoint, CheckpointError, HubId, Location};
+pub use describe::{Description, PartDescription, PartitionDescription, TextEncoderDescription};
 pub use error::Error;
-pub use pipeline::{PartitionChoice, Request, Run, StableDiffusion, Strategy};
+pub use pipeline::{InitImage, PartitionChoice, Request, Run, StableDiffusion, Strategy};
 pub use session::{Latents, Output, Progress, Session, Timings};
 
 /// The README's example is a test.

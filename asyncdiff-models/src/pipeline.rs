@@ -4,6 +4,7 @@
 mod class;
 mod request;
 
+use asyncdiff_core::plan::Guidance;
 use asyncdiff_core::scheduler::SchedulerConfig;
 use asyncdiff_core::unet::{UNet2d, UNet2dConfig};
 use asyncdiff_core::{Partition, PartitionError, Plan, Schedule, SegmentGraph, Summary};
@@ -11,14 +12,14 @@ use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
-use crate::text::TextEncoders;
+use crate::text::{TextEncoders, pieces};
 use crate::vae::VaeConfig;
 
 pub(crate) use class::Class;
-pub use request::{PartitionChoice, Request, Run, Strategy};
+pub use request::{InitImage, PartitionChoice, Request, Run, Strategy};
 
 /// Bytes of an element of the denoiser's tensors and weights: the compute type is `f32`.
-const ELEMENT_BYTES: u64 = 4;
+pub(crate) const ELEMENT_BYTES: u64 = 4;
 /// Far above what any model was trained for, and low enough that no product of sizes overflows.
 const MOST_PIXELS: usize = 16_384;
 const MOST_IMAGES: usize = 1024;
@@ -142,12 +143,14 @@ impl StableDiffusion {
         let (unet, vae) = (&self.unet.config, &self.vae);
         let encoders = &self.text_encoders;
         let latents = vae.latent_channels;
-        same(
-            "unet in_channels",
-            unet.in_channels,
-            "vae latent_channels",
-            latents,
-        )?;
+        if !self.reads_mask() {
+            same(
+                "unet in_channels",
+                unet.in_channels,
+                "vae latent_channels",
+                latents,
+            )?;
+        }
         same(
             "unet out_channels",
             unet.out_channels,
@@ -225,8 +228,10 @@ impl StableDiffusion {
             width: side,
             height: side,
             num_images: 1,
+            prompt_weighting: false,
             scheduler: None,
             latents: None,
+            init_image: None,
         }
     }
 
@@ -257,7 +262,7 @@ impl StableDiffusion {
             Some(name) => self.scheduler.with_class(name)?,
             None => self.scheduler.clone(),
         };
-        let schedule = Schedule::new(&scheduler, request.steps)?;
+        let schedule = self.schedule(&scheduler, request)?;
         let sequential = Plan::sequential(&graph, &schedule, guidance)?;
         let (plan, fell_back) = match strategy {
             Strategy::Sequential => (sequential.clone(), false),
@@ -278,6 +283,53 @@ impl StableDiffusion {
             plan,
             scheduler: scheduler.class_name,
             fell_back,
+        })
+    }
+
+    /// Whether the denoiser reads a mask and the picture outside it beside the latents (an inpainting UNet).
+    pub(crate) fn reads_mask(&self) -> bool {
+        let latents = self.vae.latent_channels;
+        self.unet.config.in_channels == 2 * latents + 1
+    }
+
+    /// The schedule of a request: from its picture on, if it has one.
+    fn schedule(&self, scheduler: &SchedulerConfig, request: &Request) -> Result<Schedule, Error> {
+        let mask = request
+            .init_image
+            .as_ref()
+            .and_then(|init| init.mask.as_ref());
+        if self.reads_mask() && mask.is_none() {
+            return Err(Error::NeedsMask);
+        }
+        let Some(init) = &request.init_image else {
+            return Ok(Schedule::new(scheduler, request.steps)?);
+        };
+        if !(init.strength > 0.0 && init.strength <= 1.0) {
+            return Err(Error::Strength(init.strength));
+        }
+        let sizes = [
+            (
+                "picture to start from",
+                Some((init.image.width, init.image.height)),
+            ),
+            ("mask", mask.map(|mask| (mask.width, mask.height))),
+        ];
+        for (what, size) in sizes {
+            let expected = (request.width, request.height);
+            if let Some(found) = size.filter(|size| *size != expected) {
+                return Err(Error::PictureSize {
+                    what,
+                    found,
+                    expected,
+                });
+            }
+        }
+        init.image.check()?;
+        let schedule = Schedule::part_way(scheduler, request.steps, init.skipped(request.steps))?;
+        Ok(if mask.is_some() && !self.reads_mask() {
+            schedule.keeping_outside()
+        } else {
+            schedule
         })
     }
 
@@ -315,20 +367,31 @@ impl StableDiffusion {
         ])
     }
 
-    pub(crate) fn guidance(&self, request: &Request) -> Result<Option<f64>, Error> {
+    pub(crate) fn guidance(&self, request: &Request) -> Result<Option<Guidance>, Error> {
         let scale = request.guidance_scale;
         if !scale.is_finite() {
             return Err(Error::Guidance(scale));
         }
-        Ok((scale > 1.0).then_some(scale))
+        Ok((scale > 1.0).then(|| scale.into()))
     }
 
-    /// The part of a prompt that is longer than the text encoders take, if there is one. Generation cuts it off.
+    /// The part of a prompt, with or without [weights](crate::prompt) in it, that is longer than the text encoders take, if
+    /// there is one. Generation cuts it off.
     #[must_use]
-    pub fn truncated(&self, prompt: &str) -> Option<String> {
-        self.text_encoders
-            .iter()
-            .find_map(|encoder| encoder.tokenizer.encode(prompt).truncated)
+    pub fn truncated(&self, prompt: &str, weighting: bool) -> Option<String> {
+        let pieces = pieces(prompt, weighting);
+        self.text_encoders.iter().find_map(|encoder| {
+            let texts = pieces.iter().map(|piece| piece.text.as_str());
+            encoder.tokenizer.encode_pieces(texts).0.truncated
+        })
+    }
+
+    /// What the denoiser predicts, by the noise scheduler's configuration. All classes have the same default.
+    pub(crate) fn prediction_type(&self) -> &str {
+        self.scheduler
+            .prediction_type
+            .as_deref()
+            .unwrap_or("epsilon")
     }
 
     /// The tokenizers and text encoders.

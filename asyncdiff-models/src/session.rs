@@ -1,5 +1,7 @@
 //! Loaded weights, and the making of pictures.
 
+mod start;
+
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -7,17 +9,17 @@ use asyncdiff_burn::device::Worker;
 use asyncdiff_burn::exchange::OnDevice;
 use asyncdiff_burn::ranks::{RankError, on_each};
 use asyncdiff_comm::{CommError, local};
-use asyncdiff_core::plan::Value;
+use asyncdiff_core::plan::{Value, Versioned};
 use asyncdiff_core::{BlockId, Engine, EngineError};
 use burn::tensor::{FloatDType, Tensor, TensorData};
 
 use crate::error::Error;
 use crate::image::Image;
 use crate::pipeline::{Request, Run, StableDiffusion};
-use crate::random::TorchRng;
 use crate::text::LoadedTextEncoders;
 use crate::unet::{AddedConditioning, Conditioning, UNet};
 use crate::vae::AutoencoderKl;
+use start::{Masked, Start, start};
 
 /// How long a rank waits for another before it gives up: longer than any denoiser call, or any callback, should take.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -176,13 +178,15 @@ impl<'a> Session<'a> {
     /// [`Error`] of [`Session::prepare`]; [`Error::Cancelled`]; [`Error::NotFinite`]; [`Error::Rank`] if a rank fails.
     pub fn generate(&mut self, run: &Run, progress: &mut dyn Progress) -> Result<Output, Error> {
         self.prepare(run)?;
-        let (initial, rng) = initial_latents(run);
         let start = Instant::now();
-        let conditioning = self.encode(&run.request)?;
+        let mut conditioning = self.encode(&run.request)?;
+        let (initial, masked) = self.start(run, &conditioning);
+        conditioning.concat = masked.concat;
+        conditioning.mask = masked.mask;
         let encode = start.elapsed();
 
         let start = Instant::now();
-        let tensor = self.denoise(run, conditioning, initial, rng, progress)?;
+        let tensor = self.denoise(run, conditioning, initial, progress)?;
         // A GPU computes behind the program's back: only when the values are here has the time passed.
         let latents = values(tensor.clone());
         let denoise = start.elapsed();
@@ -217,7 +221,9 @@ impl<'a> Session<'a> {
             .map(|_| request.negative_prompt.as_str());
         let ids = self.pipeline.class.time_ids(request.height, request.width);
         Ok(self.workers[0].install(|| {
-            let prompts = self.text_encoders.encode(negative, &request.prompt);
+            let prompts =
+                self.text_encoders
+                    .encode(negative, &request.prompt, request.prompt_weighting);
             let context = repeat_each(prompts.context, request.num_images);
             let samples = context.dims()[0];
             let added = prompts
@@ -227,8 +233,22 @@ impl<'a> Session<'a> {
                     text_embeds: repeat_each(pooled, request.num_images),
                     time_ids: vec![ids.to_vec(); samples],
                 });
-            Conditioning { context, added }
+            Conditioning {
+                context,
+                added,
+                concat: None,
+                mask: None,
+                frames: 1,
+            }
         }))
+    }
+
+    /// What the run starts from.
+    fn start(&self, run: &Run, conditioning: &Conditioning) -> (Start, Masked) {
+        let worker = &self.workers[0];
+        let passes = conditioning.context.dims()[0] / run.request.num_images;
+        let reads_mask = self.pipeline.reads_mask();
+        worker.install(|| start(run, passes, reads_mask, &self.vae, worker.device()))
     }
 
     /// Runs the plan: initial latents to final latents, `[batch, channels, height, width]` on the first worker's device.
@@ -237,15 +257,14 @@ impl<'a> Session<'a> {
         &self,
         run: &Run,
         conditioning: Conditioning,
-        latents: Vec<f32>,
-        rng: TorchRng,
+        start: Start,
         progress: &mut dyn Progress,
     ) -> Result<Tensor<4>, Error> {
         let plan = &run.plan;
         let shape = run.graph.latents;
         let [_, _, height, width] = shape;
         // Only one rank advances the latents: it alone starts with them, reports, and draws noise.
-        let mut lead = Some((latents, rng, progress));
+        let mut lead = Some((start, progress));
         let peers = local::world(plan.ranks.len(), DEADLINE);
         let states: Vec<_> = peers
             .into_iter()
@@ -264,20 +283,22 @@ impl<'a> Session<'a> {
         let results = on_each(&self.workers, states, |rank, (peer, lead)| {
             let device = self.workers[rank].device();
             let tensor = |values| Tensor::<4>::from_data(TensorData::new(values, shape), device);
-            let (latents, mut rng, mut progress) = match lead {
-                Some((latents, rng, progress)) => {
-                    (Some(tensor(latents)), Some(rng), Some(progress))
+            let (latents, mut source, mut progress) = match lead {
+                Some((Start { latents, kept, rng }, progress)) => {
+                    (Some(tensor(latents)), Some((kept, rng)), Some(progress))
                 }
                 None => (None, None, None),
             };
             let count = shape.iter().product();
-            let noise = Box::new(move |_| match &mut rng {
-                Some(rng) => tensor(rng.randn(count)),
-                None => unreachable!("only the rank that advances the latents reads noise"),
+            let given = Box::new(move |what: Versioned| match (&mut source, what.value) {
+                (Some((_, rng)), Value::Noise) => tensor(rng.randn(count)),
+                (Some((Some(kept), _)), Value::Image) => tensor(kept.image.clone()),
+                (Some((Some(kept), _)), Value::ImageNoise) => tensor(kept.noise.clone()),
+                _ => unreachable!("only the rank that advances the latents reads {what}"),
             });
             let conditioning = conditioning.clone().to_device(device);
             let unet = &self.ranks[rank].1;
-            let mut denoiser = unet.denoiser(conditioning, [height, width], noise);
+            let mut denoiser = unet.denoiser(conditioning, [height, width], given);
             let mut peers = OnDevice::new(peer, device);
             Engine::new(plan, rank).run(&mut denoiser, &mut peers, latents, &mut |what, tensor| {
                 match (&mut progress, what.value) {
@@ -330,17 +351,6 @@ impl<'a> Session<'a> {
                 .collect()
         })
     }
-}
-
-/// The latents that a run starts from, and the random numbers that follow them.
-fn initial_latents(run: &Run) -> (Vec<f32>, TorchRng) {
-    let mut rng = TorchRng::new(run.request.seed);
-    let noise = match &run.request.latents {
-        None => rng.randn(run.graph.latents.iter().product()),
-        Some(latents) => latents.values.clone(),
-    };
-    let sigma = run.schedule.init_noise_sigma as f32;
-    (noise.into_iter().map(|value| value * sigma).collect(), rng)
 }
 
 fn is_consequence(error: &RankError<EngineError<std::convert::Infallible>>) -> bool {

@@ -1,12 +1,13 @@
 //! The text side of a pipeline: from prompts to what the denoiser reads of them.
 
 use asyncdiff_burn::weights::{Loader, WeightError};
-use burn::tensor::{Device, FloatDType, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 use crate::checkpoint::Checkpoint;
 use crate::clip::{ClipTextConfig, ClipTextModel, ClipTextModelWithProjection};
 use crate::error::Error;
 use crate::pipeline::Class;
+use crate::prompt::{self, Piece};
 use crate::tokenizer::ClipTokenizer;
 
 /// A tokenizer and the text encoder that reads its ids, without the weights.
@@ -62,9 +63,15 @@ impl TextEncoder {
         })
     }
 
-    fn ids(&self, prompts: &[&str]) -> Vec<Vec<u32>> {
-        let encode = |prompt: &&str| self.tokenizer.encode(prompt).ids;
-        prompts.iter().map(encode).collect()
+    /// The token ids of every text, and their weights.
+    fn tokens(&self, texts: &[Vec<Piece>]) -> (Vec<Vec<u32>>, Vec<Weights>) {
+        let encode = |pieces: &Vec<Piece>| {
+            let texts = pieces.iter().map(|piece| piece.text.as_str());
+            let (encoding, owners) = self.tokenizer.encode_pieces(texts);
+            let weight = |owner: Option<usize>| owner.map_or(1.0, |index| pieces[index].weight);
+            (encoding.ids, owners.into_iter().map(weight).collect())
+        };
+        texts.iter().map(encode).unzip()
     }
 }
 
@@ -164,8 +171,9 @@ impl<'a> LoadedTextEncoders<'a> {
         })
     }
 
-    /// Embeds a prompt, and before it in the batch the negative prompt if there is one.
-    pub fn encode(&self, negative: Option<&str>, prompt: &str) -> PromptEmbedding {
+    /// Embeds a prompt, and before it in the batch the negative prompt if there is one; with or without
+    /// [weights](crate::prompt) in their text.
+    pub fn encode(&self, negative: Option<&str>, prompt: &str, weighting: bool) -> PromptEmbedding {
         let zeros = match self {
             Self::One(..) => false,
             Self::Two {
@@ -176,6 +184,7 @@ impl<'a> LoadedTextEncoders<'a> {
             .filter(|_| !zeros)
             .into_iter()
             .chain([prompt])
+            .map(|text| pieces(text, weighting))
             .collect();
         let embedding = self.forward(&texts);
         if zeros {
@@ -188,21 +197,27 @@ impl<'a> LoadedTextEncoders<'a> {
         }
     }
 
-    fn forward(&self, texts: &[&str]) -> PromptEmbedding {
+    fn forward(&self, texts: &[Vec<Piece>]) -> PromptEmbedding {
         match self {
-            Self::One(encoder, model) => PromptEmbedding {
-                context: model.encode(&encoder.ids(texts)).last_hidden_state,
-                pooled: None,
-            },
+            Self::One(encoder, model) => {
+                let (ids, weights) = encoder.tokens(texts);
+                PromptEmbedding {
+                    context: weighted(model.encode(&ids).last_hidden_state, &weights),
+                    pooled: None,
+                }
+            }
             Self::Two {
                 first: (first, model),
                 second: (second, projecting),
                 ..
             } => {
-                let narrow = model.encode(&first.ids(texts));
-                let (wide, text_embeds) = projecting.encode(&second.ids(texts));
+                let (ids, weights) = first.tokens(texts);
+                let narrow = weighted(model.encode(&ids).penultimate, &weights);
+                let (ids, weights) = second.tokens(texts);
+                let (wide, text_embeds) = projecting.encode(&ids);
+                let wide = weighted(wide.penultimate, &weights);
                 PromptEmbedding {
-                    context: Tensor::cat(vec![narrow.penultimate, wide.penultimate], 2),
+                    context: Tensor::cat(vec![narrow, wide], 2),
                     pooled: Some(text_embeds),
                 }
             }
@@ -222,6 +237,46 @@ fn load<T>(
     // A buffer that older versions of transformers saved: the numbers 0, 1, 2, …
     weights.finish(|name| name.ends_with("embeddings.position_ids"))?;
     Ok(Box::new(model))
+}
+
+/// A weight for each token of a text.
+type Weights = Vec<f64>;
+
+/// The pieces of a prompt, a single one where weights are not asked for.
+pub(crate) fn pieces(prompt: &str, weighting: bool) -> Vec<Piece> {
+    if weighting {
+        prompt::parse(prompt)
+    } else {
+        vec![Piece::literal(prompt)]
+    }
+}
+
+/// Hidden states `[texts, tokens, features]` times the weights of their tokens, each text rescaled to its old mean. A text
+/// whose weights are all 1 stays as it is, to the last bit.
+fn weighted(hidden: Tensor<3>, weights: &[Weights]) -> Tensor<3> {
+    if weights.iter().flatten().all(|weight| *weight == 1.0) {
+        return hidden;
+    }
+    let rows = hidden.chunk(weights.len(), 0).into_iter().zip(weights);
+    Tensor::cat(
+        rows.map(|(row, weights)| weighted_row(row, weights))
+            .collect(),
+        0,
+    )
+}
+
+fn weighted_row(row: Tensor<3>, weights: &Weights) -> Tensor<3> {
+    if weights.iter().all(|weight| *weight == 1.0) {
+        return row;
+    }
+    let (device, dtype, shape) = (row.device(), row.dtype(), row.dims());
+    // A few thousand numbers, whose mean may be much smaller than they are: in `f64`, so that it is the same everywhere.
+    let before: Vec<f64> = row.into_data().iter::<f64>().collect();
+    let of_token = |(index, value): (usize, &f64)| value * weights[index / shape[2]];
+    let after: Vec<f64> = before.iter().enumerate().map(of_token).collect();
+    let scale = before.iter().sum::<f64>() / after.iter().sum::<f64>();
+    let values: Vec<f32> = after.iter().map(|value| (value * scale) as f32).collect();
+    Tensor::from_data(TensorData::new(values, shape), (&device, dtype))
 }
 
 fn behind_zeros<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {

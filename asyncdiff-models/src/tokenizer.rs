@@ -219,29 +219,47 @@ impl ClipTokenizer {
     /// the end-of-text token stays last.
     #[must_use]
     pub fn encode(&self, prompt: &str) -> Encoding {
-        let mut ids = self.ids(prompt);
-        let mut truncated = None;
-        if ids.len() > self.model_max_length {
-            truncated = Some(self.decode(&ids[self.model_max_length - 1..ids.len() - 1]));
-            ids.truncate(self.model_max_length - 1);
-            ids.push(self.eos);
+        self.encode_pieces([prompt]).0
+    }
+
+    /// The same for a prompt in pieces, each tokenized by itself. Beside the ids, the index of the piece that each is of; the
+    /// beginning, the end and padding are of none.
+    #[must_use]
+    pub fn encode_pieces<'a>(
+        &self,
+        pieces: impl IntoIterator<Item = &'a str>,
+    ) -> (Encoding, Vec<Option<usize>>) {
+        let (mut ids, mut owners) = (vec![self.bos], vec![None]);
+        for (index, piece) in pieces.into_iter().enumerate() {
+            ids.extend(self.inner_ids(piece));
+            owners.resize(ids.len(), Some(index));
         }
+        let last = self.model_max_length - 1;
+        let truncated = (ids.len() > last).then(|| self.decode(&ids[last..]));
+        ids.truncate(last);
+        owners.truncate(last);
+        ids.push(self.eos);
         ids.resize(self.model_max_length, self.pad);
-        Encoding { ids, truncated }
+        owners.resize(self.model_max_length, None);
+        (Encoding { ids, truncated }, owners)
     }
 
     /// All ids of the prompt between the beginning-of-text and end-of-text tokens, neither padded nor truncated.
     #[must_use]
     pub fn ids(&self, prompt: &str) -> Vec<u32> {
+        let inner = self.inner_ids(prompt);
+        std::iter::once(self.bos)
+            .chain(inner)
+            .chain([self.eos])
+            .collect()
+    }
+
+    fn inner_ids(&self, text: &str) -> Vec<u32> {
         let encoding = self
             .tokenizer
-            .encode_fast(prompt, false)
+            .encode_fast(text, false)
             .expect("encoding fails only without the unknown token, and `new` has found that in the vocabulary");
-        let mut ids = Vec::with_capacity(encoding.get_ids().len() + 2);
-        ids.push(self.bos);
-        ids.extend(encoding.get_ids());
-        ids.push(self.eos);
-        ids
+        encoding.get_ids().to_vec()
     }
 
     fn decode(&self, ids: &[u32]) -> String {

@@ -12,12 +12,12 @@ use std::convert::Infallible;
 
 use asyncdiff_burn::layers;
 use asyncdiff_burn::weights::{Loader, WeightError, Weights};
-use asyncdiff_core::plan::Half;
+use asyncdiff_core::plan::{Part, Term, Versioned};
 use asyncdiff_core::unet::{BlockKind, UNet2d, level_size};
 use asyncdiff_core::{BlockId, Denoiser};
 use burn::nn::GroupNorm;
 use burn::nn::conv::Conv2d;
-use burn::tensor::{Device, FloatDType, Tensor, activation};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData, activation};
 
 use crate::resnet::{Norm, Resnet, enlarge};
 use embedding::Embeddings;
@@ -88,7 +88,7 @@ impl UNet {
 
     /// Something to run the blocks with, for one batch.
     ///
-    /// `size` is the latents' `[height, width]`. `noise` gives the noise of a stochastic scheduler's step, as
+    /// `size` is the latents' `[height, width]`. `given` makes the values that [are given](asyncdiff_core::Value::is_given), as
     /// `[batch, channels, height, width]`.
     ///
     /// # Panics
@@ -98,14 +98,17 @@ impl UNet {
         &'a self,
         conditioning: Conditioning,
         size: [usize; 2],
-        noise: NoiseSource<'a>,
+        given: Given<'a>,
     ) -> UNetDenoiser<'a> {
         UNetDenoiser {
             unet: self,
             context: conditioning.context,
             added: self.embeddings.added(conditioning.added),
+            concat: conditioning.concat,
+            mask: conditioning.mask,
+            frames: conditioning.frames,
             size,
-            noise,
+            given,
             time: None,
         }
     }
@@ -166,8 +169,8 @@ impl Module {
     }
 }
 
-/// Gives the noise of a scheduler's step.
-pub type NoiseSource<'a> = Box<dyn FnMut(usize) -> Tensor<4> + Send + 'a>;
+/// Makes the values that [are given](asyncdiff_core::Value::is_given).
+pub type Given<'a> = Box<dyn FnMut(Versioned) -> Tensor<4> + Send + 'a>;
 
 /// Runs the blocks of a [`UNet`] for one batch.
 pub struct UNetDenoiser<'a> {
@@ -175,8 +178,11 @@ pub struct UNetDenoiser<'a> {
     context: Tensor<3>,
     /// What is added to the time embedding: the same for all timesteps.
     added: Option<Tensor<2>>,
+    concat: Option<Tensor<4>>,
+    mask: Option<Tensor<4>>,
+    frames: usize,
     size: [usize; 2],
-    noise: NoiseSource<'a>,
+    given: Given<'a>,
     /// The last timestep's embedding: all blocks of a call share it.
     time: Option<(f64, Tensor<2>)>,
 }
@@ -203,8 +209,12 @@ impl Denoiser for UNetDenoiser<'_> {
         };
         Ok(match &self.unet.blocks[&block] {
             Module::ConvIn(conv) => {
-                let passes = self.context.dims()[0] / input.dims()[0];
-                conv.forward(input.repeat_dim(0, passes))
+                let passes = self.context.dims()[0] * self.frames / input.dims()[0];
+                let latents = input.repeat_dim(0, passes);
+                conv.forward(match &self.concat {
+                    Some(concat) => Tensor::cat(vec![latents, concat.clone()], 1),
+                    None => latents,
+                })
             }
             Module::Resnet(resnet) => resnet.forward(input, time),
             Module::Transformer(transformer) => transformer.forward(input, &self.context),
@@ -220,19 +230,16 @@ impl Denoiser for UNetDenoiser<'_> {
         })
     }
 
-    fn combine(
-        &mut self,
-        terms: &[(f64, Option<Half>, Tensor<4>)],
-    ) -> Result<Tensor<4>, Infallible> {
-        let summands = terms.iter().map(|(weight, half, tensor)| {
-            let batch = tensor.dims()[0];
-            let tensor = tensor.clone();
-            let part = match half {
-                None => tensor,
-                Some(Half::Unconditional) => tensor.narrow(0, 0, batch / 2),
-                Some(Half::Conditional) => tensor.narrow(0, batch / 2, batch / 2),
-            };
-            part * *weight
+    fn combine(&mut self, terms: &[(Term, Tensor<4>)]) -> Result<Tensor<4>, Infallible> {
+        let summands = terms.iter().map(|(term, tensor)| {
+            let part = self.part(term.part, tensor.clone());
+            match term.last_frame {
+                None => part * term.weight,
+                Some(last) => {
+                    let weights = self.over_frames(term.weight, last, &part);
+                    part * weights
+                }
+            }
         });
         // An update whose every coefficient is zero does not occur in a valid schedule.
         let zero = || Tensor::zeros([1, 1, 1, 1], &self.unet.device);
@@ -241,7 +248,40 @@ impl Denoiser for UNetDenoiser<'_> {
             .unwrap_or_else(zero))
     }
 
-    fn noise(&mut self, call: usize) -> Result<Tensor<4>, Infallible> {
-        Ok((self.noise)(call))
+    fn given(&mut self, what: Versioned) -> Result<Tensor<4>, Infallible> {
+        Ok((self.given)(what))
+    }
+}
+
+impl UNetDenoiser<'_> {
+    fn part(&self, part: Part, tensor: Tensor<4>) -> Tensor<4> {
+        let half = tensor.dims()[0] / 2;
+        let mask = || {
+            self.mask
+                .clone()
+                .expect("a plan that keeps what is outside a mask needs one")
+        };
+        match part {
+            Part::Whole => tensor,
+            Part::Unconditional => tensor.narrow(0, 0, half),
+            Part::Conditional => tensor.narrow(0, half, half),
+            Part::Inside => tensor * mask(),
+            Part::Outside => tensor * (1.0 - mask()),
+        }
+    }
+
+    /// A factor for every row of `like`, `[batch, 1, 1, 1]`: from `first` at a video's first frame to `last` at its last.
+    fn over_frames(&self, first: f64, last: f64, like: &Tensor<4>) -> Tensor<4> {
+        let batch = like.dims()[0];
+        let intervals = (self.frames - 1).max(1) as f64;
+        let weight = |row: usize| {
+            let share = (row % self.frames) as f64 / intervals;
+            (first + share * (last - first)) as f32
+        };
+        let weights: Vec<f32> = (0..batch).map(weight).collect();
+        Tensor::from_data(
+            TensorData::new(weights, [batch, 1, 1, 1]),
+            &self.unet.device,
+        )
     }
 }

@@ -5,7 +5,7 @@ use asyncdiff_burn::weights::{Loader, WeightError};
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, Linear};
 use burn::tensor::ops::PadMode;
-use burn::tensor::{Tensor, TensorData, activation};
+use burn::tensor::{Device, Tensor, TensorData, activation};
 use serde::Deserialize;
 
 use crate::attention::{Mask, attend};
@@ -142,6 +142,14 @@ pub struct LatentDistribution {
     pub log_variance: Tensor<4>,
 }
 
+impl LatentDistribution {
+    /// The latents that standard normal `noise` of the same shape stands for.
+    #[must_use]
+    pub fn sample(self, noise: Tensor<4>) -> Tensor<4> {
+        self.mean + (self.log_variance * 0.5).exp() * noise
+    }
+}
+
 impl AutoencoderKl {
     /// Loads encoder and decoder.
     ///
@@ -179,6 +187,32 @@ impl AutoencoderKl {
         self.decoder.forward(latents)
     }
 
+    /// The encoder's latents, `[batch, latent_channels, height, width]`, to the denoiser's.
+    ///
+    /// # Panics
+    ///
+    /// As [`AutoencoderKl::unscale`].
+    #[must_use]
+    pub fn scale(&self, latents: Tensor<4>) -> Tensor<4> {
+        let config = &self.config;
+        let device = latents.device();
+        let mut latents = latents;
+        if let Some(means) = &config.latents_mean {
+            latents = latents - self.per_channel(means, &device);
+        }
+        latents = (latents - config.shift_factor.unwrap_or(0.0)) * config.scaling_factor;
+        if let Some(deviations) = &config.latents_std {
+            latents = latents / self.per_channel(deviations, &device);
+        }
+        latents
+    }
+
+    fn per_channel(&self, values: &[f64], device: &Device) -> Tensor<4> {
+        let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
+        let data = TensorData::new(values, [1, self.config.latent_channels, 1, 1]);
+        Tensor::from_data(data, device)
+    }
+
     /// The denoiser's latents, `[batch, latent_channels, height, width]`, to the decoder's.
     ///
     /// # Panics
@@ -188,18 +222,13 @@ impl AutoencoderKl {
     pub fn unscale(&self, latents: Tensor<4>) -> Tensor<4> {
         let config = &self.config;
         let device = latents.device();
-        let per_channel = |values: &[f64]| {
-            let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
-            let data = TensorData::new(values, [1, config.latent_channels, 1, 1]);
-            Tensor::<4>::from_data(data, &device)
-        };
         let mut latents = latents;
         if let Some(deviations) = &config.latents_std {
-            latents = latents * per_channel(deviations);
+            latents = latents * self.per_channel(deviations, &device);
         }
         latents = latents / config.scaling_factor + config.shift_factor.unwrap_or(0.0);
         if let Some(means) = &config.latents_mean {
-            latents = latents + per_channel(means);
+            latents = latents + self.per_channel(means, &device);
         }
         latents
     }

@@ -9,14 +9,18 @@ use serde_json::json;
 
 use super::plan::heading;
 use crate::args::Compare;
+use crate::interrupt::Interruptible;
 use crate::picture::{check_path, write_pngs};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Compare) -> Result<()> {
     check_path(&args.output)?;
-    let pipeline = setup::open(&args.sample)?;
-    let request = setup::request(&pipeline, &args.sample, Some(&args.prompt))?;
+    let pipeline = setup::open(args.sample.model.as_deref())?;
+    let prompt = args.prompt.text.typed().unwrap_or_default();
+    let prompts = Some((prompt, &args.prompt));
+    let request = setup::request(&pipeline, &args.sample, args.seed.seed, prompts)?;
+    setup::warn_of_truncation(&pipeline, &request, [("prompt", prompt)]);
     let comparison = Comparison::plan(&pipeline, &request, &strategies(args)?)?;
     let workers = setup::named_devices(&args.devices)?
         .map_or_else(|| setup::cpu_workers(&args.devices, comparison.ranks()), Ok)?;
@@ -28,7 +32,7 @@ pub fn run(args: &Compare) -> Result<()> {
     let crowded = setup::shared_cores(&workers);
     let text = !args.printing.quiet && !args.printing.json;
     if text {
-        say!("{}", heading(comparison.baseline()))?;
+        say!("{}", heading(comparison.baseline(), &request.seed))?;
         say!(
             "devices {}; median of {} runs each, taken in turn",
             names.join(", "),
@@ -40,7 +44,12 @@ pub fn run(args: &Compare) -> Result<()> {
     }
 
     let mut session = Session::new(&pipeline, workers)?;
-    let rows = comparison.run(&mut session, args.repeat.into(), &mut Bar::new(text))?;
+    let calls = comparison.baseline().plan.calls;
+    session.prepare(comparison.baseline())?;
+    let mut progress = Interruptible::new(Bar::new(text))?;
+    let rows = progress.watch((1, 1), calls, |progress| {
+        comparison.run(&mut session, args.repeat.into(), progress)
+    })?;
 
     let shown: Vec<&Image> = rows
         .iter()
@@ -53,7 +62,7 @@ pub fn run(args: &Compare) -> Result<()> {
     if args.printing.json {
         let report = json!({
             "file": args.output,
-            "model": setup::model_name(&args.sample),
+            "model": setup::model_name(args.sample.model.as_deref()),
             "prompt": request.prompt,
             "devices": names,
             "threads": threads,

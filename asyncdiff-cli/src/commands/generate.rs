@@ -1,21 +1,31 @@
 //! `asyncdiff generate`
 
-use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use asyncdiff_core::AsyncDiff;
-use asyncdiff_models::{PartitionChoice, Run, Session, Strategy};
+use asyncdiff_models::{PartitionChoice, Run, Session, Strategy, Timings};
 use serde_json::json;
 
 use super::plan::{describe, heading};
 use crate::args::{Generate, SingleStrategy};
+use crate::interrupt::{Interruptible, Place};
+use crate::jobs::{Job, Prompt, jobs, read_prompts};
 use crate::picture::{check_path, write_pngs};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Generate) -> Result<()> {
     check_path(&args.output)?;
-    let pipeline = setup::open(&args.sample)?;
-    let request = setup::request(&pipeline, &args.sample, Some(&args.prompt))?;
+    let prompts = match &args.prompt_file {
+        Some(file) => read_prompts(file)?,
+        None => vec![Prompt::typed(args.prompt.text.typed().unwrap_or_default())],
+    };
+    let pipeline = setup::open(args.sample.model.as_deref())?;
+    let seed = args.seeds.as_slice()[0];
+    let first = Some((prompts[0].text.as_str(), &args.prompt));
+    let request = setup::request(&pipeline, &args.sample, seed, first)?;
+    let named = prompts.iter().map(|prompt| (&*prompt.name, &*prompt.text));
+    setup::warn_of_truncation(&pipeline, &request, named);
     // Without --segments, every device that is named gets one.
     let named = setup::named_devices(&args.devices)?;
     let extra = args.strategy.stride.saturating_sub(1);
@@ -31,66 +41,94 @@ pub fn run(args: &Generate) -> Result<()> {
         other => other,
     };
     let run = pipeline.plan(&request, &strategy)?;
-    let paths = paths(&args.output, request.num_images);
-    for path in &paths {
+    let jobs = jobs(&prompts, &args.seeds, request.num_images, &args.output)?;
+    for path in jobs.iter().flat_map(|job| &job.files) {
         check_path(path)?;
     }
     let ranks = run.plan.ranks.len();
     let workers = named.map_or_else(|| setup::cpu_workers(&args.devices, ranks), Ok)?;
-    let names: Vec<_> = workers
+    let devices: Vec<_> = workers
         .iter()
         .take(ranks)
         .map(|worker| worker.name().to_owned())
         .collect();
     let text = !args.printing.quiet && !args.printing.json;
     if text {
-        say!("{}", heading(&run))?;
+        say!("{}", heading(&run, &args.seeds))?;
         say!("{}", describe(&run, &strategy))?;
-        say!("devices {}", names.join(", "))?;
+        say!("devices {}", devices.join(", "))?;
     }
 
     let mut session = Session::new(&pipeline, workers)?;
-    let output = session.generate(&run, &mut Bar::new(text))?;
-
-    let parameters = parameters(&run, &setup::model_name(&args.sample));
-    write_pngs(&paths, &output.images, &[("parameters", &parameters)])?;
-    let seconds = |time: std::time::Duration| time.as_secs_f64();
-    let timings = output.timings;
+    session.prepare(&run)?;
+    let model = setup::model_name(args.sample.model.as_deref());
+    let mut progress = Interruptible::new(Bar::new(text))?;
+    let mut timings = Vec::with_capacity(jobs.len());
+    for (index, job) in jobs.iter().enumerate() {
+        let run = run.of(job.prompt, job.seed);
+        let place = (index + 1, jobs.len());
+        let output = progress.watch(place, run.plan.calls, |progress| {
+            session.generate(&run, progress)
+        })?;
+        let parameters = parameters(&run, &model);
+        write_pngs(&job.files, &output.images, &[("parameters", &parameters)])?;
+        timings.push(output.timings);
+        if text {
+            print_job(job, place, output.timings)?;
+        }
+    }
     if args.printing.json {
         let report = json!({
-            "files": paths,
-            "model": setup::model_name(&args.sample),
-            "prompt": request.prompt,
+            "files": jobs.iter().flat_map(|job| &job.files).collect::<Vec<_>>(),
+            "model": model,
             "negative_prompt": request.negative_prompt,
-            "seed": request.seed,
             "steps": request.steps,
             "guidance_scale": request.guidance_scale,
             "width": request.width,
             "height": request.height,
             "scheduler": run.scheduler,
-            "devices": names,
+            "devices": devices,
             "strategy": run.plan.strategy,
             "summary": run.summary,
             "loaded_weight_bytes": session.loaded_bytes(),
-            "seconds": {
-                "encode": seconds(timings.encode),
-                "denoise": seconds(timings.denoise),
-                "decode": seconds(timings.decode),
-            },
+            "seconds": seconds(&timings),
+            "runs": jobs.iter().zip(&timings).map(|(job, timings)| json!({
+                "prompt": job.prompt,
+                "seed": job.seed,
+                "files": job.files,
+                "seconds": seconds(std::slice::from_ref(timings)),
+            })).collect::<Vec<_>>(),
         });
         say!("{}", serde_json::to_string_pretty(&report)?)?;
-    } else if text {
-        say!(
-            "{:.2} s denoising, {:.2} s text, {:.2} s picture",
-            seconds(timings.denoise),
-            seconds(timings.encode),
-            seconds(timings.decode)
-        )?;
-        for path in &paths {
-            say!("wrote {}", path.display())?;
-        }
     }
     Ok(())
+}
+
+fn print_job(job: &Job<'_>, (number, jobs): Place, timings: Timings) -> Result<()> {
+    if jobs > 1 {
+        say!("run {number} of {jobs}: seed {}, {}", job.seed, job.prompt)?;
+    }
+    say!(
+        "{:.2} s denoising, {:.2} s text, {:.2} s picture",
+        timings.denoise.as_secs_f64(),
+        timings.encode.as_secs_f64(),
+        timings.decode.as_secs_f64()
+    )?;
+    for file in &job.files {
+        say!("wrote {}", file.display())?;
+    }
+    Ok(())
+}
+
+/// What runs took together.
+fn seconds(timings: &[Timings]) -> serde_json::Value {
+    let total =
+        |part: fn(&Timings) -> Duration| timings.iter().map(part).sum::<Duration>().as_secs_f64();
+    json!({
+        "encode": total(|timings| timings.encode),
+        "denoise": total(|timings| timings.denoise),
+        "decode": total(|timings| timings.decode),
+    })
 }
 
 /// The strategy that the flags describe; `default` segments where none are named.
@@ -108,20 +146,6 @@ pub fn strategy(
             forecast: args.forecast,
         },
     })
-}
-
-/// `name.png`, or `name-0.png`, `name-1.png`, …
-fn paths(output: &Path, images: usize) -> Vec<PathBuf> {
-    if images <= 1 {
-        return vec![output.to_owned()];
-    }
-    let numbered = |index| {
-        let mut name = output.file_stem().unwrap_or_default().to_owned();
-        name.push(format!("-{index}."));
-        name.push(output.extension().unwrap_or_default());
-        output.with_file_name(name)
-    };
-    (0..images).map(numbered).collect()
 }
 
 /// The text that web UIs write into their pictures, and read from them.

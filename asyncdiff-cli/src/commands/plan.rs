@@ -1,5 +1,7 @@
 //! `asyncdiff plan`
 
+use std::fmt::Display;
+
 use asyncdiff_core::{Machine, simulate, timeline};
 use asyncdiff_models::{Run, Strategy};
 use serde_json::json;
@@ -10,8 +12,8 @@ use crate::picture::write_whole;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Plan) -> Result<()> {
-    let pipeline = setup::open(&args.sample)?;
-    let request = setup::request(&pipeline, &args.sample, None)?;
+    let pipeline = setup::open(args.sample.model.as_deref())?;
+    let request = setup::request(&pipeline, &args.sample, args.seed.seed, None)?;
     let strategy = strategy(&args.strategy, args.segments, 2)?;
     let run = pipeline.plan(&request, &strategy)?;
     if let Some(path) = &args.svg {
@@ -28,7 +30,7 @@ pub fn run(args: &Plan) -> Result<()> {
         });
         say!("{}", serde_json::to_string(&report)?)?;
     } else if !args.printing.quiet {
-        say!("{}", heading(&run))?;
+        say!("{}", heading(&run, &args.seed.seed))?;
         say!("{}", describe(&run, &strategy))?;
         print_tables(&run)?;
         if let Some(path) = &args.svg {
@@ -38,19 +40,18 @@ pub fn run(args: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// One line on what is to be made.
-pub fn heading(run: &Run) -> String {
+/// One line on what is to be made, with which seed or seeds.
+pub fn heading(run: &Run, seeds: &dyn Display) -> String {
     let request = &run.request;
     let [batch, channels, height, width] = run.graph.latents;
     format!(
-        "{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {}",
+        "{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {seeds}",
         request.width,
         request.height,
         request.steps,
         run.scheduler,
         run.plan.calls,
-        request.guidance_scale,
-        request.seed
+        request.guidance_scale
     )
 }
 
@@ -82,12 +83,13 @@ pub fn describe(run: &Run, strategy: &Strategy) -> String {
 
 fn print_tables(run: &Run) -> Result<()> {
     let summary = &run.summary;
-    say!("\nrank  share of work   weights  blocks")?;
+    say!("\nrank  share of work   weights  activations  blocks")?;
     for (rank, part) in summary.ranks.iter().enumerate() {
         say!(
-            "{rank:>4}  {:>11.1} %  {:>8}  {} blocks: {}",
+            "{rank:>4}  {:>11.1} %  {:>8}  {:>11}  {} blocks: {}",
             100.0 * part.macs_share,
             bytes(part.weight_bytes as f64),
+            bytes(part.activation_bytes as f64),
             part.blocks.len(),
             ranges(&run.plan.blocks[rank], run)
         )?;
@@ -133,7 +135,7 @@ fn ranges(blocks: &[asyncdiff_core::BlockId], run: &Run) -> String {
 }
 
 /// A number of bytes for people.
-fn bytes(count: f64) -> String {
+pub fn bytes(count: f64) -> String {
     let units = ["B", "KiB", "MiB", "GiB"];
     let power = (count.max(1.0).log2() / 10.0).floor().min(3.0);
     format!(

@@ -18,12 +18,15 @@ impl Sandbox {
         self.0.path().join(name)
     }
 
+    /// The program, with arguments and this folder, still to be started.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_asyncdiff"));
+        command.args(args).current_dir(self.0.path());
+        command
+    }
+
     pub fn run(&self, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_asyncdiff"))
-            .args(args)
-            .current_dir(self.0.path())
-            .output()
-            .unwrap()
+        self.command(args).output().unwrap()
     }
 
     /// Standard output of a run that succeeds.
@@ -51,7 +54,7 @@ impl Sandbox {
         lines[0].to_owned()
     }
 
-    fn files(&self) -> Vec<PathBuf> {
+    pub fn files(&self) -> Vec<PathBuf> {
         let mut files: Vec<_> = walk(self.0.path());
         files.sort();
         files

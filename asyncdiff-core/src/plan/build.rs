@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde::Serialize;
 
-use super::{Action, Half, Instruction, Plan, PlanError, Term, Value, Versioned};
+use super::{Action, Guidance, Instruction, Part, Plan, PlanError, Term, Value, Versioned};
 use crate::graph::{BlockId, Input, SegmentGraph};
 use crate::partition::Partition;
 use crate::scheduler::Schedule;
@@ -70,8 +70,8 @@ impl AsyncDiff {
 impl Plan {
     /// The ordinary run: one rank computes every block of every call from fresh inputs.
     ///
-    /// `guidance_scale` mixes the two halves of the batch (classifier-free guidance); `None` if the batch holds
-    /// conditional samples only.
+    /// `guidance` mixes the two halves of the batch (classifier-free guidance); `None` if the batch holds conditional
+    /// samples only.
     ///
     /// # Errors
     ///
@@ -79,10 +79,10 @@ impl Plan {
     pub fn sequential(
         graph: &SegmentGraph,
         schedule: &Schedule,
-        guidance_scale: Option<f64>,
+        guidance: Option<Guidance>,
     ) -> Result<Self, PlanError> {
         let partition = Partition::single(graph);
-        let mut builder = Builder::new(graph, &partition, schedule, guidance_scale);
+        let mut builder = Builder::new(graph, &partition, schedule, guidance);
         for call in 0..schedule.calls() {
             builder.synchronous(call);
         }
@@ -103,7 +103,7 @@ impl Plan {
         graph: &SegmentGraph,
         partition: &Partition,
         schedule: &Schedule,
-        guidance_scale: Option<f64>,
+        guidance: Option<Guidance>,
         strategy: &AsyncDiff,
     ) -> Result<Self, PlanError> {
         let calls = schedule.calls();
@@ -128,7 +128,7 @@ impl Plan {
                 graph: graph.blocks.len(),
             });
         }
-        let mut builder = Builder::new(graph, partition, schedule, guidance_scale);
+        let mut builder = Builder::new(graph, partition, schedule, guidance);
         for call in 0..warm_up {
             builder.synchronous(call);
         }
@@ -147,7 +147,7 @@ struct Builder<'a> {
     graph: &'a SegmentGraph,
     partition: &'a Partition,
     schedule: &'a Schedule,
-    guidance_scale: Option<f64>,
+    guidance: Option<Guidance>,
     latents_rank: usize,
     computations: Vec<(usize, Action)>,
     /// For every block, the versions that other segments can read, oldest first.
@@ -159,13 +159,13 @@ impl<'a> Builder<'a> {
         graph: &'a SegmentGraph,
         partition: &'a Partition,
         schedule: &'a Schedule,
-        guidance_scale: Option<f64>,
+        guidance: Option<Guidance>,
     ) -> Self {
         Self {
             graph,
             partition,
             schedule,
-            guidance_scale,
+            guidance,
             latents_rank: partition.owner(BlockId(0)),
             computations: Vec::new(),
             published: vec![Vec::new(); graph.blocks.len()],
@@ -289,15 +289,16 @@ impl<'a> Builder<'a> {
     /// Guidance: the noise prediction of a call from the output of the last block.
     fn predict(&mut self, rank: usize, call: usize) {
         let output = Value::Block(self.graph.last()).at(call);
-        let half = |half, weight| Term {
+        let term = |part, first, last| Term {
             of: output,
-            half: Some(half),
-            weight,
+            part,
+            weight: first,
+            last_frame: (first != last).then_some(last),
         };
-        let terms = match self.guidance_scale {
-            Some(scale) => vec![
-                half(Half::Unconditional, 1.0 - scale),
-                half(Half::Conditional, scale),
+        let terms = match self.guidance {
+            Some(Guidance { first, last }) => vec![
+                term(Part::Unconditional, 1.0 - first, 1.0 - last),
+                term(Part::Conditional, first, last),
             ],
             None => vec![Term::new(output, 1.0)],
         };

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Action, Plan, PlanError, Term, Value, Versioned};
+use super::{Action, Part, Plan, PlanError, Term, Value, Versioned};
 use crate::graph::{BlockId, Input, SegmentGraph};
 
 impl Plan {
@@ -71,7 +71,7 @@ impl Plan {
                         break;
                     }
                     for what in action.reads() {
-                        if what.value != Value::Noise && !present[rank].contains(&what) {
+                        if !what.value.is_given() && !present[rank].contains(&what) {
                             return Err(PlanError::Missing { rank, index, what });
                         }
                     }
@@ -185,7 +185,7 @@ impl Plan {
                 };
                 terms
                     .iter()
-                    .all(|term| term.of.value == value && term.half.is_none())
+                    .all(|term| term.of.value == value && term.part == Part::Whole)
             };
             if read.len() != inputs.len()
                 || !read.iter().zip(inputs).all(fits)

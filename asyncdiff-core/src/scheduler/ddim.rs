@@ -3,12 +3,16 @@
 use super::config::SchedulerConfig;
 use super::level::{Level, PREDICTION_TYPES};
 use super::linear::Linear;
-use super::noise_table::level_at;
+use super::noise_table::{level_at, levels_at};
 use super::timesteps::Spacing;
 use super::{Schedule, ScheduleError, Step};
 use crate::plan::Value;
 
-pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<Schedule, ScheduleError> {
+pub(super) fn schedule(
+    config: &SchedulerConfig,
+    steps: usize,
+    skipped: usize,
+) -> Result<Schedule, ScheduleError> {
     config.no_clipping(true)?;
     let eta = config.eta.unwrap_or(0.0);
     if !(0.0..=1.0).contains(&eta) {
@@ -24,6 +28,7 @@ pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<Schedul
     let timesteps: Vec<f64> = config
         .timesteps(spacing, steps)
         .into_iter()
+        .skip(skipped)
         .map(f64::round_ties_even)
         .collect();
     let stride = (config.num_train_timesteps() / steps) as i64;
@@ -64,6 +69,7 @@ pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<Schedul
             .enumerate()
             .map(step)
             .collect::<Result<_, _>>()?,
+        levels: levels_at(&table, &timesteps)?,
         timesteps,
         init_noise_sigma: 1.0,
         sigmas: None,

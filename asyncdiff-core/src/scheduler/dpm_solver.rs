@@ -5,7 +5,7 @@ use super::level::{Level, PREDICTION_TYPES, PredictionType};
 use super::linear::Linear;
 use super::sigmas::{SigmaSpacing, SigmaTable, to_single};
 use super::timesteps::Spacing;
-use super::{Schedule, ScheduleError, Step};
+use super::{Schedule, ScheduleError, Step, skip};
 use crate::plan::Value;
 
 /// What is integrated over the half logarithm of the signal-to-noise ratio, and whether noise is added on the way.
@@ -24,11 +24,21 @@ enum SolverType {
     Heun,
 }
 
-pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<Schedule, ScheduleError> {
-    let (timesteps, sigmas) = noise_levels(config, steps)?;
-    let solver = Solver::new(config, timesteps.len(), &sigmas)?;
+pub(super) fn schedule(
+    config: &SchedulerConfig,
+    steps: usize,
+    skipped: usize,
+) -> Result<Schedule, ScheduleError> {
+    let (mut timesteps, mut sigmas) = noise_levels(config, steps)?;
+    let all = timesteps.len();
+    skip(skipped, &mut timesteps, &mut sigmas)?;
+    let solver = Solver::new(config, all, &sigmas)?;
     Ok(Schedule {
         steps: (0..timesteps.len()).map(|call| solver.step(call)).collect(),
+        levels: sigmas
+            .iter()
+            .map(|sigma| Level::from_sigma(*sigma).into())
+            .collect(),
         timesteps,
         init_noise_sigma: 1.0,
         sigmas: Some(sigmas),
@@ -86,7 +96,8 @@ struct Solver {
 }
 
 impl Solver {
-    fn new(config: &SchedulerConfig, calls: usize, sigmas: &[f64]) -> Result<Self, ScheduleError> {
+    /// `all` is the number of calls of the whole schedule, `sigmas` the levels of the part that is run.
+    fn new(config: &SchedulerConfig, all: usize, sigmas: &[f64]) -> Result<Self, ScheduleError> {
         config.no_thresholding()?;
         off(
             "use_flow_sigmas",
@@ -139,13 +150,13 @@ impl Solver {
             let remedy = "the dpmsolver and sde-dpmsolver algorithms cannot reach noise level 0; use sigma_min";
             return Err(ScheduleError::setting("final_sigmas_type", "zero", remedy));
         }
-        let few = config.lower_order_final.unwrap_or(true) && calls < 15;
+        let few = config.lower_order_final.unwrap_or(true) && all < 15;
         Ok(Self {
             levels: sigmas
                 .iter()
                 .map(|sigma| Level::from_sigma(*sigma))
                 .collect(),
-            calls,
+            calls: sigmas.len() - 1,
             kind: config.prediction_type(PREDICTION_TYPES)?,
             algorithm,
             solver_type,

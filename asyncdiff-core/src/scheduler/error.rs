@@ -35,6 +35,16 @@ pub enum ScheduleError {
         /// The limit.
         max: usize,
     },
+    /// A run that is to start behind its last step.
+    #[error(
+        "{skipped} of {steps} steps are skipped, so none is left: use more steps or a larger strength"
+    )]
+    NothingLeft {
+        /// The steps of the whole schedule.
+        steps: usize,
+        /// How many of them are left out.
+        skipped: usize,
+    },
     /// A timestep for which the model has no noise level.
     #[error(
         "timestep {timestep} is outside the noise table of {length} entries: \

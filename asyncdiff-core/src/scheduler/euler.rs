@@ -6,10 +6,14 @@ use super::level::{Level, NOISE_PREDICTION_TYPES, PREDICTION_TYPES, PredictionTy
 use super::linear::Linear;
 use super::sigmas::{SigmaTable, initial_deviation, to_single};
 use super::timesteps::Spacing;
-use super::{Schedule, ScheduleError, Step};
+use super::{NoiseLevel, Schedule, ScheduleError, Step, skip};
 use crate::plan::Value;
 
-pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<Schedule, ScheduleError> {
+pub(super) fn schedule(
+    config: &SchedulerConfig,
+    steps: usize,
+    skipped: usize,
+) -> Result<Schedule, ScheduleError> {
     let mut known = PREDICTION_TYPES.to_vec();
     known.push(("original_sample", PredictionType::Sample));
     let kind = config.prediction_type(&known)?;
@@ -42,7 +46,7 @@ pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<Schedul
         sigmas = spaced;
     }
     sigmas.push(config.final_sigma(table.lowest())?);
-    let sigmas = to_single(sigmas);
+    let mut sigmas = to_single(sigmas);
     if continuous && kind == PredictionType::Velocity {
         timesteps = to_single(
             sigmas[..sigmas.len() - 1]
@@ -51,22 +55,31 @@ pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<Schedul
         );
     }
 
+    let init_noise_sigma = initial_deviation(&sigmas, spacing == Spacing::Leading);
+    skip(skipped, &mut timesteps, &mut sigmas)?;
     let step = |call: usize| step(kind, call, sigmas[call], sigmas[call + 1], 0.0);
     Ok(Schedule {
         steps: (0..timesteps.len()).map(step).collect(),
+        levels: NoiseLevel::on_top(&sigmas),
         timesteps,
-        init_noise_sigma: initial_deviation(&sigmas, spacing == Spacing::Leading),
+        init_noise_sigma,
         sigmas: Some(sigmas),
     })
 }
 
-pub(super) fn ancestral(config: &SchedulerConfig, steps: usize) -> Result<Schedule, ScheduleError> {
+pub(super) fn ancestral(
+    config: &SchedulerConfig,
+    steps: usize,
+    skipped: usize,
+) -> Result<Schedule, ScheduleError> {
     let kind = config.prediction_type(NOISE_PREDICTION_TYPES)?;
     let spacing = config.spacing(Spacing::Linspace)?;
     let table = SigmaTable::new(config)?;
-    let timesteps = to_single(config.timesteps(spacing, steps));
+    let mut timesteps = to_single(config.timesteps(spacing, steps));
     let levels = timesteps.iter().map(|timestep| table.at(*timestep));
-    let sigmas = to_single(levels.chain([0.0]));
+    let mut sigmas = to_single(levels.chain([0.0]));
+    let init_noise_sigma = initial_deviation(&sigmas, spacing == Spacing::Leading);
+    skip(skipped, &mut timesteps, &mut sigmas)?;
 
     let step = |call: usize| {
         let (from, to) = (sigmas[call], sigmas[call + 1]);
@@ -77,8 +90,9 @@ pub(super) fn ancestral(config: &SchedulerConfig, steps: usize) -> Result<Schedu
     };
     Ok(Schedule {
         steps: (0..timesteps.len()).map(step).collect(),
+        levels: NoiseLevel::on_top(&sigmas),
         timesteps,
-        init_noise_sigma: initial_deviation(&sigmas, spacing == Spacing::Leading),
+        init_noise_sigma,
         sigmas: Some(sigmas),
     })
 }

@@ -7,10 +7,14 @@ use super::level::{Level, PREDICTION_TYPES, PredictionType};
 use super::linear::Linear;
 use super::sigmas::{SigmaTable, initial_deviation, to_single};
 use super::timesteps::Spacing;
-use super::{Schedule, ScheduleError, Step};
+use super::{NoiseLevel, Schedule, ScheduleError, Step, skip};
 use crate::plan::Value;
 
-pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<Schedule, ScheduleError> {
+pub(super) fn schedule(
+    config: &SchedulerConfig,
+    steps: usize,
+    skipped: usize,
+) -> Result<Schedule, ScheduleError> {
     config.no_clipping(false)?;
     let kind = config.prediction_type(PREDICTION_TYPES)?;
     let spacing = config.spacing(Spacing::Linspace)?;
@@ -25,7 +29,9 @@ pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<Schedul
         timesteps = to_single(spaced.iter().map(|sigma| table.timestep(*sigma)));
         levels = spaced;
     }
-    let levels = to_single(levels);
+    let mut levels = to_single(levels);
+    let init_noise_sigma = initial_deviation(&levels, spacing == Spacing::Leading);
+    skip(skipped, &mut timesteps, &mut levels)?;
 
     // Every level but the first is visited twice: by a trial step, and to repeat that step with the mean slope. The step
     // to noise level 0 has no slope at its end, so it stays a trial step.
@@ -62,8 +68,9 @@ pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<Schedul
     };
     Ok(Schedule {
         steps: (0..timesteps.len()).map(step).collect(),
+        levels: NoiseLevel::on_top(&sigmas),
         timesteps,
-        init_noise_sigma: initial_deviation(&sigmas, spacing == Spacing::Leading),
+        init_noise_sigma,
         sigmas: Some(sigmas),
     })
 }

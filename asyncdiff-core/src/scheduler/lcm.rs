@@ -3,18 +3,23 @@
 use super::config::SchedulerConfig;
 use super::level::PREDICTION_TYPES;
 use super::linear::Linear;
-use super::noise_table::level_at;
+use super::noise_table::{level_at, levels_at};
 use super::{Schedule, ScheduleError, Step};
 use crate::plan::Value;
 
 /// The standard deviation of the data that the boundary conditions assume.
 const SIGMA_DATA: f64 = 0.5;
 
-pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<Schedule, ScheduleError> {
+pub(super) fn schedule(
+    config: &SchedulerConfig,
+    steps: usize,
+    skipped: usize,
+) -> Result<Schedule, ScheduleError> {
     config.no_clipping(false)?;
     let kind = config.prediction_type(PREDICTION_TYPES)?;
     let table = config.alphas_cumprod()?;
-    let timesteps = timesteps(config, steps)?;
+    let mut timesteps = timesteps(config, steps)?;
+    timesteps.drain(..skipped);
     let scaling = config.timestep_scaling.unwrap_or(10.0);
 
     let step = |call: usize| {
@@ -41,12 +46,15 @@ pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<Schedul
             combines: vec![next.into_combine(Value::Latents.at(call + 1))],
         })
     };
+    let steps = (0..timesteps.len()).map(step).collect::<Result<_, _>>()?;
+    let timesteps: Vec<f64> = timesteps
+        .into_iter()
+        .map(|timestep| timestep as f64)
+        .collect();
     Ok(Schedule {
-        steps: (0..timesteps.len()).map(step).collect::<Result<_, _>>()?,
-        timesteps: timesteps
-            .into_iter()
-            .map(|timestep| timestep as f64)
-            .collect(),
+        steps,
+        levels: levels_at(&table, &timesteps)?,
+        timesteps,
         init_noise_sigma: 1.0,
         sigmas: None,
     })

@@ -3,9 +3,9 @@
 //! diffusers keeps these tables in `f32`. At the lowest levels, where `1 - alphas_cumprod` has lost most of its digits,
 //! the rounding shows in the weights, so we round in the same places.
 
-use super::ScheduleError;
 use super::config::{Class, SchedulerConfig, choose};
 use super::level::Level;
+use super::{NoiseLevel, ScheduleError};
 
 /// Stands for the noise-free signal that a schedule with zero terminal signal-to-noise ratio lacks, so that its highest
 /// `sigma` is finite: the smallest positive half-precision number, as in diffusers.
@@ -123,6 +123,17 @@ pub(super) fn level_at(alphas_cumprod: &[f64], timestep: i64) -> Result<Level, S
             timestep,
             length: alphas_cumprod.len(),
         })
+}
+
+/// The levels at `timesteps`, and the end without noise.
+pub(super) fn levels_at(
+    alphas_cumprod: &[f64],
+    timesteps: &[f64],
+) -> Result<Vec<NoiseLevel>, ScheduleError> {
+    let levels = timesteps
+        .iter()
+        .map(|timestep| level_at(alphas_cumprod, *timestep as i64).map(NoiseLevel::from));
+    levels.chain([Ok(NoiseLevel::NONE)]).collect()
 }
 
 /// `torch.linspace` in `f32`, which counts from both ends.

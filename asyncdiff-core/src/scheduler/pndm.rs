@@ -3,7 +3,7 @@
 use super::config::SchedulerConfig;
 use super::level::{Level, NOISE_PREDICTION_TYPES, PredictionType};
 use super::linear::Linear;
-use super::noise_table::level_at;
+use super::noise_table::{level_at, levels_at};
 use super::timesteps::Spacing;
 use super::{Schedule, ScheduleError, Step};
 use crate::plan::Value;
@@ -11,15 +11,20 @@ use crate::plan::Value;
 /// Calls in one pseudo Runge-Kutta step.
 const RUNGE_KUTTA_CALLS: usize = 4;
 
-pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<Schedule, ScheduleError> {
+pub(super) fn schedule(
+    config: &SchedulerConfig,
+    steps: usize,
+    skipped: usize,
+) -> Result<Schedule, ScheduleError> {
     let solver = Solver::new(config, steps)?;
     let skip_runge_kutta = config.skip_prk_steps.unwrap_or(false);
-    if !skip_runge_kutta && steps < RUNGE_KUTTA_CALLS {
+    if !skip_runge_kutta && steps - skipped < RUNGE_KUTTA_CALLS {
         return Err(ScheduleError::setting(
             "skip_prk_steps",
             false,
             format!(
-                "Runge-Kutta steps need at least 4 inference steps, not {steps}; set it to true, or use more steps"
+                "Runge-Kutta steps need at least 4 inference steps, not {}; set it to true, or use more steps",
+                steps - skipped
             ),
         ));
     }
@@ -27,6 +32,8 @@ pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<Schedul
     let grid = config
         .timesteps(spacing, steps)
         .into_iter()
+        // Part-way, the multistep method starts afresh: its second timestep is the one that is visited twice.
+        .skip(skipped)
         .map(f64::round_ties_even);
     let grid: Vec<i64> = grid.map(|timestep| timestep as i64).collect();
     let (timesteps, steps) = if skip_runge_kutta {
@@ -34,11 +41,13 @@ pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<Schedul
     } else {
         solver.runge_kutta_first(&grid)?
     };
+    let timesteps: Vec<f64> = timesteps
+        .into_iter()
+        .map(|timestep| timestep as f64)
+        .collect();
     Ok(Schedule {
-        timesteps: timesteps
-            .into_iter()
-            .map(|timestep| timestep as f64)
-            .collect(),
+        levels: levels_at(&solver.table, &timesteps)?,
+        timesteps,
         init_noise_sigma: 1.0,
         sigmas: None,
         steps,

@@ -8,14 +8,23 @@ use super::level::{Level, PREDICTION_TYPES, PredictionType};
 use super::linear::Linear;
 use super::sigmas::{SigmaSpacing, SigmaTable, to_single};
 use super::timesteps::Spacing;
-use super::{Schedule, ScheduleError, Step};
+use super::{Schedule, ScheduleError, Step, skip};
 use crate::plan::{Value, Versioned};
 
-pub(super) fn schedule(config: &SchedulerConfig, steps: usize) -> Result<Schedule, ScheduleError> {
-    let (timesteps, sigmas) = noise_levels(config, steps)?;
-    let solver = Solver::new(config, timesteps.len(), &sigmas)?;
+pub(super) fn schedule(
+    config: &SchedulerConfig,
+    steps: usize,
+    skipped: usize,
+) -> Result<Schedule, ScheduleError> {
+    let (mut timesteps, mut sigmas) = noise_levels(config, steps)?;
+    skip(skipped, &mut timesteps, &mut sigmas)?;
+    let solver = Solver::new(config, &sigmas)?;
     Ok(Schedule {
         steps: (0..timesteps.len()).map(|call| solver.step(call)).collect(),
+        levels: sigmas
+            .iter()
+            .map(|sigma| Level::from_sigma(*sigma).into())
+            .collect(),
         timesteps,
         init_noise_sigma: 1.0,
         sigmas: Some(sigmas),
@@ -60,7 +69,7 @@ struct Solver {
 }
 
 impl Solver {
-    fn new(config: &SchedulerConfig, calls: usize, sigmas: &[f64]) -> Result<Self, ScheduleError> {
+    fn new(config: &SchedulerConfig, sigmas: &[f64]) -> Result<Self, ScheduleError> {
         config.no_thresholding()?;
         off(
             "use_flow_sigmas",
@@ -99,7 +108,7 @@ impl Solver {
                 .iter()
                 .map(|sigma| Level::from_sigma(*sigma))
                 .collect(),
-            calls,
+            calls: sigmas.len() - 1,
             kind: config.prediction_type(PREDICTION_TYPES)?,
             update: Update {
                 of_sample: config.predict_x0.unwrap_or(true),

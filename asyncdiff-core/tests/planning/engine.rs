@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use asyncdiff_comm::{CommError, local};
-use asyncdiff_core::plan::{Half, Value};
+use asyncdiff_core::plan::{Term, Value, Versioned};
 use asyncdiff_core::{
     AsyncDiff, BlockId, Denoiser, Engine, EngineError, Partition, Plan, Schedule, SegmentGraph,
 };
@@ -22,12 +22,12 @@ impl Denoiser for Numbers {
         Ok(0.5 * inputs.iter().sum::<f64>() + 0.01 * (block.0 as f64).sin() + 1e-5 * timestep)
     }
 
-    fn combine(&mut self, terms: &[(f64, Option<Half>, f64)]) -> Result<f64, Infallible> {
-        Ok(terms.iter().map(|(weight, _, value)| weight * value).sum())
+    fn combine(&mut self, terms: &[(Term, f64)]) -> Result<f64, Infallible> {
+        Ok(terms.iter().map(|(term, value)| term.weight * value).sum())
     }
 
-    fn noise(&mut self, call: usize) -> Result<f64, Infallible> {
-        Ok((call as f64).cos())
+    fn given(&mut self, what: Versioned) -> Result<f64, Infallible> {
+        Ok((what.version as f64).cos())
     }
 }
 

@@ -21,7 +21,7 @@ fn strategies(warm_up: usize) -> impl Iterator<Item = AsyncDiff> {
 
 fn build(graph: &SegmentGraph, schedule: &Schedule, segments: usize, strategy: &AsyncDiff) -> Plan {
     let partition = Partition::published(graph, segments).unwrap();
-    Plan::asyncdiff(graph, &partition, schedule, Some(7.5), strategy).unwrap()
+    Plan::asyncdiff(graph, &partition, schedule, Some(7.5.into()), strategy).unwrap()
 }
 
 /// The sources of a block's run, by rank and version.
@@ -244,7 +244,7 @@ fn speed_up_and_traffic_are_those_of_the_reference() {
         (&sdxl, 3, 2.87, 35.0),
         (&sdxl, 4, 3.45, 68.0),
     ] {
-        let sequential = Plan::sequential(graph, &schedule, Some(7.5)).unwrap();
+        let sequential = Plan::sequential(graph, &schedule, Some(7.5.into())).unwrap();
         let strategy = AsyncDiff {
             warm_up: 1,
             ..AsyncDiff::default()

@@ -12,6 +12,7 @@ fn chain() -> SegmentGraph {
         inputs: vec![input],
         macs: 1,
         parameters: 0,
+        working: 0,
         output: [1, 1, 10, 25],
     };
     SegmentGraph {
@@ -21,9 +22,7 @@ fn chain() -> SegmentGraph {
         ],
         latents: [1, 1, 10, 25],
         shared_parameters: 0,
-        structure: Structure {
-            linear_projection: false,
-        },
+        structure: Structure::Convolution,
     }
 }
 

@@ -8,9 +8,9 @@ use crate::error::Error;
 /// The pipeline classes of diffusers that are implemented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// `StableDiffusionPipeline`, of Stable Diffusion 1 and 2.
+    /// `StableDiffusionPipeline`, of Stable Diffusion 1 and 2, and its siblings that start from a picture.
     StableDiffusion,
-    /// `StableDiffusionXLPipeline`.
+    /// `StableDiffusionXLPipeline` and its siblings.
     StableDiffusionXl {
         /// An empty negative prompt means embeddings of zeros, not the embeddings of an empty text.
         zeros_for_empty: bool,
@@ -25,8 +25,18 @@ pub(crate) struct Defaults {
     pub sample_size: usize,
 }
 
-const STABLE_DIFFUSION: &str = "StableDiffusionPipeline";
-const STABLE_DIFFUSION_XL: &str = "StableDiffusionXLPipeline";
+/// The class that a checkpoint names is that of the pipeline it was saved from. What the siblings do follows from the request
+/// and the UNet here.
+const STABLE_DIFFUSION: [&str; 3] = [
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+];
+const STABLE_DIFFUSION_XL: [&str; 3] = [
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+];
 
 #[derive(Deserialize)]
 struct ModelIndex {
@@ -44,22 +54,22 @@ impl Class {
         let file = "model_index.json";
         let index: ModelIndex = checkpoint.json(file)?;
         match index._class_name.as_str() {
-            STABLE_DIFFUSION => Ok(Class::StableDiffusion),
-            STABLE_DIFFUSION_XL => Ok(Class::StableDiffusionXl {
+            name if STABLE_DIFFUSION.contains(&name) => Ok(Class::StableDiffusion),
+            name if STABLE_DIFFUSION_XL.contains(&name) => Ok(Class::StableDiffusionXl {
                 zeros_for_empty: index.force_zeros_for_empty_prompt,
             }),
             _ => Err(Error::UnknownPipeline {
                 file: checkpoint.describe(file),
                 found: index._class_name,
-                supported: "StableDiffusionPipeline and StableDiffusionXLPipeline",
+                supported: "StableDiffusionPipeline, StableDiffusionXLPipeline, and their Img2Img and Inpaint siblings",
             }),
         }
     }
 
     pub fn name(self) -> &'static str {
         match self {
-            Class::StableDiffusion => STABLE_DIFFUSION,
-            Class::StableDiffusionXl { .. } => STABLE_DIFFUSION_XL,
+            Class::StableDiffusion => STABLE_DIFFUSION[0],
+            Class::StableDiffusionXl { .. } => STABLE_DIFFUSION_XL[0],
         }
     }
 

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use asyncdiff_burn::weights::NamedTensor;
 use asyncdiff_core::{AsyncDiff, Plan, Schedule, SegmentGraph, Summary};
 
+use crate::image::{Image, Mask};
+
 /// The picture that is wanted. [`StableDiffusion::request`](super::StableDiffusion::request) fills in the model's defaults.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -14,6 +16,8 @@ pub struct Request {
     /// What to avoid; empty for nothing. Stable Diffusion XL then takes zeros for its embeddings, if its `model_index.json`
     /// says `force_zeros_for_empty_prompt`.
     pub negative_prompt: String,
+    /// Whether brackets in both prompts are [weights](crate::prompt), as in web UIs. If not, they are text, as in diffusers.
+    pub prompt_weighting: bool,
     /// Inference steps.
     pub steps: usize,
     /// Strength of classifier-free guidance; at 1 or less there is none.
@@ -31,6 +35,49 @@ pub struct Request {
     pub scheduler: Option<String>,
     /// Initial noise in place of the seed's: standard normal, `[num_images, channels, height, width]` of the latents.
     pub latents: Option<NamedTensor>,
+    /// The picture to start from, if it is not noise alone. Where there is a mask and `latents` are given, the run starts from
+    /// them alone at any strength, as in diffusers.
+    pub init_image: Option<InitImage>,
+}
+
+/// A picture that a run starts from.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct InitImage {
+    /// The picture, of the request's size.
+    pub image: Image,
+    /// The part of it that is painted anew, of the same size; everything if there is none.
+    pub mask: Option<Mask>,
+    /// How much of the picture is replaced: the share of the steps that are run, above 0 and up to 1. With a mask, 1 starts
+    /// from pure noise.
+    pub strength: f64,
+}
+
+impl InitImage {
+    /// Image to image, at the strength that is usual for it: 0.8.
+    #[must_use]
+    pub fn new(image: Image) -> Self {
+        Self {
+            image,
+            mask: None,
+            strength: 0.8,
+        }
+    }
+
+    /// Inpainting: what the mask leaves black is kept. All steps are run.
+    #[must_use]
+    pub fn inpaint(image: Image, mask: Mask) -> Self {
+        Self {
+            image,
+            mask: Some(mask),
+            strength: 1.0,
+        }
+    }
+
+    /// How many of `steps` inference steps are left out (diffusers' `get_timesteps`).
+    pub(crate) fn skipped(&self, steps: usize) -> usize {
+        steps - ((steps as f64 * self.strength) as usize).min(steps)
+    }
 }
 
 /// How a run is spread over ranks.
@@ -98,4 +145,15 @@ pub struct Run {
     pub scheduler: String,
     /// Whether no published partition fits, and the balanced one was taken.
     pub fell_back: bool,
+}
+
+impl Run {
+    /// The same run with another prompt and seed. Neither decides who computes what, so there is nothing to plan anew.
+    #[must_use]
+    pub fn of(&self, prompt: impl Into<String>, seed: u64) -> Self {
+        let mut run = self.clone();
+        run.request.prompt = prompt.into();
+        run.request.seed = seed;
+        run
+    }
 }

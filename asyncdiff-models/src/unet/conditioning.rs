@@ -4,19 +4,28 @@ use burn::tensor::{Device, Tensor};
 
 /// What a denoiser is told beside the latents and the timestep.
 ///
-/// Rows are samples, `passes · batch` of them: with guidance, those of the negative prompt first.
+/// The context and what is added have a row for each sample, that is, each picture or video: `passes · samples` rows; with
+/// guidance, those of the negative prompt come first.
 #[derive(Clone, Debug)]
 pub struct Conditioning {
-    /// Text embeddings for the cross-attention: `[passes · batch, tokens, features]`.
+    /// Text embeddings for the cross-attention: `[passes · samples, tokens, features]`.
     pub context: Tensor<3>,
     /// For a UNet whose `addition_embed_type` is `text_time`.
     pub added: Option<AddedConditioning>,
+    /// Channels that the first convolution reads behind those of the latents, for a UNet with more input channels than
+    /// latents have: `[passes · samples · frames, channels, height, width]`. Inpainting UNets read the mask and the masked picture.
+    pub concat: Option<Tensor<4>>,
+    /// 1 where an inpainting run paints and 0 where it keeps the picture, for a UNet that does not read the mask itself:
+    /// `[1, 1, height, width]` of the latents.
+    pub mask: Option<Tensor<4>>,
+    /// Frames of each video; 1 for pictures. The batch holds the frames of one video next to each other.
+    pub frames: usize,
 }
 
 /// What a UNet with an `addition_embed_type` of `text_time` adds to its time embedding (diffusers' `added_cond_kwargs`).
 #[derive(Clone, Debug)]
 pub struct AddedConditioning {
-    /// The pooled text: `[passes · batch, features]`.
+    /// The pooled text: `[passes · samples, features]`.
     pub text_embeds: Tensor<2>,
     /// Numbers about the picture, one row for each sample. Stable Diffusion XL has six: height and width of the original
     /// picture, top and left of the crop, height and width of the result, in pixels.
@@ -33,6 +42,9 @@ impl Conditioning {
                 text_embeds: added.text_embeds.to_device(device),
                 ..added
             }),
+            concat: self.concat.map(|concat| concat.to_device(device)),
+            mask: self.mask.map(|mask| mask.to_device(device)),
+            frames: self.frames,
         }
     }
 }

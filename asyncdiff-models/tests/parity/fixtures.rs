@@ -102,14 +102,7 @@ impl Model {
     pub fn reference(&self, stem: &str) -> Option<Reference> {
         let file = format!("{stem}.safetensors");
         let entry = self.manifest["files"].get(&file)?;
-        let tensors = read_or_convert(&self.folder.join(file));
-        let tolerance = |key: &str| entry["tolerance"][key].as_f64().unwrap() as f32;
-        Some(Reference {
-            params: entry["params"].clone(),
-            tensors,
-            atol: tolerance("atol"),
-            rtol: tolerance("rtol"),
-        })
+        Some(Reference::open(&self.folder.join(file), entry))
     }
 }
 
@@ -144,6 +137,25 @@ fn read_or_convert(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
 }
 
 impl Reference {
+    /// The tensors of a file, with its entry in the manifest.
+    pub fn open(path: &Path, entry: &Value) -> Self {
+        let tolerance = |key: &str| entry["tolerance"][key].as_f64().unwrap() as f32;
+        Self {
+            params: entry["params"].clone(),
+            tensors: read_or_convert(path),
+            atol: tolerance("atol"),
+            rtol: tolerance("rtol"),
+        }
+    }
+
+    /// The file `<stem>.safetensors` of a folder that belongs to no model.
+    pub fn of_folder(folder: &Path, stem: &str) -> Self {
+        let manifest: Value =
+            serde_json::from_slice(&fs::read(folder.join("manifest.json")).unwrap()).unwrap();
+        let file = format!("{stem}.safetensors");
+        Self::open(&folder.join(&file), &manifest["files"][&file])
+    }
+
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }

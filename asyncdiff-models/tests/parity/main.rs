@@ -3,7 +3,9 @@
 //! The data comes from `fixtures/`, or from the folder that `ASYNCDIFF_FIXTURES` names.
 
 mod fixtures;
+mod image_to_image;
 mod networks;
 mod pipelines;
+mod prompt_weighting;
 mod schedulers;
 mod tokenizer;

@@ -121,6 +121,9 @@ fn conditioning(reference: &Reference) -> Conditioning {
     Conditioning {
         context: tensor(reference, "in.encoder_hidden_states"),
         added,
+        concat: None,
+        mask: None,
+        frames: 1,
     }
 }
 
@@ -157,8 +160,8 @@ fn unet_blocks() {
                 model.name
             );
 
-            let noise = Box::new(|_| unreachable!("no noise in a denoiser call"));
-            let mut denoiser = unet.denoiser(conditioning(&reference), [height, width], noise);
+            let given = Box::new(|_| unreachable!("a denoiser call reads nothing else"));
+            let mut denoiser = unet.denoiser(conditioning(&reference), [height, width], given);
             let timestep = f64::from(reference.values("in.timestep")[0]);
             let mut outputs: Vec<Tensor<4>> = Vec::new();
             for (id, block) in graph.iter() {

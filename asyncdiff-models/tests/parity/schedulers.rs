@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use asyncdiff_core::plan::{Value, Versioned};
+use asyncdiff_core::plan::{Part, Value, Versioned};
 use asyncdiff_core::scheduler::{Schedule, SchedulerConfig};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
@@ -171,7 +171,7 @@ fn run(
             let mut out = vec![0.0; x0.len()];
             for (index, term) in combine.terms.iter().enumerate() {
                 assert!(
-                    term.weight != 0.0 && term.half.is_none(),
+                    term.weight != 0.0 && term.part == Part::Whole,
                     "{name}: {term:?}"
                 );
                 assert!(

@@ -1,0 +1,125 @@
+//! Ctrl-C, on a real process.
+
+use std::fs;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::sandbox::{Sandbox, png};
+
+fn spawn(sandbox: &Sandbox, arguments: &[&str]) -> Child {
+    sandbox
+        .command(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn interrupt(child: &Child) {
+    // A handler that has just been seen may still be in the making.
+    thread::sleep(Duration::from_millis(50));
+    let command = format!("kill -INT {}", child.id());
+    let status = Command::new("sh").args(["-c", &command]).status().unwrap();
+    assert!(status.success());
+}
+
+fn wait_until(child: &mut Child, what: &str, condition: impl Fn(&Child) -> bool) {
+    let start = Instant::now();
+    while !condition(child) {
+        assert!(child.try_wait().unwrap().is_none(), "ended before {what}");
+        assert!(start.elapsed() < Duration::from_secs(120), "no {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether the process has a handler of its own for SIGINT (signal 2).
+fn catches_interrupts(child: &Child) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    caught.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() & 2 != 0)
+}
+
+fn message(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+#[test]
+fn the_first_ends_a_list_at_the_next_step_and_leaves_whole_pictures() {
+    let sandbox = Sandbox::new();
+    let base = [
+        "generate",
+        "red apple",
+        "--seed",
+        "0-999",
+        "--steps",
+        "9",
+        "--quiet",
+    ];
+    // Sequentially, and with ranks that wait for each other.
+    for more in [&[] as &[&str], &["--segments", "2"]] {
+        let mut child = spawn(&sandbox, &[&base, more, &["-o", "a.png"]].concat());
+        wait_until(&mut child, "a picture", |_| {
+            sandbox.path("a-1.png").exists()
+        });
+        interrupt(&child);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{output:?}");
+        let message = message(&output);
+        let numbers: Vec<usize> = message
+            .split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        let &[done, calls, run, runs] = &numbers[..] else {
+            panic!("{message}");
+        };
+        assert_eq!(
+            message,
+            format!("cancelled after {done} of {calls} steps of run {run} of {runs}\n")
+        );
+        assert!(done <= 9 && (calls, runs) == (9, 1000), "{message}");
+        // The pictures of all runs before that one, and nothing else.
+        let files = sandbox.files();
+        assert_eq!(files.len(), run - 1, "{message} {files:?}");
+        for file in files {
+            assert_eq!(png(&file).0, 64);
+            fs::remove_file(file).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_first_ends_a_comparison_too() {
+    let sandbox = Sandbox::new();
+    let mut child = spawn(
+        &sandbox,
+        &["compare", "red apple", "--steps", "999", "--quiet"],
+    );
+    wait_until(&mut child, "handler", catches_interrupts);
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    assert!(message(&output).contains("of 999 steps\n"), "{output:?}");
+    assert!(sandbox.files().is_empty());
+}
+
+#[test]
+fn a_second_one_ends_the_program_at_once() {
+    let sandbox = Sandbox::new();
+    // Large enough that a single step takes far longer than what follows.
+    let size = ["--width", "320", "--height", "320", "--quiet"];
+    let mut child = spawn(&sandbox, &[&["generate", "red apple"], &size[..]].concat());
+    wait_until(&mut child, "handler", catches_interrupts);
+    interrupt(&child);
+    thread::sleep(Duration::from_millis(100));
+    assert!(
+        child.try_wait().unwrap().is_none(),
+        "the first one waits for the step"
+    );
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    // The end of the step was not waited for, so nobody counted.
+    assert_eq!(message(&output), "");
+    assert!(sandbox.files().is_empty());
+}

@@ -1,0 +1,149 @@
+//! What a run starts from: noise, or a picture with noise on it. Random numbers are drawn in the order of diffusers'
+//! pipelines, so that the same seed means the same there.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::image::Mask;
+use crate::pipeline::{InitImage, Run};
+use crate::random::TorchRng;
+use crate::vae::AutoencoderKl;
+
+use super::{repeat_each, values};
+
+/// What the rank that advances the latents is given.
+pub(super) struct Start {
+    /// The latents before the first call, row-major.
+    pub latents: Vec<f32>,
+    /// The picture's clean latents and the noise on them, for a run that keeps what is outside the mask.
+    pub kept: Option<Kept>,
+    /// The random numbers behind those that were drawn for the start.
+    pub rng: TorchRng,
+}
+
+/// What is outside a mask: the picture's clean latents and the noise on them, row-major.
+pub(super) struct Kept {
+    pub image: Vec<f32>,
+    pub noise: Vec<f32>,
+}
+
+/// What all ranks are told of a mask, on the autoencoder's device.
+#[derive(Default)]
+pub(super) struct Masked {
+    /// [`Conditioning::concat`](crate::unet::Conditioning).
+    pub concat: Option<Tensor<4>>,
+    /// [`Conditioning::mask`](crate::unet::Conditioning).
+    pub mask: Option<Tensor<4>>,
+}
+
+/// The start of `run`, where the denoiser sees `passes` batches at once. `reads_mask` is whether it reads the mask itself.
+pub(super) fn start(
+    run: &Run,
+    passes: usize,
+    reads_mask: bool,
+    vae: &AutoencoderKl,
+    device: &Device,
+) -> (Start, Masked) {
+    let mut rng = TorchRng::new(run.request.seed);
+    let given = run
+        .request
+        .latents
+        .as_ref()
+        .map(|latents| latents.values.clone());
+    let shape = run.graph.latents;
+    let count = shape.iter().product();
+    let pure = |noise: &[f32]| -> Vec<f32> {
+        let sigma = run.schedule.init_noise_sigma as f32;
+        noise.iter().map(|value| value * sigma).collect()
+    };
+    let Some(init) = &run.request.init_image else {
+        let noise = given.unwrap_or_else(|| rng.randn(count));
+        let start = Start {
+            latents: pure(&noise),
+            kept: None,
+            rng,
+        };
+        return (start, Masked::default());
+    };
+
+    let InitImage {
+        image,
+        mask,
+        strength,
+    } = init;
+    let from_noise = mask.is_some() && (*strength == 1.0 || given.is_some());
+    let keeps = mask.is_some() && !reads_mask;
+    let encode = |samples: Vec<f32>, rng: &mut TorchRng| {
+        let picture = TensorData::new(samples, [1, 3, image.height, image.width]);
+        encode(vae, Tensor::from_data(picture, device), rng)
+    };
+    // One picture for the whole batch.
+    let clean = (!from_noise || keeps)
+        .then(|| values(encode(image.to_samples(), &mut rng)).repeat(shape[0]));
+    let noise = given.unwrap_or_else(|| rng.randn(count));
+    let latents = match &clean {
+        Some(clean) if !from_noise => {
+            let level = run.schedule.levels[0];
+            let (signal, deviation) = (level.signal as f32, level.noise as f32);
+            let pairs = clean.iter().zip(&noise);
+            pairs
+                .map(|(clean, noise)| signal * clean + deviation * noise)
+                .collect()
+        }
+        _ => pure(&noise),
+    };
+    let masked = match mask {
+        None => Masked::default(),
+        Some(mask) => {
+            let on_latents = shrink(mask, [shape[2], shape[3]], device);
+            if reads_mask {
+                let mut rest = image.to_samples();
+                outside(&mut rest, mask);
+                let rest = encode(rest, &mut rng);
+                let concat = Tensor::cat(vec![on_latents, rest], 1);
+                Masked {
+                    concat: Some(repeat_each(concat, passes * shape[0])),
+                    mask: None,
+                }
+            } else {
+                Masked {
+                    concat: None,
+                    mask: Some(on_latents),
+                }
+            }
+        }
+    };
+    let kept = clean.filter(|_| keeps).map(|image| Kept { image, noise });
+    (Start { latents, kept, rng }, masked)
+}
+
+/// A sample of the latents of a picture `[1, 3, height, width]`, `[1, channels, height, width]`.
+fn encode(vae: &AutoencoderKl, picture: Tensor<4>, rng: &mut TorchRng) -> Tensor<4> {
+    let device = picture.device();
+    let distribution = vae.encode(picture);
+    let shape = distribution.mean.dims();
+    let noise = TensorData::new(rng.randn(shape.iter().product()), shape);
+    vae.scale(distribution.sample(Tensor::from_data(noise, &device)))
+}
+
+/// 1 where the mask paints and 0 elsewhere, at the top left pixel of each of the latents' elements: `[1, 1, height, width]`.
+fn shrink(mask: &Mask, [height, width]: [usize; 2], device: &Device) -> Tensor<4> {
+    let paints = |index: usize| {
+        let (y, x) = (index / width, index % width);
+        f32::from(u8::from(
+            mask.paints(y * mask.height / height, x * mask.width / width),
+        ))
+    };
+    let values: Vec<f32> = (0..height * width).map(paints).collect();
+    Tensor::from_data(TensorData::new(values, [1, 1, height, width]), device)
+}
+
+/// The picture without what the mask paints, which becomes grey (0 between -1 and 1).
+fn outside(samples: &mut [f32], mask: &Mask) {
+    for plane in samples.chunks_mut(mask.grey.len()) {
+        for (index, sample) in plane.iter_mut().enumerate() {
+            if mask.paints(index / mask.width, index % mask.width) {
+                *sample = 0.0;
+            }
+        }
+    }
+}
