@@ -1,11 +1,14 @@
 //! The flags. Help, shell completions and the man page all come from here.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 
+use asyncdiff_models::Dtype;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::jobs::Seeds;
+use crate::lora_flag::LoraFlag;
 
 /// Pictures from Stable Diffusion checkpoints, sooner: asynchronous denoising on several devices
 #[derive(Debug, Parser)]
@@ -59,6 +62,12 @@ pub struct Generate {
     /// for each prompt, and of the images of each seed
     #[arg(long, short, value_name = "FILE", default_value = "asyncdiff.png")]
     pub output: PathBuf,
+    /// Write the picture so far, still noisy, into this PNG file every few steps; takes time [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub preview: Option<PathBuf>,
+    /// Denoiser calls from one preview to the next
+    #[arg(long, value_name = "N", default_value = "5", requires = "preview")]
+    pub preview_every: NonZero<usize>,
     #[command(flatten)]
     pub printing: Printing,
 }
@@ -174,6 +183,12 @@ pub struct Sample {
     /// Model folder in diffusers layout [default: the embedded emoji model]
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
+    /// LoRA to merge into the model as it is loaded, times a strength; may be given several times [default strength: 1]
+    #[arg(long, value_name = "FILE[:STRENGTH]")]
+    pub lora: Vec<LoraFlag>,
+    /// Type that the denoiser and the text encoders compute in: f32, f16, bf16
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    pub dtype: Dtype,
     /// Inference steps [default: the model's, or 50]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
@@ -193,6 +208,10 @@ pub struct Sample {
     /// Images of the prompt, made as one batch
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub num_images: usize,
+    /// Decode pictures that are larger than the model's in overlapping tiles: needs less memory; tiles may differ a little
+    /// in tone [default: off]
+    #[arg(long)]
+    pub vae_tiling: bool,
     /// Initial noise from a safetensors file with one tensor [default: the seed's]
     #[arg(long, value_name = "FILE")]
     pub latents: Option<PathBuf>,

@@ -6,7 +6,9 @@ mod args;
 mod commands;
 mod interrupt;
 mod jobs;
+mod lora_flag;
 mod picture;
+mod preview;
 mod progress;
 mod setup;
 

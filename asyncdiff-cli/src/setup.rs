@@ -5,6 +5,7 @@ use std::path::Path;
 
 use asyncdiff_burn::device::{Worker, workers};
 use asyncdiff_burn::weights::read_tensors;
+use asyncdiff_models::lora::Lora;
 use asyncdiff_models::{Checkpoint, NamedTensor, PartitionChoice, Request, StableDiffusion};
 
 use crate::args::{Devices, Prompt, Sample};
@@ -18,6 +19,17 @@ pub fn open(model: Option<&Path>) -> Result<StableDiffusion> {
         None => embedded()?,
     };
     Ok(StableDiffusion::open(checkpoint)?)
+}
+
+/// Opens the model that the flags name, with its LoRAs and in its type.
+pub fn pipeline(sample: &Sample) -> Result<StableDiffusion> {
+    let loras = sample.lora.iter().map(|flag| {
+        let lora = Lora::open(&flag.file)?;
+        Ok((lora, flag.strength))
+    });
+    let loras = loras.collect::<Result<_>>()?;
+    let pipeline = open(sample.model.as_deref())?.with_loras(loras)?;
+    Ok(pipeline.with_dtype(sample.dtype))
 }
 
 #[cfg(feature = "embedded")]
@@ -58,6 +70,7 @@ pub fn request(
     request.height = sample.height.unwrap_or(request.height);
     request.scheduler.clone_from(&sample.scheduler);
     request.num_images = sample.num_images;
+    request.vae_tiling = sample.vae_tiling;
     request.latents = sample.latents.as_deref().map(latents).transpose()?;
     Ok(request)
 }

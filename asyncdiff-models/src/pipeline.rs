@@ -3,6 +3,7 @@
 
 mod checks;
 mod class;
+mod loras;
 mod request;
 
 use asyncdiff_core::plan::Guidance;
@@ -12,8 +13,10 @@ use asyncdiff_core::{Partition, PartitionError, Plan, Schedule, SegmentGraph, Su
 use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
+use crate::dtype::Dtype;
 use crate::encoders::Encoders;
 use crate::error::Error;
+use crate::lora::Fitted;
 use crate::text::{TextEncoders, pieces};
 use crate::vae::VaeConfig;
 use crate::vision::ImageEncoder;
@@ -21,8 +24,6 @@ use crate::vision::ImageEncoder;
 pub(crate) use class::Class;
 pub use request::{ImageToVideo, InitImage, PartitionChoice, Request, Run, Strategy};
 
-/// Bytes of an element of the denoiser's tensors and weights: the compute type is `f32`.
-pub(crate) const ELEMENT_BYTES: u64 = 4;
 /// Far above what any model was trained for, and low enough that no product of sizes overflows.
 const MOST_PIXELS: usize = 16_384;
 const MOST_IMAGES: usize = 1024;
@@ -39,6 +40,8 @@ pub struct StableDiffusion {
     /// Frames of the videos that the denoiser was trained for; 1 for pictures.
     frames: usize,
     pub(crate) vae: VaeConfig,
+    pub(crate) loras: Vec<Fitted>,
+    pub(crate) dtype: Dtype,
     scheduler: SchedulerConfig,
     recommended: GenerationConfig,
 }
@@ -114,6 +117,8 @@ impl StableDiffusion {
             vae: checkpoint.json("vae/config.json")?,
             scheduler: scheduler(&checkpoint)?,
             recommended,
+            loras: Vec::new(),
+            dtype: Dtype::default(),
             checkpoint,
         };
         pipeline.check_settings()?;
@@ -121,7 +126,15 @@ impl StableDiffusion {
         Ok(pipeline)
     }
 
-    /// A request for one picture or video with the model's defaults: its training size and frames, and the steps and guidance scale of its
+    /// Lets the denoiser and the encoders of every session compute in `dtype`, and plans count its bytes. Without
+    /// this, they compute in `f32`, whatever type the checkpoint's files have.
+    #[must_use]
+    pub fn with_dtype(self, dtype: Dtype) -> Self {
+        Self { dtype, ..self }
+    }
+
+    /// A request for one picture or video with the model's defaults: its training size and frames, and the steps and guidance
+    /// scale of its
     /// `generation_config.json` where it has one (otherwise those of its pipeline class in diffusers).
     #[must_use]
     pub fn request(&self, prompt: impl Into<String>) -> Request {
@@ -145,6 +158,7 @@ impl StableDiffusion {
             frames: self.frames,
             fps: defaults.fps,
             prompt_weighting: false,
+            vae_tiling: false,
             scheduler: None,
             latents: None,
             init_image: None,
@@ -170,12 +184,8 @@ impl StableDiffusion {
                 expected: shape.to_vec(),
             });
         }
-        let [batch, _, height, width] = shape;
         let guidance = self.guidance(request)?;
-        let passes = if guidance.is_some() { 2 } else { 1 };
-        let size = [batch, height, width];
-        let tokens = self.encoders.tokens();
-        let graph = self.unet.video_graph(passes, request.frames, size, tokens);
+        let graph = self.graph(request)?;
         let scheduler = match &request.scheduler {
             Some(name) => self.scheduler.with_class(name)?,
             None => self.scheduler.clone(),
@@ -195,13 +205,30 @@ impl StableDiffusion {
         };
         Ok(Run {
             request: request.clone(),
-            summary: Summary::new(&plan, &sequential, &graph, ELEMENT_BYTES),
+            summary: Summary::new(&plan, &sequential, &graph, self.dtype.bytes()),
             graph,
             schedule,
             plan,
             scheduler: scheduler.class_name,
+            dtype: self.dtype,
             fell_back,
         })
+    }
+
+    /// The denoiser's blocks at the request's size.
+    pub(crate) fn graph(&self, request: &Request) -> Result<SegmentGraph, Error> {
+        let [batch, _, height, width] = self.latents_shape(request)?;
+        let passes = if self.guidance(request)?.is_some() {
+            2
+        } else {
+            1
+        };
+        Ok(self.unet.video_graph(
+            passes,
+            request.frames,
+            [batch, height, width],
+            self.encoders.tokens(),
+        ))
     }
 
     /// Whether the denoiser reads a mask and the picture outside it beside the latents (an inpainting UNet).
@@ -306,12 +333,9 @@ impl StableDiffusion {
         })
     }
 
-    /// What the denoiser predicts, by the noise scheduler's configuration. All classes have the same default.
-    pub(crate) fn prediction_type(&self) -> &str {
-        self.scheduler
-            .prediction_type
-            .as_deref()
-            .unwrap_or("epsilon")
+    /// The configuration of the checkpoint's noise scheduler.
+    pub(crate) fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
     }
 
     /// The tokenizers and text encoders, of a model that reads texts.
