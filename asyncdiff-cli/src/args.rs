@@ -55,7 +55,7 @@ pub struct Generate {
     pub segments: Option<usize>,
     #[command(flatten)]
     pub strategy: SingleStrategy,
-    /// The PNG file to write; several images get -0, -1, … before the extension, in the order of the prompts, of the seeds
+    /// The picture to write, a .png, .jpg or .webp file; several images get -0, -1, … before the extension, in the order of the prompts, of the seeds
     /// for each prompt, and of the images of each seed
     #[arg(long, short, value_name = "FILE", default_value = "asyncdiff.png")]
     pub output: PathBuf,
@@ -90,7 +90,7 @@ pub struct Compare {
     /// How often to run each, to take the median time
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub repeat: u16,
-    /// The PNG file to write, all pictures side by side
+    /// The picture to write, a .png, .jpg or .webp file; all pictures side by side
     #[arg(long, short, value_name = "FILE", default_value = "compare.png")]
     pub output: PathBuf,
     #[command(flatten)]

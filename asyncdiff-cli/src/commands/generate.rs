@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use asyncdiff_core::AsyncDiff;
+use asyncdiff_media::picture;
 use asyncdiff_models::{PartitionChoice, Run, Session, Strategy, Timings};
 use serde_json::json;
 
@@ -10,12 +11,11 @@ use super::plan::{describe, heading};
 use crate::args::{Generate, SingleStrategy};
 use crate::interrupt::{Interruptible, Place};
 use crate::jobs::{Job, Prompt, jobs, read_prompts};
-use crate::picture::{check_path, write_pngs};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Generate) -> Result<()> {
-    check_path(&args.output)?;
+    picture::check_path(&args.output)?;
     let prompts = match &args.prompt_file {
         Some(file) => read_prompts(file)?,
         None => vec![Prompt::typed(args.prompt.text.typed().unwrap_or_default())],
@@ -43,7 +43,7 @@ pub fn run(args: &Generate) -> Result<()> {
     let run = pipeline.plan(&request, &strategy)?;
     let jobs = jobs(&prompts, &args.seeds, request.num_images, &args.output)?;
     for path in jobs.iter().flat_map(|job| &job.files) {
-        check_path(path)?;
+        picture::check_path(path)?;
     }
     let ranks = run.plan.ranks.len();
     let workers = named.map_or_else(|| setup::cpu_workers(&args.devices, ranks), Ok)?;
@@ -71,7 +71,7 @@ pub fn run(args: &Generate) -> Result<()> {
             session.generate(&run, progress)
         })?;
         let parameters = parameters(&run, &model);
-        write_pngs(&job.files, &output.images, &[("parameters", &parameters)])?;
+        picture::write_all(&job.files, &output.images, &parameters)?;
         timings.push(output.timings);
         if text {
             print_job(job, place, output.timings)?;
