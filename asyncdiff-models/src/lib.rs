@@ -39,6 +39,8 @@ mod dtype;
 #[cfg(feature = "embedded")]
 mod embedded;
 mod error;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod image;
 pub mod lora;
 mod pipeline;
@@ -55,7 +57,7 @@ pub mod vae;
 
 pub use asyncdiff_burn::device;
 pub use asyncdiff_burn::weights::NamedTensor;
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, CheckpointError, HubId, Location};
 pub use describe::{Description, PartDescription, PartitionDescription, TextEncoderDescription};
 pub use dtype::{Dtype, UnknownDtype};
 pub use error::Error;
