@@ -146,9 +146,13 @@ pub struct Prompt {
         hide_default_value = true
     )]
     pub negative_prompt: String,
-    /// Read brackets in prompts as text [default: off, they weigh words as in web UIs: (word:1.3), (word) for 1.1, [word]
-    /// for 1/1.1, nested they multiply, \( \) \[ \] for brackets as text; BREAK and [from:to:when] mean nothing]
-    #[arg(long)]
+    // Not a doc comment: its brackets would be links.
+    #[arg(
+        long,
+        help = "Read brackets in prompts as text [default: off, they weigh words as in web UIs: (word:1.3), (word) for 1.1, \
+                [word] for 1/1.1, nested they multiply, \\( \\) \\[ \\] for brackets as text; BREAK and [from:to:when] mean \
+                nothing]"
+    )]
     pub literal_prompts: bool,
 }
 
