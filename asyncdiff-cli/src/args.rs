@@ -1,5 +1,6 @@
 //! The flags. Help, shell completions and the man page all come from here.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 
 use asyncdiff_models::Dtype;
@@ -61,6 +62,12 @@ pub struct Generate {
     /// for each prompt, and of the images of each seed
     #[arg(long, short, value_name = "FILE", default_value = "asyncdiff.png")]
     pub output: PathBuf,
+    /// Write the picture so far, still noisy, into this PNG file every few steps; takes time [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub preview: Option<PathBuf>,
+    /// Denoiser calls from one preview to the next
+    #[arg(long, value_name = "N", default_value = "5", requires = "preview")]
+    pub preview_every: NonZero<usize>,
     #[command(flatten)]
     pub printing: Printing,
 }
@@ -201,6 +208,10 @@ pub struct Sample {
     /// Images of the prompt, made as one batch
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub num_images: usize,
+    /// Decode pictures that are larger than the model's in overlapping tiles: needs less memory; tiles may differ a little
+    /// in tone [default: off]
+    #[arg(long)]
+    pub vae_tiling: bool,
     /// Initial noise from a safetensors file with one tensor [default: the seed's]
     #[arg(long, value_name = "FILE")]
     pub latents: Option<PathBuf>,

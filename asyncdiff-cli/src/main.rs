@@ -8,6 +8,7 @@ mod interrupt;
 mod jobs;
 mod lora_flag;
 mod picture;
+mod preview;
 mod progress;
 mod setup;
 

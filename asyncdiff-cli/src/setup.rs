@@ -70,6 +70,7 @@ pub fn request(
     request.height = sample.height.unwrap_or(request.height);
     request.scheduler.clone_from(&sample.scheduler);
     request.num_images = sample.num_images;
+    request.vae_tiling = sample.vae_tiling;
     request.latents = sample.latents.as_deref().map(latents).transpose()?;
     Ok(request)
 }

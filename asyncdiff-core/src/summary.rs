@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::graph::{BlockId, Input, SegmentGraph};
+use crate::memory::peak_elements;
 use crate::plan::{Action, Plan};
 use crate::simulate::{Machine, ideal_speed_up, simulate};
 
@@ -36,6 +37,8 @@ pub struct RankSummary {
     pub macs_share: f64,
     /// Bytes of the denoiser's weights that it holds.
     pub weight_bytes: u64,
+    /// The most bytes of activations that it holds at once ([`peak_elements`]).
+    pub activation_bytes: u64,
 }
 
 /// A value that crosses from one segment to another.
@@ -73,7 +76,8 @@ impl Summary {
         let ranks = plan
             .blocks
             .iter()
-            .map(|blocks| RankSummary {
+            .zip(peak_elements(plan, graph))
+            .map(|(blocks, peak)| RankSummary {
                 blocks: blocks
                     .iter()
                     .map(|id| graph.block(*id).name.clone())
@@ -83,6 +87,7 @@ impl Summary {
                     .map(|id| graph.block(*id).macs as f64 / total)
                     .sum(),
                 weight_bytes: graph.parameters(blocks) * element_bytes,
+                activation_bytes: peak * element_bytes,
             })
             .collect();
         Self {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::dtype::Dtype;
 use crate::error::Error;
-use crate::pipeline::{StableDiffusion, Strategy};
+use crate::pipeline::StableDiffusion;
 
 /// The numbers of segments that partitions are published for.
 const SEGMENTS: [usize; 3] = [2, 3, 4];
@@ -32,6 +32,8 @@ pub struct Description {
     pub scheduler: String,
     /// What the denoiser predicts: `epsilon`, `v_prediction` or `sample`.
     pub prediction_type: String,
+    /// Whether the denoiser reads a mask, so that it can only inpaint.
+    pub reads_mask: bool,
     /// The text encoders, in the order of their features.
     pub text_encoders: Vec<TextEncoderDescription>,
     /// The parts that have weights.
@@ -89,12 +91,12 @@ impl StableDiffusion {
     ///
     /// # Errors
     ///
-    /// [`Error::Weights`] for weight files that are missing or damaged, and errors of [`StableDiffusion::plan`] for
-    /// defaults that cannot be met.
+    /// [`Error::Weights`] for weight files that are missing or damaged, and [`Error::Size`] for a default size
+    /// that is not possible.
     pub fn describe(&self) -> Result<Description, Error> {
         let request = self.request("");
-        let run = self.plan(&request, &Strategy::Sequential)?;
-        let [_, channels, height, width] = run.graph.latents;
+        let graph = self.graph(&request)?;
+        let [_, channels, height, width] = graph.latents;
         let text_encoders: Vec<_> = self
             .text_encoders()
             .iter()
@@ -119,11 +121,17 @@ impl StableDiffusion {
             latents: [channels, height, width],
             steps: request.steps,
             guidance_scale: request.guidance_scale,
-            scheduler: run.scheduler,
-            prediction_type: self.prediction_type().to_owned(),
+            scheduler: self.scheduler().class_name.clone(),
+            prediction_type: self
+                .scheduler()
+                .prediction_type
+                .clone()
+                // The default of every class.
+                .unwrap_or_else(|| "epsilon".to_owned()),
+            reads_mask: self.reads_mask(),
             text_encoders,
             parts,
-            partitions: describe_partitions(&run.graph, run.dtype),
+            partitions: describe_partitions(&graph, self.dtype),
         })
     }
 

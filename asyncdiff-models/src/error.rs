@@ -1,7 +1,6 @@
 //! What can go wrong between a checkpoint and a picture.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
 
 use asyncdiff_burn::ranks::RankError;
 use asyncdiff_burn::weights::WeightError;
@@ -9,6 +8,7 @@ use asyncdiff_core::scheduler::ScheduleError;
 use asyncdiff_core::unet::UNetError;
 use asyncdiff_core::{EngineError, PartitionError, PlanError};
 
+use crate::checkpoint::CheckpointError;
 use crate::dtype::Dtype;
 use crate::image::ImageError;
 use crate::lora::LoraError;
@@ -19,12 +19,13 @@ use crate::tokenizer::TokenizerError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is no such folder.
-    #[error("there is no model folder {path}: give a folder in diffusers layout", path = .0.display())]
-    NoFolder(PathBuf),
-    /// The folder is not a model.
-    #[error("{path} has no model_index.json: give a folder in diffusers layout, the one above unet/ and vae/", path = .0.display())]
-    NoModelIndex(PathBuf),
+    /// The model's files.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The Hugging Face Hub.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// A pipeline that is not implemented.
     #[error("{file}: pipeline class {found} is not supported, supported is {supported}")]
     UnknownPipeline {

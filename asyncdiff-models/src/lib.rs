@@ -39,9 +39,12 @@ mod dtype;
 #[cfg(feature = "embedded")]
 mod embedded;
 mod error;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod image;
 pub mod lora;
 mod pipeline;
+mod preview;
 pub mod prompt;
 pub mod quality;
 pub mod random;
@@ -54,11 +57,12 @@ pub mod vae;
 
 pub use asyncdiff_burn::device;
 pub use asyncdiff_burn::weights::NamedTensor;
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, CheckpointError, HubId, Location};
 pub use describe::{Description, PartDescription, PartitionDescription, TextEncoderDescription};
 pub use dtype::{Dtype, UnknownDtype};
 pub use error::Error;
 pub use pipeline::{InitImage, PartitionChoice, Request, Run, StableDiffusion, Strategy};
+pub use preview::Previewer;
 pub use session::{Latents, Output, Progress, Session, Timings};
 
 /// The README's example is a test.

@@ -27,7 +27,7 @@ mod names;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use asyncdiff_burn::weights::{WeightError, WeightFile, Weights};
+use asyncdiff_burn::weights::{WeightError, WeightFile, WeightSet, Weights};
 use asyncdiff_core::unet::UNet2d;
 
 use alpha::Alphas;
@@ -253,7 +253,7 @@ impl Fitted {
         lora: Lora,
         strength: f64,
         unet: &UNet2d,
-        open: impl Fn(Part) -> Result<Option<WeightFile>, E>,
+        open: impl Fn(Part) -> Result<Option<WeightSet>, E>,
     ) -> Result<Self, E> {
         if !strength.is_finite() {
             let file = lora.name().to_owned();

@@ -241,6 +241,7 @@ impl StableDiffusion {
             height: side,
             num_images: 1,
             prompt_weighting: false,
+            vae_tiling: false,
             scheduler: None,
             latents: None,
             init_image: None,
@@ -264,12 +265,8 @@ impl StableDiffusion {
                 expected: shape.to_vec(),
             });
         }
-        let [batch, _, height, width] = shape;
         let guidance = self.guidance(request)?;
-        let passes = if guidance.is_some() { 2 } else { 1 };
-        let graph = self
-            .unet
-            .graph(passes, [batch, height, width], self.text_encoders.tokens());
+        let graph = self.graph(request)?;
         let scheduler = match &request.scheduler {
             Some(name) => self.scheduler.with_class(name)?,
             None => self.scheduler.clone(),
@@ -297,6 +294,18 @@ impl StableDiffusion {
             dtype: self.dtype,
             fell_back,
         })
+    }
+
+    /// The denoiser's blocks at the request's size.
+    pub(crate) fn graph(&self, request: &Request) -> Result<SegmentGraph, Error> {
+        let [batch, _, height, width] = self.latents_shape(request)?;
+        let passes = if self.guidance(request)?.is_some() {
+            2
+        } else {
+            1
+        };
+        let tokens = self.text_encoders.tokens();
+        Ok(self.unet.graph(passes, [batch, height, width], tokens))
     }
 
     /// Whether the denoiser reads a mask and the picture outside it beside the latents (an inpainting UNet).
@@ -399,12 +408,9 @@ impl StableDiffusion {
         })
     }
 
-    /// What the denoiser predicts, by the noise scheduler's configuration. All classes have the same default.
-    pub(crate) fn prediction_type(&self) -> &str {
-        self.scheduler
-            .prediction_type
-            .as_deref()
-            .unwrap_or("epsilon")
+    /// The configuration of the checkpoint's noise scheduler.
+    pub(crate) fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
     }
 
     /// The tokenizers and text encoders.

@@ -3,6 +3,7 @@
 mod start;
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use asyncdiff_burn::device::Worker;
@@ -17,6 +18,7 @@ use crate::error::Error;
 use crate::image::Image;
 use crate::lora::{Part, PartDeltas};
 use crate::pipeline::{Request, Run, StableDiffusion};
+use crate::preview::{PictureDecoder, Previewer};
 use crate::text::LoadedTextEncoders;
 use crate::unet::{AddedConditioning, Conditioning, UNet};
 use crate::vae::AutoencoderKl;
@@ -72,7 +74,7 @@ pub struct Session<'a> {
     pipeline: &'a StableDiffusion,
     workers: Vec<Worker>,
     text_encoders: LoadedTextEncoders<'a>,
-    vae: AutoencoderKl,
+    vae: Arc<AutoencoderKl>,
     ranks: Vec<(Vec<BlockId>, UNet)>,
 }
 
@@ -124,7 +126,7 @@ impl<'a> Session<'a> {
             pipeline,
             workers,
             text_encoders,
-            vae,
+            vae: Arc::new(vae),
             ranks: Vec::new(),
         })
     }
@@ -133,6 +135,19 @@ impl<'a> Session<'a> {
     #[must_use]
     pub fn workers(&self) -> &[Worker] {
         &self.workers
+    }
+
+    /// What makes pictures of the unfinished latents of `run`, of this session's pipeline.
+    #[must_use]
+    pub fn previewer(&self, run: &Run) -> Previewer {
+        Previewer::new(self.decoder(), run)
+    }
+
+    fn decoder(&self) -> PictureDecoder {
+        PictureDecoder {
+            vae: Arc::clone(&self.vae),
+            device: self.workers[0].device().clone(),
+        }
     }
 
     /// Loads the denoiser's blocks that each rank of `run` owns, unless they are loaded already.
@@ -213,7 +228,8 @@ impl<'a> Session<'a> {
         }
 
         let start = Instant::now();
-        let images = self.decode(tensor)?;
+        let tiling = run.request.vae_tiling;
+        let images = self.workers[0].install(|| self.decoder().pictures(tensor, tiling))?;
         let decode = start.elapsed();
         Ok(Output {
             images,
@@ -350,25 +366,6 @@ impl<'a> Session<'a> {
             (None, None) => unreachable!("a valid plan ends with the final latents"),
         }
     }
-
-    /// The pictures of final latents, `[batch, channels, height, width]`.
-    fn decode(&self, latents: Tensor<4>) -> Result<Vec<Image>, Error> {
-        self.workers[0].install(|| {
-            let [batch, ..] = latents.dims();
-            let latents = self.vae.unscale(latents);
-            // One at a time: the decoder's activations are the largest of the whole pipeline.
-            (0..batch)
-                .map(|index| {
-                    let picture = self.vae.decode(latents.clone().narrow(0, index, 1));
-                    let [_, channels, height, width] = picture.dims();
-                    Ok(Image::from_samples(
-                        &values(picture),
-                        [channels, height, width],
-                    )?)
-                })
-                .collect()
-        })
-    }
 }
 
 fn is_consequence(error: &RankError<EngineError<std::convert::Infallible>>) -> bool {
@@ -389,6 +386,6 @@ fn repeat_each<const D: usize>(tensor: Tensor<D>, times: usize) -> Tensor<D> {
 }
 
 /// The elements of a tensor, row-major.
-fn values(tensor: Tensor<4>) -> Vec<f32> {
+pub(crate) fn values(tensor: Tensor<4>) -> Vec<f32> {
     tensor.into_data().iter::<f32>().collect()
 }

@@ -1,5 +1,7 @@
 //! The variational autoencoder between pictures and latents (diffusers' `AutoencoderKL`).
 
+mod tiled;
+
 use asyncdiff_burn::layers;
 use asyncdiff_burn::weights::{Loader, WeightError};
 use burn::nn::conv::Conv2d;
@@ -23,6 +25,8 @@ pub struct VaeConfig {
     pub latent_channels: usize,
     /// Channels of each level.
     pub block_out_channels: Vec<usize>,
+    /// Height and width in pixels that the autoencoder was trained for: the size of a tile.
+    pub sample_size: Option<usize>,
     /// Resnets in each down block; an up block has one more.
     pub layers_per_block: usize,
     /// Groups of the group norms.
@@ -54,6 +58,7 @@ impl Default for VaeConfig {
             out_channels: 3,
             latent_channels: 4,
             block_out_channels: vec![64],
+            sample_size: None,
             layers_per_block: 1,
             norm_num_groups: 32,
             scaling_factor: 0.18215,
@@ -178,8 +183,15 @@ impl AutoencoderKl {
     /// Pictures `[batch, 3, height, width]` with values in -1 … 1 to distributions of latents, in `f32`.
     #[must_use]
     pub fn encode(&self, pictures: Tensor<4>) -> LatentDistribution {
+        self.distribution(self.moments(pictures))
+    }
+
+    fn moments(&self, pictures: Tensor<4>) -> Tensor<4> {
         let moments = self.encoder.forward(pictures.cast(self.dtype));
-        let moments = moments.cast(FloatDType::F32);
+        moments.cast(FloatDType::F32)
+    }
+
+    fn distribution(&self, moments: Tensor<4>) -> LatentDistribution {
         let channels = self.config.latent_channels;
         LatentDistribution {
             mean: moments.clone().narrow(1, 0, channels),

@@ -11,11 +11,19 @@ use crate::args::{Generate, Sample, SingleStrategy};
 use crate::interrupt::{Interruptible, Place};
 use crate::jobs::{Job, Prompt, jobs, read_prompts};
 use crate::picture::{check_path, write_pngs};
+use crate::preview::{Previewing, Target};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Generate) -> Result<()> {
     check_path(&args.output)?;
+    let preview = args.preview.clone().map(|file| Target {
+        file,
+        every: args.preview_every.get(),
+    });
+    if let Some(preview) = &preview {
+        check_path(&preview.file)?;
+    }
     let prompts = match &args.prompt_file {
         Some(file) => read_prompts(file)?,
         None => vec![Prompt::typed(args.prompt.text.typed().unwrap_or_default())],
@@ -62,14 +70,19 @@ pub fn run(args: &Generate) -> Result<()> {
     let mut session = Session::new(&pipeline, workers)?;
     session.prepare(&run)?;
     let model = setup::model_name(args.sample.model.as_deref());
-    let mut progress = Interruptible::new(Bar::new(text))?;
+    let mut progress = Interruptible::new(Previewing::new(Bar::new(text), preview))?;
     let mut timings = Vec::with_capacity(jobs.len());
     for (index, job) in jobs.iter().enumerate() {
         let run = run.of(job.prompt, job.seed);
         let place = (index + 1, jobs.len());
+        progress.inner().follow(session.previewer(&run));
         let output = progress.watch(place, run.plan.calls, |progress| {
             session.generate(&run, progress)
-        })?;
+        });
+        if let Some(failure) = progress.inner().failure() {
+            return Err(failure.into());
+        }
+        let output = output?;
         let parameters = parameters(&run, &args.sample);
         write_pngs(&job.files, &output.images, &[("parameters", &parameters)])?;
         timings.push(output.timings);
@@ -83,10 +96,12 @@ pub fn run(args: &Generate) -> Result<()> {
             "model": model,
             "loras": args.sample.lora,
             "negative_prompt": request.negative_prompt,
+            "prompt_weighting": request.prompt_weighting,
             "steps": request.steps,
             "guidance_scale": request.guidance_scale,
             "width": request.width,
             "height": request.height,
+            "vae_tiling": request.vae_tiling,
             "scheduler": run.scheduler,
             "dtype": run.dtype,
             "devices": devices,

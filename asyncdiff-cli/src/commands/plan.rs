@@ -85,12 +85,13 @@ pub fn describe(run: &Run, strategy: &Strategy) -> String {
 
 fn print_tables(run: &Run) -> Result<()> {
     let summary = &run.summary;
-    say!("\nrank  share of work   weights  blocks")?;
+    say!("\nrank  share of work   weights  activations  blocks")?;
     for (rank, part) in summary.ranks.iter().enumerate() {
         say!(
-            "{rank:>4}  {:>11.1} %  {:>8}  {} blocks: {}",
+            "{rank:>4}  {:>11.1} %  {:>8}  {:>11}  {} blocks: {}",
             100.0 * part.macs_share,
             bytes(part.weight_bytes as f64),
+            bytes(part.activation_bytes as f64),
             part.blocks.len(),
             ranges(&run.plan.blocks[rank], run)
         )?;

@@ -9,5 +9,7 @@ mod loras;
 mod models;
 mod pictures;
 mod plans;
+mod previews;
 mod requests;
 mod sandbox;
+mod weights;

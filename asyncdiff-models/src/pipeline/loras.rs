@@ -1,6 +1,6 @@
 //! LoRAs of a pipeline.
 
-use asyncdiff_burn::weights::WeightFile;
+use asyncdiff_burn::weights::WeightSet;
 
 use super::StableDiffusion;
 use crate::error::Error;
@@ -25,7 +25,7 @@ impl StableDiffusion {
     }
 
     /// The weights of a part, if this pipeline has it.
-    fn weights(&self, part: Part) -> Result<Option<WeightFile>, Error> {
+    fn weights(&self, part: Part) -> Result<Option<WeightSet>, Error> {
         let stem = match part {
             Part::UNet => "diffusion_pytorch_model",
             Part::TextEncoder | Part::TextEncoder2 => "model",

@@ -31,6 +31,8 @@ pub struct Request {
     pub height: usize,
     /// Pictures of this prompt, made as one batch.
     pub num_images: usize,
+    /// Encode and decode big pictures in [tiles](crate::vae::AutoencoderKl::decode_tiled), with less memory.
+    pub vae_tiling: bool,
     /// A noise scheduler in place of the checkpoint's, by a name of
     /// [`SCHEDULERS`](asyncdiff_core::scheduler::SCHEDULERS).
     pub scheduler: Option<String>,

@@ -10,3 +10,4 @@ mod pipelines;
 mod prompt_weighting;
 mod schedulers;
 mod tokenizer;
+mod vae_tiling;
