@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use asyncdiff_core::AsyncDiff;
 use asyncdiff_models::device::workers;
+use asyncdiff_models::image::{Image, Mask};
 use asyncdiff_models::quality::{psnr, relative_error};
 use asyncdiff_models::{
-    Checkpoint, Dtype, Output, PartitionChoice, Request, Run, Session, StableDiffusion, Strategy,
+    Checkpoint, Dtype, InitImage, Output, PartitionChoice, Request, Run, Session, StableDiffusion,
+    Strategy,
 };
 use half::f16;
 use safetensors::SafeTensors;
@@ -95,6 +97,71 @@ fn narrow_types_make_nearly_the_same_picture() {
                 assert_eq!(2 * narrow.bytes, wide.bytes);
             }
             assert!(run.summary.bytes_per_call < 0.6 * wide.summary.bytes_per_call);
+        }
+    }
+}
+
+/// Inpainting a weighted prompt on two ranks that forecast: everything that brings `f32` numbers to the blocks.
+fn everything(pipeline: &StableDiffusion) -> Output {
+    let mut request = request(pipeline);
+    request.prompt = "a (red:1.4) apple".to_owned();
+    let (width, height) = (request.width, request.height);
+    let image = Image {
+        width,
+        height,
+        rgb: (0..3 * width * height).map(|at| (at % 251) as u8).collect(),
+    };
+    let grey = (0..width * height)
+        .map(|at| if at % width < width / 2 { 255 } else { 0 })
+        .collect();
+    let mask = Mask {
+        width,
+        height,
+        grey,
+    };
+    request.init_image = Some(InitImage::inpaint(image, mask));
+    let strategy = Strategy::Asynchronous {
+        partition: PartitionChoice::Published(2),
+        parameters: AsyncDiff {
+            warm_up: 2,
+            forecast: 1,
+            ..AsyncDiff::default()
+        },
+    };
+    let run = pipeline.plan(&request, &strategy).unwrap();
+    let mut session = Session::new(pipeline, workers("cpu:2", Some(2)).unwrap()).unwrap();
+    session.generate(&run, &mut ()).unwrap()
+}
+
+#[test]
+fn everything_that_can_be_asked_for_works_in_narrow_types() {
+    for model in ["sd15", "sdxl_inpaint"] {
+        let folder = tempfile::tempdir().unwrap();
+        stored(&fixture(model), folder.path(), Stored::F16, |_, value| {
+            value.to_f32()
+        });
+        // The autoencoder too: the fixtures' configurations keep it in f32.
+        let config = folder.path().join("vae/config.json");
+        let text = fs::read_to_string(&config).unwrap();
+        let narrow = text.replace("\"force_upcast\": true", "\"force_upcast\": false");
+        assert_ne!(text, narrow);
+        fs::write(config, narrow).unwrap();
+        let open = |dtype| {
+            let checkpoint = Checkpoint::folder(folder.path()).unwrap();
+            StableDiffusion::open(checkpoint).unwrap().with_dtype(dtype)
+        };
+        let exact = everything(&open(Dtype::F32));
+        for (dtype, rounding) in [(Dtype::F16, 2_f64.powi(-11)), (Dtype::Bf16, 2_f64.powi(-8))] {
+            let found = everything(&open(dtype));
+            let error = relative_error(&found.latents, &exact.latents).unwrap();
+            // What is extrapolated from two values has the errors of both: up to three times one's.
+            assert!(
+                error > 0.0 && error < 3.0 * ROUNDINGS * rounding,
+                "{model} in {dtype} is {error} off"
+            );
+            let decibels = psnr(&found.images[0], &exact.images[0]).unwrap();
+            let least = -20.0 * (0.5 * 3.0 * ROUNDINGS * rounding).log10();
+            assert!(decibels > least, "{model} in {dtype}: {decibels} dB");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use asyncdiff_core::AsyncDiff;
+use asyncdiff_media::picture;
 use asyncdiff_models::{PartitionChoice, Run, Session, Strategy, Timings};
 use serde_json::json;
 
@@ -10,19 +11,18 @@ use super::plan::{describe, heading};
 use crate::args::{Generate, Sample, SingleStrategy};
 use crate::interrupt::{Interruptible, Place};
 use crate::jobs::{Job, Prompt, jobs, read_prompts};
-use crate::picture::{check_path, write_pngs};
 use crate::preview::{Previewing, Target};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Generate) -> Result<()> {
-    check_path(&args.output)?;
+    picture::check_path(&args.output)?;
     let preview = args.preview.clone().map(|file| Target {
         file,
         every: args.preview_every.get(),
     });
     if let Some(preview) = &preview {
-        check_path(&preview.file)?;
+        picture::check_path(&preview.file)?;
     }
     let prompts = match &args.prompt_file {
         Some(file) => read_prompts(file)?,
@@ -51,7 +51,7 @@ pub fn run(args: &Generate) -> Result<()> {
     let run = pipeline.plan(&request, &strategy)?;
     let jobs = jobs(&prompts, &args.seeds, request.num_images, &args.output)?;
     for path in jobs.iter().flat_map(|job| &job.files) {
-        check_path(path)?;
+        picture::check_path(path)?;
     }
     let ranks = run.plan.ranks.len();
     let workers = named.map_or_else(|| setup::cpu_workers(&args.devices, ranks), Ok)?;
@@ -84,7 +84,7 @@ pub fn run(args: &Generate) -> Result<()> {
         }
         let output = output?;
         let parameters = parameters(&run, &args.sample);
-        write_pngs(&job.files, &output.images, &[("parameters", &parameters)])?;
+        picture::write_all(&job.files, &output.images, &parameters)?;
         timings.push(output.timings);
         if text {
             print_job(job, place, output.timings)?;

@@ -3,12 +3,12 @@
 use std::fmt::Display;
 
 use asyncdiff_core::{Machine, simulate, timeline};
+use asyncdiff_media::file;
 use asyncdiff_models::{Run, Strategy};
 use serde_json::json;
 
 use super::generate::strategy;
 use crate::args::Plan;
-use crate::picture::write_whole;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Plan) -> Result<()> {
@@ -19,7 +19,7 @@ pub fn run(args: &Plan) -> Result<()> {
     if let Some(path) = &args.svg {
         let simulation = simulate(&run.plan, &run.graph, &Machine::ideal(&run.graph));
         let drawing = timeline::svg(&run.plan, &run.graph, &simulation);
-        write_whole(path, drawing.as_bytes())?;
+        file::write_whole(path, drawing.as_bytes())?;
     }
     if args.printing.json {
         let report = json!({
