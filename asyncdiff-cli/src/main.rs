@@ -1,12 +1,14 @@
 //! `asyncdiff`: pictures from Stable Diffusion checkpoints, sooner.
 //!
-//! Flags, files and printing only; what is computed is in `asyncdiff-models` and below.
+//! Flags, environment and printing only; what is computed is in `asyncdiff-models` and below, and what becomes files is in
+//! `asyncdiff-media`.
 
 mod args;
 mod commands;
 mod interrupt;
 mod jobs;
-mod picture;
+mod lora_flag;
+mod preview;
 mod progress;
 mod setup;
 

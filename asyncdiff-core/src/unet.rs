@@ -8,6 +8,7 @@ mod config;
 mod cost;
 mod motion;
 mod spatio_temporal;
+mod working;
 
 pub use config::{AddedEmbedding, PerBlock, UNet2dConfig};
 pub use motion::{MotionConfig, MotionError};
@@ -298,6 +299,7 @@ impl UNet2d {
                             frames as u64,
                         ),
                     parameters: self.parameters(&block.kind),
+                    working: block.working(samples as u64, (rows * columns) as u64),
                     output: [samples, block.kind.output_channels(), rows, columns],
                 }
             })

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use asyncdiff_burn::weights::WeightSet;
 use asyncdiff_core::{BlockId, Partition, SegmentGraph};
 use serde::Serialize;
 
+use crate::dtype::Dtype;
 use crate::error::Error;
-use crate::pipeline::{ELEMENT_BYTES, StableDiffusion, Strategy};
+use crate::pipeline::StableDiffusion;
 use crate::text::TextEncoders;
 use crate::vision::ImageEncoder;
 
@@ -35,6 +37,8 @@ pub struct Description {
     pub scheduler: String,
     /// What the denoiser predicts: `epsilon`, `v_prediction` or `sample`.
     pub prediction_type: String,
+    /// Whether the denoiser reads a mask, so that it can only inpaint.
+    pub reads_mask: bool,
     /// The text encoders, in the order of their features.
     pub text_encoders: Vec<TextEncoderDescription>,
     /// The parts that have weights.
@@ -92,14 +96,13 @@ impl StableDiffusion {
     ///
     /// # Errors
     ///
-    /// [`Error::Weights`] for weight files that are missing or damaged, and errors of [`StableDiffusion::plan`] for
-    /// defaults that cannot be met.
+    /// [`Error::Weights`] for weight files that are missing or damaged, and [`Error::Size`] for a default size
+    /// that is not possible.
     pub fn describe(&self) -> Result<Description, Error> {
-        let mut request = self.request("");
-        // Of the checkpoint: a motion adapter is no part of it.
-        request.frames = 1;
-        let run = self.plan(&request, &Strategy::Sequential)?;
-        let [_, channels, height, width] = run.graph.latents;
+        let request = self.request("");
+        let graph = self.graph(&request)?;
+        let motion = self.motion(&request);
+        let [_, channels, height, width] = graph.latents;
         let text_encoders: Vec<_> = self
             .text_encoders()
             .into_iter()
@@ -118,8 +121,13 @@ impl StableDiffusion {
             .chain(self.image_encoder().map(|_| ImageEncoder::FOLDER))
             .map(|folder| (folder, "model"))
             .chain(["unet", "vae"].map(|part| (part, "diffusion_pytorch_model")))
-            .map(|(folder, stem)| self.describe_part(folder, stem))
+            .map(|(folder, stem)| {
+                let weights = self.checkpoint.weights(folder, stem)?;
+                describe_part(folder, &weights)
+            })
+            .chain(motion.map(|motion| describe_part("motion_adapter", &motion.adapter.weights()?)))
             .collect::<Result<_, _>>()?;
+        let scheduler = self.scheduler_of(&request);
         Ok(Description {
             class: self.class.name().to_owned(),
             width: request.width,
@@ -128,40 +136,45 @@ impl StableDiffusion {
             latents: [channels, height, width],
             steps: request.steps,
             guidance_scale: request.guidance_scale,
-            scheduler: run.scheduler,
-            prediction_type: self.prediction_type().to_owned(),
+            scheduler: scheduler.class_name.clone(),
+            prediction_type: scheduler
+                .prediction_type
+                .clone()
+                // The default of every class.
+                .unwrap_or_else(|| "epsilon".to_owned()),
+            reads_mask: self.reads_mask(),
             text_encoders,
             parts,
-            partitions: describe_partitions(&run.graph),
-        })
-    }
-
-    fn describe_part(&self, folder: &str, stem: &str) -> Result<PartDescription, Error> {
-        let file = self.checkpoint.weights(folder, stem)?;
-        let stored = file.read()?.parameters_by_dtype();
-        Ok(PartDescription {
-            folder: folder.to_owned(),
-            parameters: stored.values().sum(),
-            stored,
+            partitions: describe_partitions(&graph, self.dtype),
         })
     }
 }
 
-fn describe_partitions(graph: &SegmentGraph) -> Vec<PartitionDescription> {
+fn describe_part(folder: &str, weights: &WeightSet) -> Result<PartDescription, Error> {
+    let stored = weights.read()?.parameters_by_dtype();
+    Ok(PartDescription {
+        folder: folder.to_owned(),
+        parameters: stored.values().sum(),
+        stored,
+    })
+}
+
+fn describe_partitions(graph: &SegmentGraph, dtype: Dtype) -> Vec<PartitionDescription> {
     let published = Partition::all_published(graph);
     let over = |segments| {
         let table = published.iter().find(|table| table.segments() == segments);
         match table {
-            Some(table) => Some(describe_partition(graph, table, "published")),
+            Some(table) => Some(describe_partition(graph, table, "published", dtype)),
             None => Partition::balanced(graph, segments)
                 .ok()
-                .map(|partition| describe_partition(graph, &partition, "balanced")),
+                .map(|partition| describe_partition(graph, &partition, "balanced", dtype)),
         }
     };
     std::iter::once(describe_partition(
         graph,
         &Partition::single(graph),
         "single",
+        dtype,
     ))
     .chain(SEGMENTS.into_iter().filter_map(over))
     .collect()
@@ -171,6 +184,7 @@ fn describe_partition(
     graph: &SegmentGraph,
     partition: &Partition,
     name: &str,
+    dtype: Dtype,
 ) -> PartitionDescription {
     let blocks = |segment: usize| -> Vec<BlockId> {
         let ids = graph.iter().map(|(id, _)| id);
@@ -192,7 +206,7 @@ fn describe_partition(
         ideal_speed_up: 1.0 / macs_shares.iter().copied().fold(0.0, f64::max),
         macs_shares,
         weight_bytes: segments
-            .map(|segment| graph.parameters(&blocks(segment)) * ELEMENT_BYTES)
+            .map(|segment| graph.parameters(&blocks(segment)) * dtype.bytes())
             .collect(),
     }
 }

@@ -4,6 +4,7 @@ use burn::tensor::{Device, FloatDType};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
+use crate::lora::Fitted;
 use crate::pipeline::Class;
 use crate::text::{LoadedTextEncoders, TextEncoders};
 use crate::vision::{ClipVisionModelWithProjection, ImageEncoder};
@@ -48,16 +49,19 @@ impl<'a> LoadedEncoders<'a> {
     pub fn load(
         encoders: &'a Encoders,
         checkpoint: &Checkpoint,
-        device: &Device,
+        loras: &[Fitted],
+        target: (&Device, FloatDType),
     ) -> Result<Self, Error> {
         Ok(match encoders {
             Encoders::Texts(encoders) => {
-                Self::Texts(LoadedTextEncoders::load(encoders, checkpoint, device)?)
+                let loaded = LoadedTextEncoders::load(encoders, checkpoint, loras, target)?;
+                Self::Texts(loaded)
             }
             Encoders::Picture(encoder) => {
                 let file = checkpoint.weights(ImageEncoder::FOLDER, "model")?;
                 let weights = file.read()?;
-                let loader = weights.on(device, FloatDType::F32);
+                let (device, dtype) = target;
+                let loader = weights.on(device, dtype);
                 let model = ClipVisionModelWithProjection::load(&encoder.config, &loader)?;
                 // A buffer that older versions of transformers saved: the numbers 0, 1, 2, …
                 weights.finish(|name| name.ends_with("embeddings.position_ids"))?;

@@ -3,6 +3,7 @@
 
 mod checks;
 mod class;
+mod loras;
 mod motion;
 mod request;
 
@@ -13,8 +14,10 @@ use asyncdiff_core::{Partition, PartitionError, Plan, Schedule, SegmentGraph, Su
 use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
+use crate::dtype::Dtype;
 use crate::encoders::Encoders;
 use crate::error::Error;
+use crate::lora::Fitted;
 use crate::text::{TextEncoders, pieces};
 use crate::vae::VaeConfig;
 use crate::vision::ImageEncoder;
@@ -24,8 +27,6 @@ use motion::Motion;
 pub use motion::MotionAdapter;
 pub use request::{ImageToVideo, InitImage, PartitionChoice, Request, Run, Strategy};
 
-/// Bytes of an element of the denoiser's tensors and weights: the compute type is `f32`.
-pub(crate) const ELEMENT_BYTES: u64 = 4;
 /// Far above what any model was trained for, and low enough that no product of sizes overflows.
 const MOST_PIXELS: usize = 16_384;
 const MOST_IMAGES: usize = 1024;
@@ -43,6 +44,8 @@ pub struct StableDiffusion {
     frames: usize,
     pub(crate) vae: VaeConfig,
     motion: Option<Motion>,
+    pub(crate) loras: Vec<Fitted>,
+    pub(crate) dtype: Dtype,
     /// The checkpoint's.
     scheduler: SchedulerConfig,
     /// In place of the checkpoint's, and of that for videos.
@@ -125,11 +128,20 @@ impl StableDiffusion {
             scheduler: scheduler(&checkpoint)?,
             given_scheduler: None,
             recommended,
+            loras: Vec::new(),
+            dtype: Dtype::default(),
             checkpoint,
         };
         pipeline.check_settings()?;
         pipeline.check_parts()?;
         Ok(pipeline)
+    }
+
+    /// Lets the denoiser and the encoders of every session compute in `dtype`, and plans count its bytes. Without
+    /// this, they compute in `f32`, whatever type the checkpoint's files have.
+    #[must_use]
+    pub fn with_dtype(self, dtype: Dtype) -> Self {
+        Self { dtype, ..self }
     }
 
     /// The same pipeline with a noise scheduler in place of its own, for pictures and videos.
@@ -166,6 +178,7 @@ impl StableDiffusion {
             frames: self.default_frames(),
             fps: self.default_fps(),
             prompt_weighting: false,
+            vae_tiling: false,
             scheduler: None,
             latents: None,
             init_image: None,
@@ -191,16 +204,9 @@ impl StableDiffusion {
                 expected: shape.to_vec(),
             });
         }
-        let [batch, _, height, width] = shape;
         let guidance = self.guidance(request)?;
-        let passes = if guidance.is_some() { 2 } else { 1 };
-        let motion = self.motion(request);
-        let unet = motion.map_or(&self.unet, |motion| &motion.unet);
-        let size = [batch, height, width];
-        let tokens = self.encoders.tokens();
-        let graph = unet.video_graph(passes, request.frames, size, tokens);
-        let own = motion.map_or(&self.scheduler, |motion| &motion.scheduler);
-        let own = self.given_scheduler.as_ref().unwrap_or(own);
+        let graph = self.graph(request)?;
+        let own = self.scheduler_of(request);
         let scheduler = match &request.scheduler {
             Some(name) => own.with_class(name)?,
             None => own.clone(),
@@ -220,13 +226,32 @@ impl StableDiffusion {
         };
         Ok(Run {
             request: request.clone(),
-            summary: Summary::new(&plan, &sequential, &graph, ELEMENT_BYTES),
+            summary: Summary::new(&plan, &sequential, &graph, self.dtype.bytes()),
             graph,
             schedule,
             plan,
             scheduler: scheduler.class_name,
+            dtype: self.dtype,
             fell_back,
         })
+    }
+
+    /// The denoiser's blocks at the request's size.
+    pub(crate) fn graph(&self, request: &Request) -> Result<SegmentGraph, Error> {
+        let [batch, _, height, width] = self.latents_shape(request)?;
+        let passes = if self.guidance(request)?.is_some() {
+            2
+        } else {
+            1
+        };
+        let motion = self.motion(request);
+        let unet = motion.map_or(&self.unet, |motion| &motion.unet);
+        Ok(unet.video_graph(
+            passes,
+            request.frames,
+            [batch, height, width],
+            self.encoders.tokens(),
+        ))
     }
 
     /// Whether the denoiser reads a mask and the picture outside it beside the latents (an inpainting UNet).
@@ -331,12 +356,11 @@ impl StableDiffusion {
         })
     }
 
-    /// What the denoiser predicts, by the noise scheduler's configuration. All classes have the same default.
-    pub(crate) fn prediction_type(&self) -> &str {
-        self.scheduler
-            .prediction_type
-            .as_deref()
-            .unwrap_or("epsilon")
+    /// The configuration of a request's noise scheduler, before the request's own changes to it.
+    pub(crate) fn scheduler_of(&self, request: &Request) -> &SchedulerConfig {
+        let videos = self.motion(request).map(|motion| &motion.scheduler);
+        let given = self.given_scheduler.as_ref();
+        given.or(videos).unwrap_or(&self.scheduler)
     }
 
     /// The tokenizers and text encoders, of a model that reads texts.

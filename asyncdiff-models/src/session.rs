@@ -4,12 +4,13 @@ mod animate;
 mod start;
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use asyncdiff_burn::device::Worker;
 use asyncdiff_burn::exchange::OnDevice;
 use asyncdiff_burn::ranks::{RankError, on_each};
-use asyncdiff_burn::weights::WeightFile;
+use asyncdiff_burn::weights::WeightSet;
 use asyncdiff_comm::{CommError, local};
 use asyncdiff_core::plan::{Value, Versioned};
 use asyncdiff_core::{BlockId, Engine, EngineError};
@@ -18,7 +19,9 @@ use burn::tensor::{FloatDType, Tensor, TensorData};
 use crate::encoders::LoadedEncoders;
 use crate::error::Error;
 use crate::image::Image;
+use crate::lora::{Part, PartDeltas};
 use crate::pipeline::{Request, Run, StableDiffusion};
+use crate::preview::{Decoding, PictureDecoder, Previewer};
 use crate::text::LoadedTextEncoders;
 use crate::unet::{AddedConditioning, Conditioning, UNet};
 use crate::vae::AutoencoderKl;
@@ -83,7 +86,7 @@ pub struct Session<'a> {
     pipeline: &'a StableDiffusion,
     workers: Vec<Worker>,
     encoders: LoadedEncoders<'a>,
-    vae: AutoencoderKl,
+    vae: Arc<AutoencoderKl>,
     ranks: Vec<(Vec<BlockId>, UNet)>,
 }
 
@@ -92,7 +95,8 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotEnoughWorkers`] without a worker, [`Error::Weights`] for weights that do not fit.
+    /// [`Error::NotEnoughWorkers`] without a worker, [`Error::Dtype`] if one does not compute in the pipeline's type,
+    /// [`Error::Weights`] for weights that do not fit.
     pub fn new(pipeline: &'a StableDiffusion, workers: Vec<Worker>) -> Result<Self, Error> {
         let Some(first) = workers.first() else {
             return Err(Error::NotEnoughWorkers {
@@ -100,15 +104,33 @@ impl<'a> Session<'a> {
                 found: 0,
             });
         };
+        let dtype = pipeline.dtype.of_tensors();
+        if let Some(unable) = workers
+            .iter()
+            .find(|worker| !worker.device().supports_dtype(dtype))
+        {
+            return Err(Error::Dtype {
+                device: unable.name().to_owned(),
+                dtype: pipeline.dtype,
+            });
+        }
         let (encoders, vae) = first.install(|| -> Result<_, Error> {
-            let encoders =
-                LoadedEncoders::load(&pipeline.encoders, &pipeline.checkpoint, first.device())?;
+            let encoders = LoadedEncoders::load(
+                &pipeline.encoders,
+                &pipeline.checkpoint,
+                &pipeline.loras,
+                (first.device(), dtype),
+            )?;
             let file = pipeline
                 .checkpoint
                 .weights("vae", "diffusion_pytorch_model")?;
             let weights = file.read()?;
-            let vae =
-                AutoencoderKl::load(&pipeline.vae, &weights.on(first.device(), FloatDType::F32))?;
+            let dtype = if pipeline.vae.force_upcast {
+                FloatDType::F32
+            } else {
+                dtype
+            };
+            let vae = AutoencoderKl::load(&pipeline.vae, &weights.on(first.device(), dtype))?;
             weights.finish(|name| pipeline.vae.leaves_out(name))?;
             Ok((encoders, vae))
         })?;
@@ -116,7 +138,7 @@ impl<'a> Session<'a> {
             pipeline,
             workers,
             encoders,
-            vae,
+            vae: Arc::new(vae),
             ranks: Vec::new(),
         })
     }
@@ -125,6 +147,19 @@ impl<'a> Session<'a> {
     #[must_use]
     pub fn workers(&self) -> &[Worker] {
         &self.workers
+    }
+
+    /// What makes pictures of the unfinished latents of `run`, of this session's pipeline.
+    #[must_use]
+    pub fn previewer(&self, run: &Run) -> Previewer {
+        Previewer::new(self.decoder(), run)
+    }
+
+    fn decoder(&self) -> PictureDecoder {
+        PictureDecoder {
+            vae: Arc::clone(&self.vae),
+            device: self.workers[0].device().clone(),
+        }
     }
 
     /// Loads the denoiser's blocks that each rank of `run` owns, unless they are loaded already.
@@ -159,14 +194,15 @@ impl<'a> Session<'a> {
         let motion_file = motion.map(|motion| motion.adapter.weights()).transpose()?;
         for (worker, blocks) in self.workers.iter().zip(&run.plan.blocks) {
             let unet = worker.install(|| {
-                let motion = motion_file.as_ref().map(WeightFile::read).transpose()?;
+                let deltas = PartDeltas::new(&self.pipeline.loras, Part::UNet)?;
+                let motion = motion_file.as_ref().map(WeightSet::read).transpose()?;
                 UNet::load(
                     unet,
-                    &file.read()?,
+                    &file.read()?.with_deltas(&deltas),
                     motion.as_ref(),
                     blocks,
                     worker.device(),
-                    FloatDType::F32,
+                    self.pipeline.dtype.of_tensors(),
                 )
             })?;
             self.ranks.push((blocks.clone(), unet));
@@ -177,7 +213,7 @@ impl<'a> Session<'a> {
     /// Bytes of denoiser weights on each rank, after [`Session::prepare`].
     #[must_use]
     pub fn loaded_bytes(&self) -> Vec<u64> {
-        let bytes = std::mem::size_of::<f32>() as u64;
+        let bytes = self.pipeline.dtype.bytes();
         self.ranks
             .iter()
             .map(|(_, unet)| unet.parameters() * bytes)
@@ -212,7 +248,8 @@ impl<'a> Session<'a> {
         }
 
         let start = Instant::now();
-        let images = self.decode(tensor, &run.request)?;
+        let decoding = Decoding::of(&run.request);
+        let images = self.workers[0].install(|| self.decoder().pictures(tensor, decoding))?;
         let decode = start.elapsed();
         Ok(Output {
             images,
@@ -335,36 +372,6 @@ impl<'a> Session<'a> {
             (None, None) => unreachable!("a valid plan ends with the final latents"),
         }
     }
-
-    /// The pictures of final latents, `[batch, channels, height, width]`.
-    fn decode(&self, latents: Tensor<4>, request: &Request) -> Result<Vec<Image>, Error> {
-        // One at a time where it makes no difference: the decoder's activations are the largest of the whole pipeline.
-        let chunk = if self.vae.config().is_temporal() {
-            let video = request.image_to_video.as_ref();
-            video.and_then(|video| video.decode_chunk_size)
-        } else {
-            Some(1)
-        };
-        let frames = request.frames;
-        let chunk = chunk.unwrap_or(frames).min(frames);
-        self.workers[0].install(|| {
-            let [batch, ..] = latents.dims();
-            let latents = self.vae.unscale(latents);
-            let mut images = Vec::with_capacity(batch);
-            for video in (0..batch).step_by(frames) {
-                for start in (0..frames).step_by(chunk) {
-                    let count = chunk.min(frames - start);
-                    let part = latents.clone().narrow(0, video + start, count);
-                    let pictures = self.vae.decode(part);
-                    let [_, channels, height, width] = pictures.dims();
-                    for picture in values(pictures).chunks(channels * height * width) {
-                        images.push(Image::from_samples(picture, [channels, height, width])?);
-                    }
-                }
-            }
-            Ok(images)
-        })
-    }
 }
 
 /// What the denoiser is told of a request's prompts, and of `ids`, the numbers that go with them if it reads any.
@@ -412,6 +419,6 @@ fn repeat_each<const D: usize>(tensor: Tensor<D>, times: usize) -> Tensor<D> {
 }
 
 /// The elements of a tensor, row-major.
-fn values(tensor: Tensor<4>) -> Vec<f32> {
+pub(crate) fn values(tensor: Tensor<4>) -> Vec<f32> {
     tensor.into_data().iter::<f32>().collect()
 }

@@ -176,6 +176,7 @@ impl ClipVisionModelWithProjection {
     /// If the pictures have another size.
     #[must_use]
     pub fn encode(&self, pictures: Tensor<4>) -> ImageEmbedding {
+        let pictures = pictures.cast(self.class.dtype());
         let patches: Tensor<3> = self.patches.forward(pictures).flatten(2, 3);
         let patches = patches.swap_dims(1, 2);
         let [batch, _, features] = patches.dims();

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde_json::json;
 
 use super::{SCHEDULERS, Schedule, ScheduleError, SchedulerConfig};
-use crate::plan::Value;
+use crate::plan::{Part, Value};
 
 const DDIM: &str = "DDIMScheduler";
 const PNDM: &str = "PNDMScheduler";
@@ -137,6 +137,79 @@ fn deterministic_schedules_end_at_the_sample() {
         }
     }
     assert_eq!(ran, 3 * (2 * 3 + 2 * 2 + 10 * 3 * 3));
+}
+
+/// The same part-way: the latents start from the level that the schedule names, and are on its levels before every call.
+/// Outside a mask, they are there whatever the model says.
+#[test]
+fn runs_that_start_part_way_stay_on_their_levels() {
+    let (sample, noise) = (0.8, -1.3);
+    for (class, calls) in [
+        (DDIM, 6),
+        (PNDM, 7),
+        (EULER, 6),
+        (HEUN, 11),
+        (DPM_SOLVER, 6),
+        (UNIPC, 6),
+    ] {
+        let config = parse(class, json!({"timestep_spacing": "leading"}));
+        let whole = Schedule::new(&config, 10).unwrap();
+        let schedule = Schedule::part_way(&config, 10, 4).unwrap();
+        assert_eq!(schedule.calls(), calls, "{class}");
+        let tail = &whole.timesteps[whole.calls() - calls + usize::from(class == PNDM)..];
+        assert_eq!(schedule.timesteps.last(), whole.timesteps.last(), "{class}");
+        assert!(
+            tail.iter().all(|t| schedule.timesteps.contains(t)),
+            "{class}"
+        );
+
+        let at = |call: usize| {
+            let level = schedule.levels[call];
+            level.signal * sample + level.noise * noise
+        };
+        let path = denoise(
+            &config,
+            &schedule,
+            vec![at(0)],
+            |_| vec![0.0],
+            |_, _| vec![noise],
+        );
+        for (call, latents) in path.iter().enumerate() {
+            assert!(
+                (latents[0] - at(call)).abs() < 1e-6,
+                "{class}, call {call}: {latents:?}"
+            );
+        }
+        assert_eq!(schedule.levels.len(), calls + 1);
+
+        let masked = schedule.clone().keeping_outside();
+        for combine in masked.steps.iter().flat_map(|step| &step.combines) {
+            let outside: f64 = combine
+                .terms
+                .iter()
+                .filter(|term| term.part == Part::Outside)
+                .map(|term| match term.of.value {
+                    Value::Image => term.weight * sample,
+                    _ => term.weight * noise,
+                })
+                .sum();
+            let inside = combine
+                .terms
+                .iter()
+                .filter(|term| term.part == Part::Inside);
+            if combine.out.value == Value::Latents {
+                assert_eq!(outside, at(combine.out.version), "{class}");
+                assert!(inside.count() > 0);
+            } else {
+                assert_eq!((outside, inside.count()), (0.0, 0), "{class}");
+            }
+        }
+    }
+    let config = parse(EULER, json!({}));
+    for skipped in [10, 11, usize::MAX] {
+        let error = Schedule::part_way(&config, 10, skipped).unwrap_err();
+        assert_eq!(error, ScheduleError::NothingLeft { steps: 10, skipped });
+    }
 }
 
 /// With a sample of zero, the latents are nothing but noise: fresh noise must make up exactly for what a step takes away.

@@ -1,6 +1,6 @@
 //! Motion adapters: what makes videos with a model of pictures (AnimateDiff).
 
-use asyncdiff_burn::weights::WeightFile;
+use asyncdiff_burn::weights::WeightSet;
 use asyncdiff_core::scheduler::{ScheduleError, SchedulerConfig};
 use asyncdiff_core::unet::{MotionConfig, UNet2d};
 use serde::Deserialize;
@@ -67,7 +67,7 @@ impl MotionAdapter {
         &self.config
     }
 
-    pub(crate) fn weights(&self) -> Result<WeightFile, Error> {
+    pub(crate) fn weights(&self) -> Result<WeightSet, Error> {
         self.files.weights("", "diffusion_pytorch_model")
     }
 }

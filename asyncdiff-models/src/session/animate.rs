@@ -65,7 +65,11 @@ pub(super) fn concat(
     }
     let samples = Tensor::from_data(TensorData::new(samples, [1, 3, height, width]), device);
     let [batch, ..] = run.graph.latents;
-    behind_zeros(vae.encode(samples).mean.repeat_dim(0, batch), passes == 2)
+    let latents = match run.request.vae_tiling {
+        true => vae.encode_tiled(samples),
+        false => vae.encode(samples),
+    };
+    behind_zeros(latents.mean.repeat_dim(0, batch), passes == 2)
 }
 
 /// With guidance, zeros for the samples that know no picture.

@@ -89,7 +89,7 @@ impl Embeddings {
             .sinusoids(&numbers, *features)
             .reshape([samples, embedded]);
         Some(layers.forward(match text_embeds {
-            Some(text) => Tensor::cat(vec![text, numbers], 1),
+            Some(text) => Tensor::cat(vec![text.cast(self.dtype), numbers], 1),
             None => numbers,
         }))
     }

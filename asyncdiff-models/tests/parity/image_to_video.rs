@@ -169,3 +169,123 @@ fn image_encoders() {
     }
     println!("{checked} image encoders checked");
 }
+
+#[derive(Deserialize)]
+struct Params {
+    seed: u64,
+    cases: BTreeMap<String, Case>,
+    resize: Vec<[usize; 2]>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    model: String,
+    width: usize,
+    height: usize,
+    frames: usize,
+    steps: usize,
+    fps: usize,
+    motion_bucket_id: f64,
+    noise_aug_strength: f64,
+    min_guidance: f64,
+    max_guidance: f64,
+    decode_chunk_size: Option<usize>,
+    num_videos: usize,
+}
+
+/// The pictures of a tensor whose last three dimensions are `[height, width, 3]`.
+fn pictures(reference: &Reference, name: &str) -> Vec<Image> {
+    let [.., height, width, 3] = *reference.shape(name) else {
+        panic!("{name} is [.., height, width, 3]");
+    };
+    let bytes: Vec<u8> = reference
+        .values(name)
+        .iter()
+        .map(|byte| *byte as u8)
+        .collect();
+    let picture = |rgb: &[u8]| Image {
+        width,
+        height,
+        rgb: rgb.to_vec(),
+    };
+    bytes.chunks(3 * height * width).map(picture).collect()
+}
+
+#[test]
+fn videos_of_pictures() {
+    let Some(folder) = folder("image_to_video") else {
+        return;
+    };
+    let reference = Reference::of_folder(&folder, "image_to_video");
+    let params: Params = serde_json::from_value(reference.params.clone()).unwrap();
+    let mut checked = 0;
+    for model in models() {
+        let mut session = Session::new(&model.pipeline, workers("cpu:2", None).unwrap()).unwrap();
+        let cases = params.cases.iter();
+        for (name, case) in cases.filter(|(_, case)| case.model == model.name) {
+            let mut request = model.pipeline.request("");
+            request.seed = params.seed;
+            (request.width, request.height) = (case.width, case.height);
+            request.frames = case.frames;
+            request.steps = case.steps;
+            request.fps = case.fps;
+            request.guidance_scale = case.max_guidance;
+            request.num_images = case.num_videos;
+            let picture = pictures(&reference, &format!("{name}/picture")).remove(0);
+            let mut video = ImageToVideo::new(picture);
+            video.motion_bucket_id = case.motion_bucket_id;
+            video.noise_aug_strength = case.noise_aug_strength;
+            video.min_guidance_scale = case.min_guidance;
+            video.decode_chunk_size = case.decode_chunk_size;
+            request.image_to_video = Some(video.clone());
+
+            let run = model
+                .pipeline
+                .plan(&request, &Strategy::Sequential)
+                .unwrap();
+            let mut steps = Steps::default();
+            let output = session.generate(&run, &mut steps).unwrap();
+            check_steps(&reference, name, &format!("{name}/latents"), &steps.0);
+            let frames = pictures(&reference, &format!("{name}/frames"));
+            assert_eq!(output.images.len(), frames.len(), "{name}: frames");
+            for (index, (found, expected)) in output.images.iter().zip(&frames).enumerate() {
+                check_picture(&format!("{name}, frame {index}"), found, expected);
+            }
+
+            // Otherwise it would not matter how the frames are decoded.
+            if case.decode_chunk_size.is_some() {
+                video.decode_chunk_size = None;
+                request.image_to_video = Some(video);
+                let run = model
+                    .pipeline
+                    .plan(&request, &Strategy::Sequential)
+                    .unwrap();
+                let whole = session.generate(&run, &mut ()).unwrap();
+                assert_eq!(whole.latents, output.latents, "{name}");
+                let differ = whole.images.iter().zip(&output.images).any(|(a, b)| {
+                    let worst = a.rgb.iter().zip(&b.rgb).map(|(a, b)| a.abs_diff(*b)).max();
+                    worst > Some(2)
+                });
+                assert!(differ, "{name}: chunks make no difference");
+            }
+            checked += 1;
+        }
+    }
+    println!("{checked} videos of pictures checked");
+    assert_eq!(checked, params.cases.len());
+}
+
+#[test]
+fn pictures_are_resized_as_by_pillow() {
+    let Some(folder) = folder("image_to_video") else {
+        return;
+    };
+    let reference = Reference::of_folder(&folder, "image_to_video");
+    let params: Params = serde_json::from_value(reference.params.clone()).unwrap();
+    let source = pictures(&reference, "resize/source").remove(0);
+    for [width, height] in params.resize {
+        let name = format!("resize/{width}x{height}");
+        let expected = pictures(&reference, &name).remove(0);
+        assert!(source.resized(width, height).unwrap() == expected, "{name}");
+    }
+}
