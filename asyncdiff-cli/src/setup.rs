@@ -7,7 +7,9 @@ use asyncdiff_burn::device::{Worker, workers};
 use asyncdiff_burn::weights::read_tensors;
 use asyncdiff_media::picture;
 use asyncdiff_models::lora::Lora;
-use asyncdiff_models::{Checkpoint, InitImage, NamedTensor, PartitionChoice, Request, StableDiffusion};
+use asyncdiff_models::{
+    Checkpoint, InitImage, NamedTensor, PartitionChoice, Request, StableDiffusion,
+};
 
 use crate::args::{Devices, Prompt, Sample};
 
