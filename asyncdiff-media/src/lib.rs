@@ -27,6 +27,8 @@
 mod error;
 mod exif;
 pub mod file;
+mod limits;
 pub mod picture;
+pub mod video;
 
 pub use error::{MediaError, ReadProblem, WriteProblem};
