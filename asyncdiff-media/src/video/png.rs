@@ -10,6 +10,8 @@ pub(super) fn encode(frames: &[Image], frames_per_second: u32) -> Result<Vec<u8>
     let mut encoder = png::Encoder::new(&mut output, first.width as u32, first.height as u32);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
+    // Five times slower, the default saves a tenth.
+    encoder.set_compression(png::Compression::Fast);
     let write = || {
         // 0 plays is forever.
         encoder.set_animated(frames.len() as u32, 0)?;
