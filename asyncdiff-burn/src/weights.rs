@@ -1,94 +1,40 @@
 //! Safetensors files to tensors on a device: strict, memory-mapped, and only what is asked for.
 
+mod entry;
+mod file;
+mod set;
+
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
-use half::{bf16, f16};
-use memmap2::Mmap;
-use safetensors::tensor::{Dtype, TensorView};
-use safetensors::{SafeTensorError, SafeTensors};
+use safetensors::SafeTensorError;
+use safetensors::tensor::Dtype;
 
-/// The bytes of a weight file and the name to call it by in messages.
-#[derive(Debug)]
-pub struct WeightFile {
-    name: String,
-    bytes: Bytes,
-}
+use entry::Entry;
+pub use file::WeightFile;
+pub use set::{Form, Stored, WeightSet};
 
-#[derive(Debug)]
-enum Bytes {
-    Mapped(Mmap),
-    Static(&'static [u8]),
-}
-
-impl WeightFile {
-    /// Maps a file into memory.
+/// What is added to weights while they are loaded.
+pub trait Deltas: std::fmt::Debug {
+    /// Adds to the tensor `name` of `shape` whatever there is for it; `values` are its elements, row-major.
     ///
     /// # Errors
     ///
-    /// [`WeightError::Open`] if the file cannot be opened.
-    pub fn open(path: &Path) -> Result<Self, WeightError> {
-        let open = || {
-            let file = File::open(path)?;
-            // SAFETY: the mapping is read-only. Another process that shortens the file while it is mapped could end this one;
-            // every loader that maps weights accepts that.
-            unsafe { Mmap::map(&file) }
-        };
-        let bytes = open().map_err(|source| WeightError::Open {
-            path: path.to_owned(),
-            source,
-        })?;
-        Ok(Self {
-            name: path.display().to_string(),
-            bytes: Bytes::Mapped(bytes),
-        })
-    }
-
-    /// A file that is part of the program.
-    #[must_use]
-    pub fn embedded(name: &str, bytes: &'static [u8]) -> Self {
-        Self {
-            name: name.to_owned(),
-            bytes: Bytes::Static(bytes),
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Mapped(mapped) => mapped,
-            Bytes::Static(bytes) => bytes,
-        }
-    }
-
-    /// Reads the header.
-    ///
-    /// # Errors
-    ///
-    /// [`WeightError::Corrupt`] if it is not a whole safetensors file.
-    pub fn read(&self) -> Result<Weights<'_>, WeightError> {
-        let tensors =
-            SafeTensors::deserialize(self.bytes()).map_err(|source| WeightError::Corrupt {
-                file: self.name.clone(),
-                source,
-            })?;
-        Ok(Weights {
-            file: &self.name,
-            tensors,
-            read: RefCell::default(),
-        })
-    }
+    /// [`WeightError`] if what should be added cannot be read.
+    fn add(&self, name: &str, shape: &[usize], values: &mut [f32]) -> Result<(), WeightError>;
 }
 
-/// The tensors of a weight file. Remembers which were read.
+/// The tensors of a weight file, or of a [`WeightSet`]. Remembers which were read.
 #[derive(Debug)]
 pub struct Weights<'a> {
     file: &'a str,
-    tensors: SafeTensors<'a>,
+    tensors: BTreeMap<Cow<'a, str>, Entry<'a>>,
     read: RefCell<Read>,
+    deltas: Option<&'a dyn Deltas>,
 }
 
 #[derive(Debug, Default)]
@@ -145,6 +91,14 @@ pub enum WeightError {
         /// The shape it has.
         found: Vec<usize>,
     },
+    /// A tensor that was asked for by name is not in the file.
+    #[error("{file} has no tensor {name}")]
+    NoTensor {
+        /// The file.
+        file: String,
+        /// The tensor.
+        name: String,
+    },
     /// A tensor of integers, or of a floating-point type that is not supported.
     #[error("{file}: tensor {name} has dtype {found:?}, supported are F32, F16 and BF16")]
     Dtype {
@@ -154,6 +108,30 @@ pub enum WeightError {
         name: String,
         /// The type found.
         found: Dtype,
+    },
+    /// A shard lacks a tensor that its index says it has.
+    #[error(
+        "{index} says that tensor {name} is in {file}, but it is not: the files are of different versions, download both again"
+    )]
+    NotInShard {
+        /// The index.
+        index: String,
+        /// The tensor.
+        name: String,
+        /// The shard.
+        file: String,
+    },
+    /// A tensor of the original layout that does not have the form that its name promises.
+    #[error("{file}: tensor {name} has shape {found:?}, it should be {expected}")]
+    Form {
+        /// The file.
+        file: String,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// What would work.
+        expected: &'static str,
     },
     /// The file has a tensor that no part of the model reads.
     #[error(
@@ -169,7 +147,16 @@ pub enum WeightError {
     },
 }
 
-impl Weights<'_> {
+impl<'a> Weights<'a> {
+    /// The same, with `deltas` added to the tensors that are loaded.
+    #[must_use]
+    pub fn with_deltas(self, deltas: &'a dyn Deltas) -> Self {
+        Self {
+            deltas: Some(deltas),
+            ..self
+        }
+    }
+
     /// A view for loading onto a device.
     #[must_use]
     pub fn on<'w>(&'w self, device: &'w Device, dtype: FloatDType) -> Loader<'w> {
@@ -179,6 +166,52 @@ impl Weights<'_> {
             dtype,
             prefix: Cow::Borrowed(""),
         }
+    }
+
+    /// Names and shapes of the tensors.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, Vec<usize>)> {
+        self.tensors
+            .iter()
+            .map(|(name, entry)| (&**name, entry.shape()))
+    }
+
+    /// The tensor `name` in plain memory, as it is in the file; also of types that no weights have, such as integers.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightError::NoTensor`], [`WeightError::Dtype`].
+    pub fn plain(&self, name: &str) -> Result<NamedTensor, WeightError> {
+        let entry = self.entry(name)?;
+        let values = entry
+            .values()
+            .or_else(|| entry.wide_values())
+            .ok_or_else(|| unreadable(entry, name))?;
+        Ok(NamedTensor {
+            name: name.to_owned(),
+            shape: entry.shape(),
+            values,
+        })
+    }
+
+    /// The shape of the tensor `name`, if [`Weights::plain`] can read it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Weights::plain`].
+    pub fn shape(&self, name: &str) -> Result<Vec<usize>, WeightError> {
+        use Dtype::{BF16, F16, F32, F64, I32, I64};
+        let entry = self.entry(name)?;
+        match entry.dtype() {
+            F32 | F16 | BF16 | F64 | I64 | I32 => Ok(entry.shape()),
+            _ => Err(unreadable(entry, name)),
+        }
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry<'a>, WeightError> {
+        self.tensors.get(name).ok_or_else(|| WeightError::NoTensor {
+            file: self.file.to_owned(),
+            name: name.to_owned(),
+        })
     }
 
     /// Number of weights that were read.
@@ -192,7 +225,7 @@ impl Weights<'_> {
     #[must_use]
     pub fn parameters_by_dtype(&self) -> BTreeMap<String, u64> {
         let mut counts = BTreeMap::new();
-        for (_, tensor) in self.tensors.iter() {
+        for tensor in self.tensors.values() {
             if is_floating_point(tensor.dtype()) {
                 *counts.entry(tensor.dtype().to_string()).or_default() +=
                     tensor.shape().iter().product::<usize>() as u64;
@@ -211,20 +244,15 @@ impl Weights<'_> {
     /// [`WeightError::Unexpected`] for the first tensor that was not read and is not `elsewhere`.
     pub fn finish(&self, elsewhere: impl Fn(&str) -> bool) -> Result<(), WeightError> {
         let read = &self.read.borrow().names;
-        let mut names = self.tensors.names();
-        names.sort_unstable();
-        match names
-            .into_iter()
-            .find(|name| !read.contains(*name) && !elsewhere(name))
+        match self
+            .tensors
+            .iter()
+            .find(|(name, _)| !read.contains(&***name) && !elsewhere(name))
         {
-            Some(name) => Err(WeightError::Unexpected {
-                file: self.file.to_owned(),
-                name: name.to_owned(),
-                found: self
-                    .tensors
-                    .tensor(name)
-                    .map(|view| view.shape().to_vec())
-                    .unwrap_or_default(),
+            Some((name, entry)) => Err(WeightError::Unexpected {
+                file: entry.file.to_owned(),
+                name: entry.name(name),
+                found: entry.shape(),
             }),
             None => Ok(()),
         }
@@ -261,15 +289,21 @@ impl<'a> Loader<'a> {
         self.device
     }
 
+    /// The type that tensors are loaded in.
+    #[must_use]
+    pub fn dtype(&self) -> FloatDType {
+        self.dtype
+    }
+
     /// Whether the module `name` below this one has any tensor in the file.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         let module = self.at(name).prefix;
-        self.weights.tensors.names().iter().any(|tensor| {
-            tensor
-                .strip_prefix(&*module)
-                .is_some_and(|rest| rest.starts_with('.'))
-        })
+        self.weights
+            .tensors
+            .range::<str, _>((Bound::Excluded(&*module), Bound::Unbounded))
+            .take_while(|(tensor, _)| tensor.starts_with(&*module))
+            .any(|(tensor, _)| tensor[module.len()..].starts_with('.'))
     }
 
     /// The tensor `name` in this module.
@@ -283,29 +317,29 @@ impl<'a> Loader<'a> {
         shape: [usize; D],
     ) -> Result<Tensor<D>, WeightError> {
         let name = self.at(name).prefix.into_owned();
-        let file = self.weights.file.to_owned();
-        let Ok(view) = self.weights.tensors.tensor(&name) else {
+        let Some(entry) = self.weights.tensors.get(&*name) else {
             return Err(WeightError::Missing {
-                file,
+                file: self.weights.file.to_owned(),
                 name,
                 expected: shape.to_vec(),
             });
         };
-        if view.shape() != shape {
+        let file = entry.file.to_owned();
+        let found = entry.shape();
+        if found != shape {
             return Err(WeightError::Shape {
                 file,
-                name,
+                name: entry.name(&name),
                 expected: shape.to_vec(),
-                found: view.shape().to_vec(),
+                found,
             });
         }
-        let Some(values) = to_f32(&view) else {
-            return Err(WeightError::Dtype {
-                file,
-                name,
-                found: view.dtype(),
-            });
+        let Some(mut values) = entry.values() else {
+            return Err(unreadable(entry, &name));
         };
+        if let Some(deltas) = self.weights.deltas {
+            deltas.add(&name, &shape, &mut values)?;
+        }
         let mut read = self.weights.read.borrow_mut();
         if read.names.insert(name) {
             read.parameters += values.len() as u64;
@@ -315,29 +349,18 @@ impl<'a> Loader<'a> {
     }
 }
 
+fn unreadable(entry: &Entry<'_>, name: &str) -> WeightError {
+    WeightError::Dtype {
+        file: entry.file.to_owned(),
+        name: entry.name(name),
+        found: entry.dtype(),
+    }
+}
+
 /// Integers are positions, counters and the like, not weights.
 fn is_floating_point(dtype: Dtype) -> bool {
     use Dtype::{BOOL, I8, I16, I32, I64, U8, U16, U32, U64};
     !matches!(dtype, BOOL | U8 | I8 | I16 | U16 | I32 | U32 | I64 | U64)
-}
-
-/// The elements as `f32`, whichever supported type they are stored in.
-fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
-    let bytes = view.data();
-    let pairs = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
-    Some(match view.dtype() {
-        Dtype::F32 => bytes
-            .chunks_exact(4)
-            .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
-            .collect(),
-        Dtype::F16 => pairs()
-            .map(|pair| f16::from_le_bytes(pair).to_f32())
-            .collect(),
-        Dtype::BF16 => pairs()
-            .map(|pair| bf16::from_le_bytes(pair).to_f32())
-            .collect(),
-        _ => return None,
-    })
 }
 
 /// Named tensors of a file as `f32` vectors with their shapes, for inputs such as initial latents.
@@ -351,15 +374,15 @@ pub fn read_tensors(path: &Path) -> Result<Vec<NamedTensor>, WeightError> {
     weights
         .tensors
         .iter()
-        .map(|(name, view)| {
-            let values = to_f32(&view).ok_or_else(|| WeightError::Dtype {
-                file: file.name.clone(),
-                name: name.to_owned(),
-                found: view.dtype(),
+        .map(|(name, entry)| {
+            let values = entry.values().ok_or_else(|| WeightError::Dtype {
+                file: file.name().to_owned(),
+                name: name.clone().into_owned(),
+                found: entry.dtype(),
             })?;
             Ok(NamedTensor {
-                name: name.to_owned(),
-                shape: view.shape().to_vec(),
+                name: name.clone().into_owned(),
+                shape: entry.shape(),
                 values,
             })
         })

@@ -7,6 +7,8 @@ mod args;
 mod commands;
 mod interrupt;
 mod jobs;
+mod lora_flag;
+mod preview;
 mod progress;
 mod setup;
 

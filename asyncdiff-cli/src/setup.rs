@@ -5,7 +5,9 @@ use std::path::Path;
 
 use asyncdiff_burn::device::{Worker, workers};
 use asyncdiff_burn::weights::read_tensors;
-use asyncdiff_models::{Checkpoint, NamedTensor, PartitionChoice, Request, StableDiffusion};
+use asyncdiff_media::picture;
+use asyncdiff_models::lora::Lora;
+use asyncdiff_models::{Checkpoint, InitImage, NamedTensor, PartitionChoice, Request, StableDiffusion};
 
 use crate::args::{Devices, Prompt, Sample};
 
@@ -18,6 +20,17 @@ pub fn open(model: Option<&Path>) -> Result<StableDiffusion> {
         None => embedded()?,
     };
     Ok(StableDiffusion::open(checkpoint)?)
+}
+
+/// Opens the model that the flags name, with its LoRAs and in its type.
+pub fn pipeline(sample: &Sample) -> Result<StableDiffusion> {
+    let loras = sample.lora.iter().map(|flag| {
+        let lora = Lora::open(&flag.file)?;
+        Ok((lora, flag.strength))
+    });
+    let loras = loras.collect::<Result<_>>()?;
+    let pipeline = open(sample.model.as_deref())?.with_loras(loras)?;
+    Ok(pipeline.with_dtype(sample.dtype))
 }
 
 #[cfg(feature = "embedded")]
@@ -54,10 +67,15 @@ pub fn request(
     request.seed = seed;
     request.steps = sample.steps.unwrap_or(request.steps);
     request.guidance_scale = sample.guidance_scale.unwrap_or(request.guidance_scale);
+    request.init_image = init_image(sample)?;
+    if let Some(init) = &request.init_image {
+        (request.width, request.height) = (init.image.width, init.image.height);
+    }
     request.width = sample.width.unwrap_or(request.width);
     request.height = sample.height.unwrap_or(request.height);
     request.scheduler.clone_from(&sample.scheduler);
     request.num_images = sample.num_images;
+    request.vae_tiling = sample.vae_tiling;
     request.latents = sample.latents.as_deref().map(latents).transpose()?;
     Ok(request)
 }
@@ -78,6 +96,20 @@ pub fn warn_of_truncation<'a>(
             pipeline.text_encoders().tokens()
         );
     }
+}
+
+/// The picture to start from.
+fn init_image(sample: &Sample) -> Result<Option<InitImage>> {
+    let Some(path) = &sample.init_image else {
+        return Ok(None);
+    };
+    let image = picture::read(path)?;
+    let mut init = match &sample.mask {
+        Some(mask) => InitImage::inpaint(image, picture::read_mask(mask)?),
+        None => InitImage::new(image),
+    };
+    init.strength = sample.strength.unwrap_or(init.strength);
+    Ok(Some(init))
 }
 
 fn latents(path: &Path) -> Result<NamedTensor> {

@@ -28,6 +28,8 @@ pub struct Block {
     pub macs: u64,
     /// Number of weights.
     pub parameters: u64,
+    /// Tensor elements that computing it takes at the peak beside its inputs, the output included.
+    pub working: u64,
     /// Shape of its output: `[batch, channels, height, width]`.
     pub output: [usize; 4],
 }

@@ -9,7 +9,8 @@
 //! * [`Schedule`]: a noise scheduler as coefficients ([`scheduler`]).
 //! * [`Plan`]: the actions of every rank ([`plan`]), built by [`Plan::sequential`] or [`Plan::asyncdiff`], proved by
 //!   [`Plan::validate`], costed by [`simulate()`], drawn by [`timeline::svg`].
-//! * [`Summary`]: a plan in figures: who computes what, how stale every edge is, what moves.
+//! * [`Summary`]: a plan in figures: who computes what, how stale every edge is, what moves, how much memory it takes
+//!   ([`memory`]).
 //! * [`Engine`]: runs one rank's actions over two traits, a [`Denoiser`] that computes blocks and a
 //!   [`PeerExchange`](asyncdiff_comm::PeerExchange) that carries values.
 //!
@@ -37,6 +38,7 @@
 
 pub mod engine;
 pub mod graph;
+pub mod memory;
 pub mod partition;
 pub mod plan;
 pub mod scheduler;
@@ -50,5 +52,5 @@ pub use graph::{Block, BlockId, Input, SegmentGraph};
 pub use partition::{Partition, PartitionError};
 pub use plan::{Action, AsyncDiff, Plan, PlanError, Term, Value, Versioned};
 pub use scheduler::{Schedule, ScheduleError};
-pub use simulate::{Machine, Simulation, ideal_speed_up, simulate};
+pub use simulate::{LATENT_BYTES, Machine, Simulation, ideal_speed_up, simulate};
 pub use summary::Summary;

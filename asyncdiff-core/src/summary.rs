@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::graph::{BlockId, Input, SegmentGraph};
+use crate::memory::peak_elements;
 use crate::plan::{Action, Plan};
 use crate::simulate::{Machine, ideal_speed_up, simulate};
 
@@ -36,6 +37,8 @@ pub struct RankSummary {
     pub macs_share: f64,
     /// Bytes of the denoiser's weights that it holds.
     pub weight_bytes: u64,
+    /// The most bytes of activations that it holds at once ([`peak_elements`]).
+    pub activation_bytes: u64,
 }
 
 /// A value that crosses from one segment to another.
@@ -56,7 +59,8 @@ pub struct Edge {
 }
 
 impl Summary {
-    /// The figures of `plan`; `sequential` is the plan to compare with, `element_bytes` the size of a tensor element.
+    /// The figures of `plan`; `sequential` is the plan to compare with, `element_bytes` the size of an
+    /// element of weights and of what blocks compute.
     ///
     /// # Panics
     ///
@@ -72,7 +76,8 @@ impl Summary {
         let ranks = plan
             .blocks
             .iter()
-            .map(|blocks| RankSummary {
+            .zip(peak_elements(plan, graph))
+            .map(|(blocks, peak)| RankSummary {
                 blocks: blocks
                     .iter()
                     .map(|id| graph.block(*id).name.clone())
@@ -82,6 +87,7 @@ impl Summary {
                     .map(|id| graph.block(*id).macs as f64 / total)
                     .sum(),
                 weight_bytes: graph.parameters(blocks) * element_bytes,
+                activation_bytes: peak * element_bytes,
             })
             .collect();
         Self {

@@ -5,6 +5,7 @@
 
 mod config;
 mod cost;
+mod working;
 
 pub use config::{AddedEmbedding, PerBlock, UNet2dConfig};
 
@@ -236,6 +237,7 @@ impl UNet2d {
                     macs: samples as u64
                         * self.macs(&block.kind, (rows * columns) as u64, tokens as u64),
                     parameters: self.parameters(&block.kind),
+                    working: block.working(samples as u64, (rows * columns) as u64),
                     output: [samples, block.kind.output_channels(), rows, columns],
                 }
             })

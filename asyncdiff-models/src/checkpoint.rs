@@ -1,15 +1,28 @@
 //! Where a model's files come from.
 
+mod error;
+mod folder;
+mod location;
+mod single_file;
+mod weight_files;
+
 use std::borrow::Cow;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use asyncdiff_burn::weights::WeightFile;
+use asyncdiff_burn::weights::{WeightFile, WeightSet};
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
+pub use error::CheckpointError;
+use folder::Folder;
+pub use location::{HubId, Location};
+use single_file::SingleFile;
+#[cfg(feature = "hub")]
+pub(crate) use weight_files::{WeightFiles, choose as choose_weights, has_variant, shards};
 
-/// A model in diffusers' folder layout.
+/// A model's files: in diffusers' folder layout, or as if they were.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     source: Source,
@@ -17,26 +30,62 @@ pub struct Checkpoint {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Source {
-    Folder(PathBuf),
+    Folder(Folder),
+    SingleFile(Arc<SingleFile>),
     Embedded(&'static [(&'static str, &'static [u8])]),
 }
 
 impl Checkpoint {
     /// A folder with a `model_index.json` and one folder for each part of the pipeline.
     ///
+    /// A part's weights are `name.safetensors`, or shards of that with their `name.safetensors.index.json`. A part that has
+    /// only a variant of them, such as `name.fp16.safetensors`, is read from that.
+    ///
     /// # Errors
     ///
-    /// [`Error::NoFolder`] and [`Error::NoModelIndex`].
-    pub fn folder(path: impl Into<PathBuf>) -> Result<Self, Error> {
-        let path = path.into();
-        if !path.is_dir() {
-            return Err(Error::NoFolder(path));
-        }
-        if !path.join("model_index.json").is_file() {
-            return Err(Error::NoModelIndex(path));
-        }
+    /// [`CheckpointError::NoFolder`] and [`CheckpointError::NoModelIndex`].
+    pub fn folder(path: impl Into<PathBuf>) -> Result<Self, CheckpointError> {
         Ok(Self {
-            source: Source::Folder(path),
+            source: Source::Folder(Folder::open(path.into())?),
+        })
+    }
+
+    /// The same with the weights `name.VARIANT.safetensors`, such as those of `fp16`, in the parts that have them.
+    ///
+    /// Weights are converted to the compute type either way: fewer bits are less to download and to read from disk, and no
+    /// less in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::NoVariant`] if no part has weights of this variant.
+    pub fn with_variant(self, variant: &str) -> Result<Self, CheckpointError> {
+        match self.source {
+            Source::Folder(folder) => Ok(Self {
+                source: Source::Folder(folder.with_variant(variant)?),
+            }),
+            Source::SingleFile(_) | Source::Embedded(_) => Err(CheckpointError::NoVariant {
+                model: self.describe(""),
+                variant: variant.to_owned(),
+                found: Vec::new(),
+            }),
+        }
+    }
+
+    /// A Stable Diffusion 1, 2 or XL checkpoint in one `.safetensors` file of the original layout, as web UIs load it.
+    ///
+    /// Names are converted, and configurations are inferred from the tensors and the file's metadata; what they cannot tell
+    /// follows the original projects' configurations, as `from_single_file` of diffusers does. CLIP's tokenizer is built in.
+    /// Where that does not fit, `config` is a folder with some or all of a diffusers folder's JSON files and tokenizers:
+    /// what is in it (`scheduler/`, `unet/`, `tokenizer/`, …) goes before what is inferred or built in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Checkpoint`] if the file is a pickle, another kind of file, another kind of model, or has a tensor that is
+    /// not understood; [`Error::Weights`] if it cannot be read.
+    pub fn single_file(path: impl Into<PathBuf>, config: Option<&Path>) -> Result<Self, Error> {
+        let file = SingleFile::open(path.into(), config.map(Path::to_owned))?;
+        Ok(Self {
+            source: Source::SingleFile(Arc::new(file)),
         })
     }
 
@@ -49,11 +98,21 @@ impl Checkpoint {
         }
     }
 
+    /// What had to be assumed about a single file because nothing in it says so: a sentence for whoever brought it.
+    #[must_use]
+    pub fn assumption(&self) -> Option<&str> {
+        match &self.source {
+            Source::SingleFile(file) => file.assumption(),
+            Source::Folder(_) | Source::Embedded(_) => None,
+        }
+    }
+
     /// What to call the file `name` of this model in messages.
     #[must_use]
     pub fn describe(&self, name: &str) -> String {
         match &self.source {
-            Source::Folder(folder) => folder.join(name).display().to_string(),
+            Source::Folder(folder) => folder.file(name).display().to_string(),
+            Source::SingleFile(file) => file.describe(name),
             Source::Embedded(_) => format!("embedded model, {name}"),
         }
     }
@@ -62,7 +121,8 @@ impl Checkpoint {
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         match &self.source {
-            Source::Folder(folder) => folder.join(name).is_file(),
+            Source::Folder(folder) => folder.file(name).is_file(),
+            Source::SingleFile(file) => file.has(name),
             Source::Embedded(files) => files.iter().any(|(file, _)| *file == name),
         }
     }
@@ -78,11 +138,9 @@ impl Checkpoint {
             source,
         };
         match &self.source {
-            Source::Folder(folder) => fs::read(folder.join(name)).map(Cow::Owned).map_err(error),
-            Source::Embedded(_) => self
-                .embedded_file(name)
-                .map(Cow::Borrowed)
-                .ok_or_else(|| error(std::io::ErrorKind::NotFound.into())),
+            Source::Folder(folder) => fs::read(folder.file(name)).map(Cow::Owned).map_err(error),
+            Source::SingleFile(file) => file.read(name).map(Cow::Owned),
+            Source::Embedded(_) => self.embedded_file(name).map(Cow::Borrowed),
         }
     }
 
@@ -98,31 +156,34 @@ impl Checkpoint {
         })
     }
 
-    /// The weights of one part of the pipeline, from `<part>/<stem>.safetensors`.
+    /// The weights of one part of the pipeline: `<part>/<stem>.safetensors`, or what there is in its place.
     ///
     /// # Errors
     ///
-    /// [`Error::Weights`] if there is no such file.
-    pub fn weights(&self, part: &str, stem: &str) -> Result<WeightFile, Error> {
-        let name = format!("{part}/{stem}.safetensors");
+    /// [`Error::Checkpoint`] if there are none, or a shard is missing; [`Error::Weights`] if a file cannot be opened.
+    pub fn weights(&self, part: &str, stem: &str) -> Result<WeightSet, Error> {
         match &self.source {
-            Source::Folder(folder) => Ok(WeightFile::open(&folder.join(name))?),
+            Source::Folder(folder) => folder.weights(part, stem),
+            Source::SingleFile(file) => file.weights(part),
             Source::Embedded(_) => {
-                let bytes = self.embedded_file(&name).ok_or_else(|| Error::Read {
-                    file: self.describe(&name),
-                    source: std::io::ErrorKind::NotFound.into(),
-                })?;
-                Ok(WeightFile::embedded(&self.describe(&name), bytes))
+                let name = format!("{part}/{stem}.safetensors");
+                let bytes = self.embedded_file(&name)?;
+                Ok(WeightFile::embedded(&self.describe(&name), bytes).into())
             }
         }
     }
 
-    fn embedded_file(&self, name: &str) -> Option<&'static [u8]> {
-        match &self.source {
-            Source::Folder(_) => None,
-            Source::Embedded(files) => files
-                .iter()
-                .find_map(|(file, bytes)| (*file == name).then_some(*bytes)),
-        }
+    fn embedded_file(&self, name: &str) -> Result<&'static [u8], Error> {
+        let files = match &self.source {
+            Source::Embedded(files) => *files,
+            Source::Folder(_) | Source::SingleFile(_) => &[],
+        };
+        files
+            .iter()
+            .find_map(|(file, bytes)| (*file == name).then_some(*bytes))
+            .ok_or_else(|| Error::Read {
+                file: self.describe(name),
+                source: std::io::ErrorKind::NotFound.into(),
+            })
     }
 }

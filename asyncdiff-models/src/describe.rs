@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use asyncdiff_core::{BlockId, Partition, SegmentGraph};
 use serde::Serialize;
 
+use crate::dtype::Dtype;
 use crate::error::Error;
-use crate::pipeline::{ELEMENT_BYTES, StableDiffusion, Strategy};
+use crate::pipeline::StableDiffusion;
 
 /// The numbers of segments that partitions are published for.
 const SEGMENTS: [usize; 3] = [2, 3, 4];
@@ -31,6 +32,8 @@ pub struct Description {
     pub scheduler: String,
     /// What the denoiser predicts: `epsilon`, `v_prediction` or `sample`.
     pub prediction_type: String,
+    /// Whether the denoiser reads a mask, so that it can only inpaint.
+    pub reads_mask: bool,
     /// The text encoders, in the order of their features.
     pub text_encoders: Vec<TextEncoderDescription>,
     /// The parts that have weights.
@@ -88,12 +91,12 @@ impl StableDiffusion {
     ///
     /// # Errors
     ///
-    /// [`Error::Weights`] for weight files that are missing or damaged, and errors of [`StableDiffusion::plan`] for
-    /// defaults that cannot be met.
+    /// [`Error::Weights`] for weight files that are missing or damaged, and [`Error::Size`] for a default size
+    /// that is not possible.
     pub fn describe(&self) -> Result<Description, Error> {
         let request = self.request("");
-        let run = self.plan(&request, &Strategy::Sequential)?;
-        let [_, channels, height, width] = run.graph.latents;
+        let graph = self.graph(&request)?;
+        let [_, channels, height, width] = graph.latents;
         let text_encoders: Vec<_> = self
             .text_encoders()
             .iter()
@@ -118,11 +121,17 @@ impl StableDiffusion {
             latents: [channels, height, width],
             steps: request.steps,
             guidance_scale: request.guidance_scale,
-            scheduler: run.scheduler,
-            prediction_type: self.prediction_type().to_owned(),
+            scheduler: self.scheduler().class_name.clone(),
+            prediction_type: self
+                .scheduler()
+                .prediction_type
+                .clone()
+                // The default of every class.
+                .unwrap_or_else(|| "epsilon".to_owned()),
+            reads_mask: self.reads_mask(),
             text_encoders,
             parts,
-            partitions: describe_partitions(&run.graph),
+            partitions: describe_partitions(&graph, self.dtype),
         })
     }
 
@@ -137,21 +146,22 @@ impl StableDiffusion {
     }
 }
 
-fn describe_partitions(graph: &SegmentGraph) -> Vec<PartitionDescription> {
+fn describe_partitions(graph: &SegmentGraph, dtype: Dtype) -> Vec<PartitionDescription> {
     let published = Partition::all_published(graph);
     let over = |segments| {
         let table = published.iter().find(|table| table.segments() == segments);
         match table {
-            Some(table) => Some(describe_partition(graph, table, "published")),
+            Some(table) => Some(describe_partition(graph, table, "published", dtype)),
             None => Partition::balanced(graph, segments)
                 .ok()
-                .map(|partition| describe_partition(graph, &partition, "balanced")),
+                .map(|partition| describe_partition(graph, &partition, "balanced", dtype)),
         }
     };
     std::iter::once(describe_partition(
         graph,
         &Partition::single(graph),
         "single",
+        dtype,
     ))
     .chain(SEGMENTS.into_iter().filter_map(over))
     .collect()
@@ -161,6 +171,7 @@ fn describe_partition(
     graph: &SegmentGraph,
     partition: &Partition,
     name: &str,
+    dtype: Dtype,
 ) -> PartitionDescription {
     let blocks = |segment: usize| -> Vec<BlockId> {
         let ids = graph.iter().map(|(id, _)| id);
@@ -182,7 +193,7 @@ fn describe_partition(
         ideal_speed_up: 1.0 / macs_shares.iter().copied().fold(0.0, f64::max),
         macs_shares,
         weight_bytes: segments
-            .map(|segment| graph.parameters(&blocks(segment)) * ELEMENT_BYTES)
+            .map(|segment| graph.parameters(&blocks(segment)) * dtype.bytes())
             .collect(),
     }
 }

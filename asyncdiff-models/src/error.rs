@@ -1,7 +1,6 @@
 //! What can go wrong between a checkpoint and a picture.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
 
 use asyncdiff_burn::ranks::RankError;
 use asyncdiff_burn::weights::WeightError;
@@ -9,7 +8,10 @@ use asyncdiff_core::scheduler::ScheduleError;
 use asyncdiff_core::unet::UNetError;
 use asyncdiff_core::{EngineError, PartitionError, PlanError};
 
+use crate::checkpoint::CheckpointError;
+use crate::dtype::Dtype;
 use crate::image::ImageError;
+use crate::lora::LoraError;
 use crate::quality::QualityError;
 use crate::tokenizer::TokenizerError;
 
@@ -17,12 +19,13 @@ use crate::tokenizer::TokenizerError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is no such folder.
-    #[error("there is no model folder {path}: give a folder in diffusers layout", path = .0.display())]
-    NoFolder(PathBuf),
-    /// The folder is not a model.
-    #[error("{path} has no model_index.json: give a folder in diffusers layout, the one above unet/ and vae/", path = .0.display())]
-    NoModelIndex(PathBuf),
+    /// The model's files.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The Hugging Face Hub.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// A pipeline that is not implemented.
     #[error("{file}: pipeline class {found} is not supported, supported is {supported}")]
     UnknownPipeline {
@@ -152,9 +155,17 @@ pub enum Error {
         /// How many there are.
         found: usize,
     },
+    /// A device that does not compute in the pipeline's type.
+    #[error("{device} does not compute in {dtype}: use f32, or another device")]
+    Dtype {
+        /// The device.
+        device: String,
+        /// The pipeline's type.
+        dtype: Dtype,
+    },
     /// Infinities, or results that are no numbers.
     #[error(
-        "the latents are not finite, so there is no picture: check the initial latents, use a smaller guidance scale, or check the checkpoint"
+        "the latents are not finite, so there is no picture: check the initial latents, use a smaller guidance scale, compute in a wider type than f16, or check the checkpoint"
     )]
     NotFinite,
     /// The caller's progress report asked to stop.
@@ -191,6 +202,9 @@ pub enum Error {
     /// The weights.
     #[error(transparent)]
     Weights(#[from] WeightError),
+    /// A LoRA.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
     /// A decoded picture.
     #[error(transparent)]
     Image(#[from] ImageError),

@@ -2,6 +2,7 @@
 //! [`Session`](crate::Session).
 
 mod class;
+mod loras;
 mod request;
 
 use asyncdiff_core::plan::Guidance;
@@ -11,15 +12,15 @@ use asyncdiff_core::{Partition, PartitionError, Plan, Schedule, SegmentGraph, Su
 use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
+use crate::dtype::Dtype;
 use crate::error::Error;
+use crate::lora::Fitted;
 use crate::text::{TextEncoders, pieces};
 use crate::vae::VaeConfig;
 
 pub(crate) use class::Class;
 pub use request::{InitImage, PartitionChoice, Request, Run, Strategy};
 
-/// Bytes of an element of the denoiser's tensors and weights: the compute type is `f32`.
-pub(crate) const ELEMENT_BYTES: u64 = 4;
 /// Far above what any model was trained for, and low enough that no product of sizes overflows.
 const MOST_PIXELS: usize = 16_384;
 const MOST_IMAGES: usize = 1024;
@@ -32,6 +33,8 @@ pub struct StableDiffusion {
     pub(crate) text_encoders: TextEncoders,
     pub(crate) unet: UNet2d,
     pub(crate) vae: VaeConfig,
+    pub(crate) loras: Vec<Fitted>,
+    pub(crate) dtype: Dtype,
     scheduler: SchedulerConfig,
     recommended: GenerationConfig,
 }
@@ -102,11 +105,20 @@ impl StableDiffusion {
             vae: checkpoint.json("vae/config.json")?,
             scheduler: scheduler(&checkpoint)?,
             recommended,
+            loras: Vec::new(),
+            dtype: Dtype::default(),
             checkpoint,
         };
         pipeline.check_settings()?;
         pipeline.check_parts()?;
         Ok(pipeline)
+    }
+
+    /// Lets the denoiser and the text encoders of every session compute in `dtype`, and plans count its bytes. Without
+    /// this, they compute in `f32`, whatever type the checkpoint's files have.
+    #[must_use]
+    pub fn with_dtype(self, dtype: Dtype) -> Self {
+        Self { dtype, ..self }
     }
 
     /// Whether every part can be built.
@@ -229,6 +241,7 @@ impl StableDiffusion {
             height: side,
             num_images: 1,
             prompt_weighting: false,
+            vae_tiling: false,
             scheduler: None,
             latents: None,
             init_image: None,
@@ -252,12 +265,8 @@ impl StableDiffusion {
                 expected: shape.to_vec(),
             });
         }
-        let [batch, _, height, width] = shape;
         let guidance = self.guidance(request)?;
-        let passes = if guidance.is_some() { 2 } else { 1 };
-        let graph = self
-            .unet
-            .graph(passes, [batch, height, width], self.text_encoders.tokens());
+        let graph = self.graph(request)?;
         let scheduler = match &request.scheduler {
             Some(name) => self.scheduler.with_class(name)?,
             None => self.scheduler.clone(),
@@ -277,13 +286,26 @@ impl StableDiffusion {
         };
         Ok(Run {
             request: request.clone(),
-            summary: Summary::new(&plan, &sequential, &graph, ELEMENT_BYTES),
+            summary: Summary::new(&plan, &sequential, &graph, self.dtype.bytes()),
             graph,
             schedule,
             plan,
             scheduler: scheduler.class_name,
+            dtype: self.dtype,
             fell_back,
         })
+    }
+
+    /// The denoiser's blocks at the request's size.
+    pub(crate) fn graph(&self, request: &Request) -> Result<SegmentGraph, Error> {
+        let [batch, _, height, width] = self.latents_shape(request)?;
+        let passes = if self.guidance(request)?.is_some() {
+            2
+        } else {
+            1
+        };
+        let tokens = self.text_encoders.tokens();
+        Ok(self.unet.graph(passes, [batch, height, width], tokens))
     }
 
     /// Whether the denoiser reads a mask and the picture outside it beside the latents (an inpainting UNet).
@@ -386,12 +408,9 @@ impl StableDiffusion {
         })
     }
 
-    /// What the denoiser predicts, by the noise scheduler's configuration. All classes have the same default.
-    pub(crate) fn prediction_type(&self) -> &str {
-        self.scheduler
-            .prediction_type
-            .as_deref()
-            .unwrap_or("epsilon")
+    /// The configuration of the checkpoint's noise scheduler.
+    pub(crate) fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
     }
 
     /// The tokenizers and text encoders.

@@ -3,6 +3,7 @@
 mod start;
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use asyncdiff_burn::device::Worker;
@@ -15,7 +16,9 @@ use burn::tensor::{FloatDType, Tensor, TensorData};
 
 use crate::error::Error;
 use crate::image::Image;
+use crate::lora::{Part, PartDeltas};
 use crate::pipeline::{Request, Run, StableDiffusion};
+use crate::preview::{PictureDecoder, Previewer};
 use crate::text::LoadedTextEncoders;
 use crate::unet::{AddedConditioning, Conditioning, UNet};
 use crate::vae::AutoencoderKl;
@@ -71,7 +74,7 @@ pub struct Session<'a> {
     pipeline: &'a StableDiffusion,
     workers: Vec<Worker>,
     text_encoders: LoadedTextEncoders<'a>,
-    vae: AutoencoderKl,
+    vae: Arc<AutoencoderKl>,
     ranks: Vec<(Vec<BlockId>, UNet)>,
 }
 
@@ -80,7 +83,8 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotEnoughWorkers`] without a worker, [`Error::Weights`] for weights that do not fit.
+    /// [`Error::NotEnoughWorkers`] without a worker, [`Error::Dtype`] if one does not compute in the pipeline's type,
+    /// [`Error::Weights`] for weights that do not fit.
     pub fn new(pipeline: &'a StableDiffusion, workers: Vec<Worker>) -> Result<Self, Error> {
         let Some(first) = workers.first() else {
             return Err(Error::NotEnoughWorkers {
@@ -88,18 +92,33 @@ impl<'a> Session<'a> {
                 found: 0,
             });
         };
+        let dtype = pipeline.dtype.of_tensors();
+        if let Some(unable) = workers
+            .iter()
+            .find(|worker| !worker.device().supports_dtype(dtype))
+        {
+            return Err(Error::Dtype {
+                device: unable.name().to_owned(),
+                dtype: pipeline.dtype,
+            });
+        }
         let (text_encoders, vae) = first.install(|| -> Result<_, Error> {
             let text_encoders = LoadedTextEncoders::load(
                 &pipeline.text_encoders,
                 &pipeline.checkpoint,
-                first.device(),
+                &pipeline.loras,
+                (first.device(), dtype),
             )?;
             let file = pipeline
                 .checkpoint
                 .weights("vae", "diffusion_pytorch_model")?;
             let weights = file.read()?;
-            let vae =
-                AutoencoderKl::load(&pipeline.vae, &weights.on(first.device(), FloatDType::F32))?;
+            let dtype = if pipeline.vae.force_upcast {
+                FloatDType::F32
+            } else {
+                dtype
+            };
+            let vae = AutoencoderKl::load(&pipeline.vae, &weights.on(first.device(), dtype))?;
             weights.finish(|_| false)?;
             Ok((text_encoders, vae))
         })?;
@@ -107,7 +126,7 @@ impl<'a> Session<'a> {
             pipeline,
             workers,
             text_encoders,
-            vae,
+            vae: Arc::new(vae),
             ranks: Vec::new(),
         })
     }
@@ -116,6 +135,19 @@ impl<'a> Session<'a> {
     #[must_use]
     pub fn workers(&self) -> &[Worker] {
         &self.workers
+    }
+
+    /// What makes pictures of the unfinished latents of `run`, of this session's pipeline.
+    #[must_use]
+    pub fn previewer(&self, run: &Run) -> Previewer {
+        Previewer::new(self.decoder(), run)
+    }
+
+    fn decoder(&self) -> PictureDecoder {
+        PictureDecoder {
+            vae: Arc::clone(&self.vae),
+            device: self.workers[0].device().clone(),
+        }
     }
 
     /// Loads the denoiser's blocks that each rank of `run` owns, unless they are loaded already.
@@ -146,12 +178,13 @@ impl<'a> Session<'a> {
             .weights("unet", "diffusion_pytorch_model")?;
         for (worker, blocks) in self.workers.iter().zip(&run.plan.blocks) {
             let unet = worker.install(|| {
+                let deltas = PartDeltas::new(&self.pipeline.loras, Part::UNet)?;
                 UNet::load(
                     &self.pipeline.unet,
-                    &file.read()?,
+                    &file.read()?.with_deltas(&deltas),
                     blocks,
                     worker.device(),
-                    FloatDType::F32,
+                    self.pipeline.dtype.of_tensors(),
                 )
             })?;
             self.ranks.push((blocks.clone(), unet));
@@ -162,7 +195,7 @@ impl<'a> Session<'a> {
     /// Bytes of denoiser weights on each rank, after [`Session::prepare`].
     #[must_use]
     pub fn loaded_bytes(&self) -> Vec<u64> {
-        let bytes = std::mem::size_of::<f32>() as u64;
+        let bytes = self.pipeline.dtype.bytes();
         self.ranks
             .iter()
             .map(|(_, unet)| unet.parameters() * bytes)
@@ -195,7 +228,8 @@ impl<'a> Session<'a> {
         }
 
         let start = Instant::now();
-        let images = self.decode(tensor)?;
+        let tiling = run.request.vae_tiling;
+        let images = self.workers[0].install(|| self.decoder().pictures(tensor, tiling))?;
         let decode = start.elapsed();
         Ok(Output {
             images,
@@ -332,25 +366,6 @@ impl<'a> Session<'a> {
             (None, None) => unreachable!("a valid plan ends with the final latents"),
         }
     }
-
-    /// The pictures of final latents, `[batch, channels, height, width]`.
-    fn decode(&self, latents: Tensor<4>) -> Result<Vec<Image>, Error> {
-        self.workers[0].install(|| {
-            let [batch, ..] = latents.dims();
-            let latents = self.vae.unscale(latents);
-            // One at a time: the decoder's activations are the largest of the whole pipeline.
-            (0..batch)
-                .map(|index| {
-                    let picture = self.vae.decode(latents.clone().narrow(0, index, 1));
-                    let [_, channels, height, width] = picture.dims();
-                    Ok(Image::from_samples(
-                        &values(picture),
-                        [channels, height, width],
-                    )?)
-                })
-                .collect()
-        })
-    }
 }
 
 fn is_consequence(error: &RankError<EngineError<std::convert::Infallible>>) -> bool {
@@ -371,6 +386,6 @@ fn repeat_each<const D: usize>(tensor: Tensor<D>, times: usize) -> Tensor<D> {
 }
 
 /// The elements of a tensor, row-major.
-fn values(tensor: Tensor<4>) -> Vec<f32> {
+pub(crate) fn values(tensor: Tensor<4>) -> Vec<f32> {
     tensor.into_data().iter::<f32>().collect()
 }

@@ -6,6 +6,7 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use crate::checkpoint::Checkpoint;
 use crate::clip::{ClipTextConfig, ClipTextModel, ClipTextModelWithProjection};
 use crate::error::Error;
+use crate::lora::{Fitted, Part, PartDeltas};
 use crate::pipeline::Class;
 use crate::prompt::{self, Piece};
 use crate::tokenizer::ClipTokenizer;
@@ -140,10 +141,18 @@ impl<'a> LoadedTextEncoders<'a> {
     pub fn load(
         encoders: &'a TextEncoders,
         checkpoint: &Checkpoint,
-        device: &Device,
+        loras: &[Fitted],
+        target: (&Device, FloatDType),
     ) -> Result<Self, Error> {
         let plain = |encoder: &'a TextEncoder| {
-            let model = load(encoder, checkpoint, device, ClipTextModel::load)?;
+            let part = Part::TextEncoder;
+            let model = load(
+                encoder,
+                checkpoint,
+                (loras, part),
+                target,
+                ClipTextModel::load,
+            )?;
             Ok::<_, Error>((encoder, model))
         };
         Ok(match encoders {
@@ -159,7 +168,8 @@ impl<'a> LoadedTextEncoders<'a> {
                 let projecting = load(
                     second,
                     checkpoint,
-                    device,
+                    (loras, Part::TextEncoder2),
+                    target,
                     ClipTextModelWithProjection::load,
                 )?;
                 Self::Two {
@@ -228,12 +238,14 @@ impl<'a> LoadedTextEncoders<'a> {
 fn load<T>(
     encoder: &TextEncoder,
     checkpoint: &Checkpoint,
-    device: &Device,
+    (loras, part): (&[Fitted], Part),
+    (device, dtype): (&Device, FloatDType),
     load: impl Fn(&ClipTextConfig, &Loader<'_>) -> Result<T, WeightError>,
 ) -> Result<Box<T>, Error> {
     let file = checkpoint.weights(encoder.folder, "model")?;
-    let weights = file.read()?;
-    let model = load(&encoder.config, &weights.on(device, FloatDType::F32))?;
+    let deltas = PartDeltas::new(loras, part)?;
+    let weights = file.read()?.with_deltas(&deltas);
+    let model = load(&encoder.config, &weights.on(device, dtype))?;
     // A buffer that older versions of transformers saved: the numbers 0, 1, 2, …
     weights.finish(|name| name.ends_with("embeddings.position_ids"))?;
     Ok(Box::new(model))

@@ -30,6 +30,7 @@ pub use conditioning::{AddedConditioning, Conditioning};
 pub struct UNet {
     spec: UNet2d,
     device: Device,
+    dtype: FloatDType,
     embeddings: Embeddings,
     blocks: HashMap<BlockId, Module>,
     parameters: u64,
@@ -67,6 +68,7 @@ impl UNet {
         let unet = Self {
             spec: spec.clone(),
             device: device.clone(),
+            dtype,
             embeddings: Embeddings::load(&spec.config, &loader, device, dtype)?,
             blocks,
             parameters: weights.parameters_read() - before,
@@ -102,9 +104,9 @@ impl UNet {
     ) -> UNetDenoiser<'a> {
         UNetDenoiser {
             unet: self,
-            context: conditioning.context,
+            context: conditioning.context.cast(self.dtype),
             added: self.embeddings.added(conditioning.added),
-            concat: conditioning.concat,
+            concat: conditioning.concat.map(|concat| concat.cast(self.dtype)),
             mask: conditioning.mask,
             frames: conditioning.frames,
             size,
@@ -203,6 +205,11 @@ impl Denoiser for UNetDenoiser<'_> {
             self.time = Some((timestep, embedding));
         }
         let time = self.time.as_ref().map(|(_, embedding)| embedding);
+        // What the plan combined, the latents above all, is f32.
+        let inputs: Vec<_> = inputs
+            .into_iter()
+            .map(|input| input.cast(self.unet.dtype))
+            .collect();
         let input = match <[Tensor<4>; 1]>::try_from(inputs) {
             Ok([only]) => only,
             Err(several) => Tensor::cat(several, 1),
@@ -232,7 +239,9 @@ impl Denoiser for UNetDenoiser<'_> {
 
     fn combine(&mut self, terms: &[(Term, Tensor<4>)]) -> Result<Tensor<4>, Infallible> {
         let summands = terms.iter().map(|(term, tensor)| {
-            let part = self.part(term.part, tensor.clone());
+            // Whatever the blocks compute in, a narrower type would round the coefficients' work away.
+            let tensor = tensor.clone().cast(FloatDType::F32);
+            let part = self.part(term.part, tensor);
             match term.last_frame {
                 None => part * term.weight,
                 Some(last) => {

@@ -1,11 +1,13 @@
 //! The variational autoencoder between pictures and latents (diffusers' `AutoencoderKL`).
 
+mod tiled;
+
 use asyncdiff_burn::layers;
 use asyncdiff_burn::weights::{Loader, WeightError};
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, Linear};
 use burn::tensor::ops::PadMode;
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData, activation};
 use serde::Deserialize;
 
 use crate::attention::{Mask, attend};
@@ -23,6 +25,8 @@ pub struct VaeConfig {
     pub latent_channels: usize,
     /// Channels of each level.
     pub block_out_channels: Vec<usize>,
+    /// Height and width in pixels that the autoencoder was trained for: the size of a tile.
+    pub sample_size: Option<usize>,
     /// Resnets in each down block; an up block has one more.
     pub layers_per_block: usize,
     /// Groups of the group norms.
@@ -43,6 +47,8 @@ pub struct VaeConfig {
     pub use_quant_conv: bool,
     /// Whether a 1x1 convolution precedes the decoder.
     pub use_post_quant_conv: bool,
+    /// Whether pipelines load it in `f32` whatever else they compute in.
+    pub force_upcast: bool,
 }
 
 impl Default for VaeConfig {
@@ -52,6 +58,7 @@ impl Default for VaeConfig {
             out_channels: 3,
             latent_channels: 4,
             block_out_channels: vec![64],
+            sample_size: None,
             layers_per_block: 1,
             norm_num_groups: 32,
             scaling_factor: 0.18215,
@@ -62,6 +69,7 @@ impl Default for VaeConfig {
             mid_block_add_attention: true,
             use_quant_conv: true,
             use_post_quant_conv: true,
+            force_upcast: true,
         }
     }
 }
@@ -129,6 +137,7 @@ impl VaeConfig {
 #[derive(Debug)]
 pub struct AutoencoderKl {
     config: VaeConfig,
+    dtype: FloatDType,
     encoder: Encoder,
     decoder: Decoder,
 }
@@ -161,6 +170,7 @@ impl AutoencoderKl {
             encoder: Encoder::load(config, loader)?,
             decoder: Decoder::load(config, loader)?,
             config: config.clone(),
+            dtype: loader.dtype(),
         })
     }
 
@@ -170,10 +180,18 @@ impl AutoencoderKl {
         &self.config
     }
 
-    /// Pictures `[batch, 3, height, width]` with values in -1 … 1 to distributions of latents.
+    /// Pictures `[batch, 3, height, width]` with values in -1 … 1 to distributions of latents, in `f32`.
     #[must_use]
     pub fn encode(&self, pictures: Tensor<4>) -> LatentDistribution {
-        let moments = self.encoder.forward(pictures);
+        self.distribution(self.moments(pictures))
+    }
+
+    fn moments(&self, pictures: Tensor<4>) -> Tensor<4> {
+        let moments = self.encoder.forward(pictures.cast(self.dtype));
+        moments.cast(FloatDType::F32)
+    }
+
+    fn distribution(&self, moments: Tensor<4>) -> LatentDistribution {
         let channels = self.config.latent_channels;
         LatentDistribution {
             mean: moments.clone().narrow(1, 0, channels),
@@ -181,10 +199,12 @@ impl AutoencoderKl {
         }
     }
 
-    /// The encoder's latents, `[batch, latent_channels, height, width]`, to pictures with values around -1 … 1.
+    /// The encoder's latents, `[batch, latent_channels, height, width]`, to pictures with values around
+    /// -1 … 1, in `f32`.
     #[must_use]
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
-        self.decoder.forward(latents)
+        let pictures = self.decoder.forward(latents.cast(self.dtype));
+        pictures.cast(FloatDType::F32)
     }
 
     /// The encoder's latents, `[batch, latent_channels, height, width]`, to the denoiser's.

@@ -16,7 +16,7 @@ use crate::setup::{self, Result};
 
 pub fn run(args: &Compare) -> Result<()> {
     picture::check_path(&args.output)?;
-    let pipeline = setup::open(args.sample.model.as_deref())?;
+    let pipeline = setup::pipeline(&args.sample)?;
     let prompt = args.prompt.text.typed().unwrap_or_default();
     let prompts = Some((prompt, &args.prompt));
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, prompts)?;
@@ -62,7 +62,9 @@ pub fn run(args: &Compare) -> Result<()> {
         let report = json!({
             "file": args.output,
             "model": setup::model_name(args.sample.model.as_deref()),
+            "loras": args.sample.lora,
             "prompt": request.prompt,
+            "dtype": args.sample.dtype,
             "devices": names,
             "threads": threads,
             "note": crowded,

@@ -8,19 +8,27 @@ use asyncdiff_models::{PartitionChoice, Run, Session, Strategy, Timings};
 use serde_json::json;
 
 use super::plan::{describe, heading};
-use crate::args::{Generate, SingleStrategy};
+use crate::args::{Generate, Sample, SingleStrategy};
 use crate::interrupt::{Interruptible, Place};
 use crate::jobs::{Job, Prompt, jobs, read_prompts};
+use crate::preview::{Previewing, Target};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Generate) -> Result<()> {
     picture::check_path(&args.output)?;
+    let preview = args.preview.clone().map(|file| Target {
+        file,
+        every: args.preview_every.get(),
+    });
+    if let Some(preview) = &preview {
+        picture::check_path(&preview.file)?;
+    }
     let prompts = match &args.prompt_file {
         Some(file) => read_prompts(file)?,
         None => vec![Prompt::typed(args.prompt.text.typed().unwrap_or_default())],
     };
-    let pipeline = setup::open(args.sample.model.as_deref())?;
+    let pipeline = setup::pipeline(&args.sample)?;
     let seed = args.seeds.as_slice()[0];
     let first = Some((prompts[0].text.as_str(), &args.prompt));
     let request = setup::request(&pipeline, &args.sample, seed, first)?;
@@ -62,15 +70,20 @@ pub fn run(args: &Generate) -> Result<()> {
     let mut session = Session::new(&pipeline, workers)?;
     session.prepare(&run)?;
     let model = setup::model_name(args.sample.model.as_deref());
-    let mut progress = Interruptible::new(Bar::new(text))?;
+    let mut progress = Interruptible::new(Previewing::new(Bar::new(text), preview))?;
     let mut timings = Vec::with_capacity(jobs.len());
     for (index, job) in jobs.iter().enumerate() {
         let run = run.of(job.prompt, job.seed);
         let place = (index + 1, jobs.len());
+        progress.inner().follow(session.previewer(&run));
         let output = progress.watch(place, run.plan.calls, |progress| {
             session.generate(&run, progress)
-        })?;
-        let parameters = parameters(&run, &model);
+        });
+        if let Some(failure) = progress.inner().failure() {
+            return Err(failure.into());
+        }
+        let output = output?;
+        let parameters = parameters(&run, &args.sample);
         picture::write_all(&job.files, &output.images, &parameters)?;
         timings.push(output.timings);
         if text {
@@ -81,12 +94,16 @@ pub fn run(args: &Generate) -> Result<()> {
         let report = json!({
             "files": jobs.iter().flat_map(|job| &job.files).collect::<Vec<_>>(),
             "model": model,
+            "loras": args.sample.lora,
             "negative_prompt": request.negative_prompt,
+            "prompt_weighting": request.prompt_weighting,
             "steps": request.steps,
             "guidance_scale": request.guidance_scale,
             "width": request.width,
             "height": request.height,
+            "vae_tiling": request.vae_tiling,
             "scheduler": run.scheduler,
+            "dtype": run.dtype,
             "devices": devices,
             "strategy": run.plan.strategy,
             "summary": run.summary,
@@ -149,8 +166,8 @@ pub fn strategy(
 }
 
 /// The text that web UIs write into their pictures, and read from them.
-fn parameters(run: &Run, model: &str) -> String {
-    let request = &run.request;
+fn parameters(run: &Run, sample: &Sample) -> String {
+    let (request, model) = (&run.request, setup::model_name(sample.model.as_deref()));
     let mut text = request.prompt.clone();
     if !request.negative_prompt.is_empty() {
         text += &format!("\nNegative prompt: {}", request.negative_prompt);
@@ -165,6 +182,9 @@ fn parameters(run: &Run, model: &str) -> String {
         request.height,
         run.summary.segments,
     );
+    for lora in &sample.lora {
+        text += &format!(", LoRA: {}:{}", lora.file.display(), lora.strength);
+    }
     if let Some(asyncdiff) = &run.plan.strategy {
         text += &format!(
             ", Stride: {}, Warm-up: {}, Time shift: {}, Forecast: {}",

@@ -12,7 +12,7 @@ use crate::args::Plan;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Plan) -> Result<()> {
-    let pipeline = setup::open(args.sample.model.as_deref())?;
+    let pipeline = setup::pipeline(&args.sample)?;
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, None)?;
     let strategy = strategy(&args.strategy, args.segments, 2)?;
     let run = pipeline.plan(&request, &strategy)?;
@@ -25,6 +25,7 @@ pub fn run(args: &Plan) -> Result<()> {
         let report = json!({
             "graph": run.graph,
             "schedule": run.schedule,
+            "dtype": run.dtype,
             "summary": run.summary,
             "plan": run.plan,
         });
@@ -45,13 +46,14 @@ pub fn heading(run: &Run, seeds: &dyn Display) -> String {
     let request = &run.request;
     let [batch, channels, height, width] = run.graph.latents;
     format!(
-        "{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {seeds}",
+        "{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {seeds}, {}",
         request.width,
         request.height,
         request.steps,
         run.scheduler,
         run.plan.calls,
-        request.guidance_scale
+        request.guidance_scale,
+        run.dtype
     )
 }
 
@@ -83,12 +85,13 @@ pub fn describe(run: &Run, strategy: &Strategy) -> String {
 
 fn print_tables(run: &Run) -> Result<()> {
     let summary = &run.summary;
-    say!("\nrank  share of work   weights  blocks")?;
+    say!("\nrank  share of work   weights  activations  blocks")?;
     for (rank, part) in summary.ranks.iter().enumerate() {
         say!(
-            "{rank:>4}  {:>11.1} %  {:>8}  {} blocks: {}",
+            "{rank:>4}  {:>11.1} %  {:>8}  {:>11}  {} blocks: {}",
             100.0 * part.macs_share,
             bytes(part.weight_bytes as f64),
+            bytes(part.activation_bytes as f64),
             part.blocks.len(),
             ranges(&run.plan.blocks[rank], run)
         )?;

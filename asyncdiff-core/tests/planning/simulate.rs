@@ -12,6 +12,7 @@ fn chain() -> SegmentGraph {
         inputs: vec![input],
         macs: 1,
         parameters: 0,
+        working: 0,
         output: [1, 1, 10, 25],
     };
     SegmentGraph {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::dtype::Dtype;
 use asyncdiff_burn::weights::NamedTensor;
 use asyncdiff_core::{AsyncDiff, Plan, Schedule, SegmentGraph, Summary};
 
@@ -30,6 +31,8 @@ pub struct Request {
     pub height: usize,
     /// Pictures of this prompt, made as one batch.
     pub num_images: usize,
+    /// Encode and decode big pictures in [tiles](crate::vae::AutoencoderKl::decode_tiled), with less memory.
+    pub vae_tiling: bool,
     /// A noise scheduler in place of the checkpoint's, by a name of
     /// [`SCHEDULERS`](asyncdiff_core::scheduler::SCHEDULERS).
     pub scheduler: Option<String>,
@@ -143,6 +146,8 @@ pub struct Run {
     pub summary: Summary,
     /// The noise scheduler's class in diffusers.
     pub scheduler: String,
+    /// What the denoiser and the text encoders compute in.
+    pub dtype: Dtype,
     /// Whether no published partition fits, and the balanced one was taken.
     pub fell_back: bool,
 }

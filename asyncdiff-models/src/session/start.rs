@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::image::Mask;
 use crate::pipeline::{InitImage, Run};
 use crate::random::TorchRng;
-use crate::vae::AutoencoderKl;
+use crate::vae::{AutoencoderKl, LatentDistribution};
 
 use super::{repeat_each, values};
 
@@ -74,7 +74,12 @@ pub(super) fn start(
     let keeps = mask.is_some() && !reads_mask;
     let encode = |samples: Vec<f32>, rng: &mut TorchRng| {
         let picture = TensorData::new(samples, [1, 3, image.height, image.width]);
-        encode(vae, Tensor::from_data(picture, device), rng)
+        let picture = Tensor::from_data(picture, device);
+        let distribution = match run.request.vae_tiling {
+            true => vae.encode_tiled(picture),
+            false => vae.encode(picture),
+        };
+        sample(vae, distribution, rng)
     };
     // One picture for the whole batch.
     let clean = (!from_noise || keeps)
@@ -116,10 +121,9 @@ pub(super) fn start(
     (Start { latents, kept, rng }, masked)
 }
 
-/// A sample of the latents of a picture `[1, 3, height, width]`, `[1, channels, height, width]`.
-fn encode(vae: &AutoencoderKl, picture: Tensor<4>, rng: &mut TorchRng) -> Tensor<4> {
-    let device = picture.device();
-    let distribution = vae.encode(picture);
+/// Some of the latents that a picture may have, as the denoiser takes them.
+fn sample(vae: &AutoencoderKl, distribution: LatentDistribution, rng: &mut TorchRng) -> Tensor<4> {
+    let device = distribution.mean.device();
     let shape = distribution.mean.dims();
     let noise = TensorData::new(rng.randn(shape.iter().product()), shape);
     vae.scale(distribution.sample(Tensor::from_data(noise, &device)))

@@ -79,6 +79,7 @@ impl Embeddings {
         let numbers = self
             .sinusoids(&numbers, *features)
             .reshape([samples, embedded]);
+        let text_embeds = text_embeds.cast(self.dtype);
         Some(layers.forward(Tensor::cat(vec![text_embeds, numbers], 1)))
     }
 

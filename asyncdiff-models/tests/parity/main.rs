@@ -4,8 +4,10 @@
 
 mod fixtures;
 mod image_to_image;
+mod loras;
 mod networks;
 mod pipelines;
 mod prompt_weighting;
 mod schedulers;
 mod tokenizer;
+mod vae_tiling;

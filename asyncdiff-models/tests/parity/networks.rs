@@ -9,7 +9,7 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 use super::fixtures::{Model, Reference, models};
 
-fn tensor<const D: usize>(reference: &Reference, name: &str) -> Tensor<D> {
+pub fn tensor<const D: usize>(reference: &Reference, name: &str) -> Tensor<D> {
     let data = TensorData::new(
         reference.values(name).to_vec(),
         reference.shape(name).to_vec(),
@@ -17,11 +17,11 @@ fn tensor<const D: usize>(reference: &Reference, name: &str) -> Tensor<D> {
     Tensor::from_data(data, &Device::flex())
 }
 
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_to_vec::<f32>().unwrap()
 }
 
-fn config<T: serde::de::DeserializeOwned>(model: &Model, part: &str) -> T {
+pub fn config<T: serde::de::DeserializeOwned>(model: &Model, part: &str) -> T {
     let path = model
         .folder
         .join("checkpoint")
@@ -30,7 +30,7 @@ fn config<T: serde::de::DeserializeOwned>(model: &Model, part: &str) -> T {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-fn weights(model: &Model, file: &str) -> WeightFile {
+pub fn weights(model: &Model, file: &str) -> WeightFile {
     WeightFile::open(&model.folder.join("checkpoint").join(file)).unwrap()
 }
 

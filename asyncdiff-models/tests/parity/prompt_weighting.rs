@@ -48,7 +48,7 @@ fn prompt_weighting() {
             continue;
         };
         let reference = Reference::open(&folder.join(file), entry);
-        let stride = entry["token_stride"].as_u64().unwrap() as usize;
+        let stride = reference.params["token_stride"].as_u64().unwrap() as usize;
         let [_, _, features] = <[usize; 3]>::try_from(reference.shape("context")).unwrap();
         let session = Session::new(&model.pipeline, workers("cpu", None).unwrap()).unwrap();
         let row = |name: &str, index: usize| {

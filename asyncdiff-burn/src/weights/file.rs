@@ -1,0 +1,110 @@
+//! One safetensors file.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::Path;
+
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+
+use super::{Entry, WeightError, Weights};
+
+/// The bytes of a weight file and the name to call it by in messages.
+#[derive(Debug)]
+pub struct WeightFile {
+    name: String,
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Mapped(Mmap),
+    Static(&'static [u8]),
+}
+
+impl WeightFile {
+    /// Maps a file into memory.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightError::Open`] if the file cannot be opened.
+    pub fn open(path: &Path) -> Result<Self, WeightError> {
+        let open = || {
+            let file = File::open(path)?;
+            // SAFETY: the mapping is read-only. Another process that shortens the file while it is mapped could end this one;
+            // every loader that maps weights accepts that.
+            unsafe { Mmap::map(&file) }
+        };
+        let bytes = open().map_err(|source| WeightError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            name: path.display().to_string(),
+            bytes: Bytes::Mapped(bytes),
+        })
+    }
+
+    /// A file that is part of the program.
+    #[must_use]
+    pub fn embedded(name: &str, bytes: &'static [u8]) -> Self {
+        Self {
+            name: name.to_owned(),
+            bytes: Bytes::Static(bytes),
+        }
+    }
+
+    /// What to call it in messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads the header.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightError::Corrupt`] if it is not a whole safetensors file.
+    pub fn read(&self) -> Result<Weights<'_>, WeightError> {
+        let entry = |(name, view)| (Cow::Owned(name), Entry::new(&self.name, view));
+        Ok(Weights {
+            file: &self.name,
+            tensors: self.views()?.into_iter().map(entry).collect(),
+            read: Default::default(),
+            deltas: None,
+        })
+    }
+
+    /// What its makers wrote into the header beside the tensors (`__metadata__`).
+    ///
+    /// # Errors
+    ///
+    /// [`WeightError::Corrupt`] if it is not a whole safetensors file.
+    pub fn metadata(&self) -> Result<HashMap<String, String>, WeightError> {
+        let (_, header) =
+            SafeTensors::read_metadata(self.bytes()).map_err(|source| WeightError::Corrupt {
+                file: self.name.clone(),
+                source,
+            })?;
+        Ok(header.metadata().clone().unwrap_or_default())
+    }
+
+    /// All tensors by name.
+    pub(super) fn views(&self) -> Result<BTreeMap<String, TensorView<'_>>, WeightError> {
+        let tensors =
+            SafeTensors::deserialize(self.bytes()).map_err(|source| WeightError::Corrupt {
+                file: self.name.clone(),
+                source,
+            })?;
+        Ok(tensors.tensors().into_iter().collect())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Mapped(mapped) => mapped,
+            Bytes::Static(bytes) => bytes,
+        }
+    }
+}

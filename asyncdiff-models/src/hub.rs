@@ -1,0 +1,189 @@
+//! Models of the Hugging Face Hub.
+//!
+//! [`Hub::fetch`] downloads the files of a pipeline that are read, and no others, into a cache of the Hub's layout, which
+//! other programs share. What the environment says (`HF_HOME`, `HF_TOKEN`, …) is the caller's business: it fills in [`Hub`].
+
+mod download;
+mod error;
+mod needed;
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hf_hub::{Repo, RepoType};
+
+use crate::checkpoint::{Checkpoint, HubId};
+use crate::error::Error;
+use crate::pipeline::Class;
+use download::Online;
+pub use error::HubError;
+
+/// The Hub's address.
+pub const ENDPOINT: &str = "https://huggingface.co";
+
+/// How to reach the Hub, and where its files are kept.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hub {
+    /// The folder with the `models--org--name` folders.
+    pub cache: PathBuf,
+    /// For models that are private, or whose terms have to be accepted.
+    pub token: Option<String>,
+    /// The address, without a slash at the end.
+    pub endpoint: String,
+    /// Whether to use nothing but the cache.
+    pub offline: bool,
+}
+
+/// A token is nobody's business.
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub")
+            .field("cache", &self.cache)
+            .field("token", &self.token.as_ref().map(|_| "…"))
+            .field("endpoint", &self.endpoint)
+            .field("offline", &self.offline)
+            .finish()
+    }
+}
+
+/// Is told how far a download is. Files come one after another: for each, one `start`, any number of `advance`, one `finish`
+/// unless it fails. Files that are in the cache already are not mentioned.
+pub trait DownloadProgress {
+    /// The file `name` of the model, of `bytes` bytes, begins.
+    fn start(&mut self, name: &str, bytes: u64);
+    /// So many bytes more of it have come, or were there from an earlier try.
+    fn advance(&mut self, bytes: u64);
+    /// It is in the cache.
+    fn finish(&mut self);
+    /// The Hub cannot be reached, and what is used is the model as it was when it was downloaded.
+    fn cached(&mut self, reason: &HubError);
+}
+
+/// No report.
+impl DownloadProgress for () {
+    fn start(&mut self, _: &str, _: u64) {}
+    fn advance(&mut self, _: u64) {}
+    fn finish(&mut self) {}
+    fn cached(&mut self, _: &HubError) {}
+}
+
+impl Hub {
+    /// The public Hub, without a token.
+    #[must_use]
+    pub fn new(cache: impl Into<PathBuf>) -> Self {
+        Self {
+            cache: cache.into(),
+            token: None,
+            endpoint: ENDPOINT.to_owned(),
+            offline: false,
+        }
+    }
+
+    /// The model `id`: what is not in the cache is downloaded. `variant` is as in [`Checkpoint::with_variant`].
+    ///
+    /// Downloads are of configurations, tokenizers, and the safetensors files of the parts that `model_index.json` names, in
+    /// the variant that is used; nothing is downloaded of a pipeline class that is not implemented. A download that breaks
+    /// off is continued by the next. When the Hub cannot be reached, a model that is in the cache is used as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Hub`]; [`Error::UnknownPipeline`]; [`Error::Checkpoint`] for a part without usable weights.
+    pub fn fetch(
+        &self,
+        id: &HubId,
+        variant: Option<&str>,
+        progress: &mut dyn DownloadProgress,
+    ) -> Result<Checkpoint, Error> {
+        let folder = if self.offline {
+            self.cached(id, variant)?
+        } else {
+            match self.download(id, variant, progress) {
+                Err(Error::Hub(reason @ HubError::NoNetwork { .. })) => {
+                    let folder = self.cached(id, variant);
+                    match folder {
+                        Ok(folder) => {
+                            progress.cached(&reason);
+                            folder
+                        }
+                        Err(_) => return Err(reason.into()),
+                    }
+                }
+                other => other?,
+            }
+        };
+        let checkpoint = Checkpoint::folder(folder)?;
+        Ok(match variant {
+            Some(variant) => checkpoint.with_variant(variant)?,
+            None => checkpoint,
+        })
+    }
+
+    fn download(
+        &self,
+        id: &HubId,
+        variant: Option<&str>,
+        progress: &mut dyn DownloadProgress,
+    ) -> Result<PathBuf, Error> {
+        let online = Online::open(self, id)?;
+        let names = online.names().to_vec();
+        let mut get = |name: &str| Ok(online.get(name, progress)?);
+        if !names.iter().any(|name| name == needed::MODEL_INDEX) {
+            return Err(HubError::NoModelIndex { id: id.clone() }.into());
+        }
+        get(needed::MODEL_INDEX)?;
+        let folder = online.snapshot();
+        Class::of(&Checkpoint::folder(folder)?)?;
+        needed::get_all(folder, &id.to_string(), &names, variant, &mut get)?;
+        online.name_revision()?;
+        Ok(folder.to_owned())
+    }
+
+    /// The folder of a model that is wholly in the cache.
+    fn cached(&self, id: &HubId, variant: Option<&str>) -> Result<PathBuf, Error> {
+        let not_cached = |missing: String| {
+            Error::from(HubError::NotCached {
+                id: id.clone(),
+                cache: self.cache.clone(),
+                missing,
+            })
+        };
+        let repository = self.repository(id);
+        let commit = fs::read_to_string(repository.join("refs").join(&id.revision));
+        let commit = commit.map_or(id.revision.clone(), |commit| commit.trim().to_owned());
+        let folder = repository.join("snapshots").join(commit);
+        let mut get = |name: &str| {
+            let path = folder.join(name);
+            if path.is_file() {
+                Ok(path)
+            } else {
+                Err(not_cached(name.to_owned()))
+            }
+        };
+        get(needed::MODEL_INDEX)?;
+        let names = needed::files_below(&folder);
+        match needed::get_all(&folder, &id.to_string(), &names, variant, &mut get) {
+            Err(Error::Checkpoint(fault)) => Err(not_cached(format!("part of it: {fault}"))),
+            other => other,
+        }?;
+        Ok(folder)
+    }
+
+    /// The folder of a model in the cache.
+    fn repository(&self, id: &HubId) -> PathBuf {
+        let name = Repo::new(id.name.clone(), RepoType::Model).folder_name();
+        self.cache.join(name)
+    }
+}
+
+/// Where a person reads about a model, and accepts its terms.
+fn page(endpoint: &str, id: &HubId) -> String {
+    format!("{endpoint}/{}", id.name)
+}
+
+/// Whether a path is that of weights, which are worth a second look before they are downloaded.
+fn is_weights(name: &str) -> bool {
+    Path::new(name)
+        .extension()
+        .is_some_and(|extension| extension == "safetensors")
+}

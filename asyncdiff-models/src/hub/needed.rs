@@ -1,0 +1,146 @@
+//! Which files of a model are read.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::checkpoint::{CheckpointError, WeightFiles, choose_weights, has_variant, shards};
+use crate::error::Error;
+
+pub(super) const MODEL_INDEX: &str = "model_index.json";
+
+/// Parts that a `model_index.json` may name and no pipeline here has.
+const NOT_READ: [&str; 1] = ["safety_checker"];
+
+/// Endings of the classes of parts that have no weights.
+const WITHOUT_WEIGHTS: [&str; 4] = ["Tokenizer", "TokenizerFast", "Scheduler", "Processor"];
+
+/// Gets every file that is read of a model called `id`, beside its [`MODEL_INDEX`], which is in `folder` already.
+///
+/// `names` are the files that there are, relative to the model's root; `get` fetches one and says where it is.
+pub(super) fn get_all(
+    folder: &Path,
+    id: &str,
+    names: &[String],
+    variant: Option<&str>,
+    get: &mut dyn FnMut(&str) -> Result<PathBuf, Error>,
+) -> Result<(), Error> {
+    for name in names.iter().filter(|name| !name.contains('/')) {
+        // The README of a model is for people, and its other files are for other programs.
+        if name == "generation_config.json" {
+            get(name)?;
+        }
+    }
+    let mut weights = Vec::new();
+    for (part, stem) in parts(&folder.join(MODEL_INDEX))? {
+        let files: Vec<String> = names
+            .iter()
+            .filter_map(|name| name.strip_prefix(&part)?.strip_prefix('/'))
+            .map(str::to_owned)
+            .collect();
+        for name in files.iter().filter(|name| is_configuration(name)) {
+            get(&format!("{part}/{name}"))?;
+        }
+        if let Some(stem) = stem {
+            weights.push((part, stem, files));
+        }
+    }
+    let has = |variant: &str| {
+        let mut all = weights.iter();
+        all.any(|(_, stem, files)| has_variant(files, stem, variant))
+    };
+    if let Some(variant) = variant.filter(|variant| !has(variant)) {
+        return Err(CheckpointError::NoVariant {
+            model: id.to_owned(),
+            variant: variant.to_owned(),
+            found: Vec::new(),
+        }
+        .into());
+    }
+    // All choices before the first big download.
+    let mut chosen = Vec::new();
+    for (part, stem, files) in &weights {
+        let files = choose_weights(&format!("{id}/{part}"), files, stem, variant)?;
+        chosen.push((part, files));
+    }
+    for (part, files) in chosen {
+        match files {
+            WeightFiles::Whole(name) => {
+                get(&format!("{part}/{name}"))?;
+            }
+            WeightFiles::Sharded(index) => {
+                let name = format!("{part}/{index}");
+                let path = get(&name)?;
+                let bytes = fs::read(&path).map_err(|source| Error::Read {
+                    file: path.display().to_string(),
+                    source,
+                })?;
+                for shard in shards(&path.display().to_string(), &bytes)?.files {
+                    get(&format!("{part}/{shard}"))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The parts that `model_index.json` names, each with the stem of its weight files if it has weights.
+fn parts(model_index: &Path) -> Result<Vec<(String, Option<&'static str>)>, Error> {
+    let file = || model_index.display().to_string();
+    let bytes = fs::read(model_index).map_err(|source| Error::Read {
+        file: file(),
+        source,
+    })?;
+    let index: BTreeMap<String, Value> =
+        serde_json::from_slice(&bytes).map_err(|source| Error::Json {
+            file: file(),
+            source,
+        })?;
+    let part = |(name, value): (String, Value)| {
+        // [library, class], or two nulls for a part that is left out.
+        let library = value.get(0)?.as_str()?;
+        let class = value.get(1)?.as_str()?;
+        if NOT_READ.contains(&name.as_str()) || name.contains(['/', '\\', '.']) {
+            return None;
+        }
+        let stem = match library {
+            "transformers" => "model",
+            _ => "diffusion_pytorch_model",
+        };
+        let without = WITHOUT_WEIGHTS.iter().any(|end| class.ends_with(end));
+        Some((name, (!without).then_some(stem)))
+    };
+    Ok(index.into_iter().filter_map(part).collect())
+}
+
+/// Configurations and vocabularies, but neither indices of shards nor the tokenizer in the form that is not read.
+fn is_configuration(name: &str) -> bool {
+    (name.ends_with(".json") || name.ends_with(".txt"))
+        && !name.contains(".index.")
+        && name != "tokenizer.json"
+        && !name.contains('/')
+}
+
+/// The files in a folder and the folders in it, with `/` between.
+pub(super) fn files_below(folder: &Path) -> Vec<String> {
+    let list = |folder: &Path| -> Vec<_> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let entries = entries.filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            Some((name, entry.path()))
+        });
+        entries.collect()
+    };
+    let mut files = Vec::new();
+    for (name, path) in list(folder) {
+        if path.is_dir() {
+            let below = list(&path).into_iter();
+            files.extend(below.map(|(file, _)| format!("{name}/{file}")));
+        } else {
+            files.push(name);
+        }
+    }
+    files
+}

@@ -1,0 +1,159 @@
+//! The memory that a plan announces against what the allocator sees. Alone in its program, because every allocation counts.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use asyncdiff_burn::weights::WeightFile;
+use asyncdiff_comm::{CommError, PeerExchange};
+use asyncdiff_core::{Action, Engine};
+use asyncdiff_models::device::workers;
+use asyncdiff_models::unet::{Conditioning, UNet};
+use asyncdiff_models::{Checkpoint, Run, StableDiffusion, Strategy};
+use burn::tensor::{Device, FloatDType, Tensor};
+
+struct Counting;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: all memory is the system allocator's; the counters only watch.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let held = HELD.fetch_add(layout.size(), Relaxed) + layout.size();
+        PEAK.fetch_max(held, Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Relaxed);
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Stands for all other ranks: takes what is sent, and makes what is received up.
+struct Others {
+    shapes: VecDeque<[usize; 4]>,
+    device: Device,
+}
+
+impl PeerExchange<Tensor<4>> for Others {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn world_size(&self) -> usize {
+        1
+    }
+
+    fn send(&mut self, _: usize, _: u64, _: Tensor<4>) -> Result<(), CommError> {
+        Ok(())
+    }
+
+    fn recv(&mut self, _: usize, _: u64) -> Result<Tensor<4>, CommError> {
+        let shape = self
+            .shapes
+            .pop_front()
+            .expect("the plan says what is received");
+        Ok(Tensor::ones(shape, &self.device))
+    }
+
+    fn barrier(&mut self) -> Result<(), CommError> {
+        Ok(())
+    }
+
+    fn fail(&mut self, _: &str) {}
+}
+
+/// The most bytes that a rank holds while it runs its part of the plan.
+fn measured(pipeline: &StableDiffusion, weights: &Path, run: &Run, rank: usize) -> usize {
+    let worker = &workers("cpu:1", Some(1)).unwrap()[0];
+    let device = worker.device();
+    let unet = pipeline.unet();
+    let file = WeightFile::open(weights).unwrap();
+    let blocks = &run.plan.blocks[rank];
+    let shapes = run.plan.ranks[rank]
+        .iter()
+        .filter_map(|instruction| match instruction.action {
+            Action::Recv { what, .. } => Some(match what.value {
+                asyncdiff_core::Value::Block(id) => run.graph.block(id).output,
+                _ => run.graph.latents,
+            }),
+            _ => None,
+        })
+        .collect();
+    let mut others = Others {
+        shapes,
+        device: device.clone(),
+    };
+    let [_, _, height, width] = run.graph.latents;
+    let tokens = pipeline.text_encoders().tokens();
+    let rows = 2 * run.request.num_images;
+    let context = Tensor::ones([rows, tokens, unet.config.cross_attention_dim], device);
+    let conditioning = Conditioning {
+        context,
+        added: None,
+        concat: None,
+        mask: None,
+        frames: 1,
+    };
+    worker.install(|| {
+        let unet =
+            UNet::load(unet, &file.read().unwrap(), blocks, device, FloatDType::F32).unwrap();
+        let given = Box::new(|_| unreachable!("no noise and no picture in this run"));
+        let mut denoiser = unet.denoiser(conditioning, [height, width], given);
+        let latents =
+            (rank == run.plan.latents_rank).then(|| Tensor::ones(run.graph.latents, device));
+        let before = HELD.load(Relaxed);
+        PEAK.store(before, Relaxed);
+        Engine::new(&run.plan, rank)
+            .run(&mut denoiser, &mut others, latents, &mut |_, _| {
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        PEAK.load(Relaxed) - before
+    })
+}
+
+#[test]
+fn the_announced_peak_is_within_a_fifth_of_the_allocators() {
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/sd15/checkpoint");
+    let pipeline = StableDiffusion::open(Checkpoint::folder(fixture).unwrap()).unwrap();
+    let weights = Path::new(fixture).join("unet/diffusion_pytorch_model.safetensors");
+    let mut request = pipeline.request("x");
+    request.steps = 4;
+    request.scheduler = Some("ddim".to_owned());
+    // Activations far larger than what the matrix multiplication packs.
+    (request.width, request.height) = (192, 128);
+    request.num_images = 24;
+    let mut ranks = 0;
+    for strategy in [
+        Strategy::Sequential,
+        Strategy::segments(2),
+        Strategy::segments(3),
+    ] {
+        let run = pipeline.plan(&request, &strategy).unwrap();
+        for (rank, summary) in run.summary.ranks.iter().enumerate() {
+            let announced = summary.activation_bytes as f64;
+            let measured = measured(&pipeline, &weights, &run, rank) as f64;
+            println!(
+                "{} ranks, rank {rank}: announced {:.2} MiB, measured {:.2} MiB, ratio {:.3}",
+                run.plan.ranks.len(),
+                announced / 1048576.0,
+                measured / 1048576.0,
+                announced / measured
+            );
+            assert!(
+                (0.8..=1.2).contains(&(announced / measured)),
+                "{strategy:?}, rank {rank}: announced {announced}, measured {measured}"
+            );
+            ranks += 1;
+        }
+    }
+    assert_eq!(ranks, 6);
+}

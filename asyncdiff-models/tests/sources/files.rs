@@ -1,0 +1,137 @@
+//! Fixture checkpoints, and safetensors files to take apart and put together.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use asyncdiff_models::device::workers;
+use asyncdiff_models::{Checkpoint, Session, StableDiffusion, Strategy};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
+
+/// The text-to-image checkpoints of the project's fixtures, or of `ASYNCDIFF_FIXTURES`.
+pub fn checkpoints() -> Vec<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = match std::env::var_os("ASYNCDIFF_FIXTURES") {
+        Some(folder) => workspace.join(folder),
+        None => workspace.join("fixtures"),
+    };
+    let mut folders: Vec<_> = fs::read_dir(root)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().join("checkpoint"))
+        .filter(|folder| {
+            let class = |index: Value| index["_class_name"].as_str().map(str::to_owned);
+            let implemented = ["StableDiffusionPipeline", "StableDiffusionXLPipeline"];
+            folder.join("model_index.json").is_file()
+                && !folder.join("motion_adapter").is_dir()
+                && class(json(&folder.join("model_index.json")))
+                    .is_some_and(|class| implemented.contains(&&*class))
+        })
+        .collect();
+    folders.sort();
+    assert!(!folders.is_empty());
+    folders
+}
+
+/// The smallest of them is not the point; any will do.
+pub fn checkpoint() -> PathBuf {
+    checkpoints().swap_remove(0)
+}
+
+pub fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// A folder with all of another's contents.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap().path();
+        let target = to.join(entry.file_name().unwrap());
+        if entry.is_dir() {
+            copy(&entry, &target);
+        } else {
+            fs::copy(&entry, &target).unwrap();
+        }
+    }
+}
+
+/// The contents of all files in a folder and the folders in it, by path with `/` between.
+#[cfg(feature = "hub")]
+pub fn every_file(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if entry.path().is_dir() {
+            for (file, bytes) in every_file(&entry.path()) {
+                files.insert(format!("{name}/{file}"), bytes);
+            }
+        } else {
+            files.insert(name, fs::read(entry.path()).unwrap());
+        }
+    }
+    files
+}
+
+/// A tensor in plain memory, in the type in which a file has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plain {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub bytes: Vec<u8>,
+}
+
+pub type Tensors = BTreeMap<String, Plain>;
+
+pub fn read(path: &Path) -> Tensors {
+    let bytes = fs::read(path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let plain = |view: TensorView<'_>| Plain {
+        dtype: view.dtype(),
+        shape: view.shape().to_vec(),
+        bytes: view.data().to_vec(),
+    };
+    tensors
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| (name, plain(view)))
+        .collect()
+}
+
+pub fn write(path: &Path, tensors: &Tensors, metadata: &[(&str, &str)]) {
+    fn view(plain: &Plain) -> TensorView<'_> {
+        TensorView::new(plain.dtype, plain.shape.clone(), &plain.bytes).unwrap()
+    }
+    let views: Vec<_> = tensors
+        .iter()
+        .map(|(name, plain)| (name.clone(), view(plain)))
+        .collect();
+    let metadata = metadata
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect();
+    safetensors::serialize_to_file(views, Some(metadata), path).unwrap();
+}
+
+/// The final latents of two steps with guidance.
+pub fn latents(checkpoint: Checkpoint) -> Vec<f32> {
+    let pipeline = StableDiffusion::open(checkpoint).unwrap();
+    let mut request = pipeline.request("a small test");
+    request.steps = 2;
+    (request.width, request.height) = (64, 64);
+    let run = pipeline.plan(&request, &Strategy::Sequential).unwrap();
+    let mut session = Session::new(&pipeline, workers("cpu", None).unwrap()).unwrap();
+    session.generate(&run, &mut ()).unwrap().latents
+}
+
+/// The sentence with which a model cannot be loaded.
+pub fn refusal(checkpoint: Checkpoint) -> String {
+    let load = || {
+        let pipeline = StableDiffusion::open(checkpoint)?;
+        let run = pipeline.plan(&pipeline.request("x"), &Strategy::Sequential)?;
+        Session::new(&pipeline, workers("cpu", None).unwrap())?.prepare(&run)
+    };
+    load().unwrap_err().to_string()
+}
