@@ -8,6 +8,8 @@ use serde::Serialize;
 use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::pipeline::StableDiffusion;
+use crate::text::TextEncoders;
+use crate::vision::ImageEncoder;
 
 /// The numbers of segments that partitions are published for.
 const SEGMENTS: [usize; 3] = [2, 3, 4];
@@ -22,7 +24,9 @@ pub struct Description {
     pub width: usize,
     /// Default height in pixels.
     pub height: usize,
-    /// Shape of the latents at that size: `[channels, height, width]`.
+    /// Default number of frames; 1 for pictures.
+    pub frames: usize,
+    /// Shape of a picture's or frame's latents at that size: `[channels, height, width]`.
     pub latents: [usize; 3],
     /// Default number of inference steps.
     pub steps: usize,
@@ -99,7 +103,8 @@ impl StableDiffusion {
         let [_, channels, height, width] = graph.latents;
         let text_encoders: Vec<_> = self
             .text_encoders()
-            .iter()
+            .into_iter()
+            .flat_map(TextEncoders::iter)
             .map(|encoder| TextEncoderDescription {
                 folder: encoder.folder.to_owned(),
                 layers: encoder.config.num_hidden_layers,
@@ -110,7 +115,9 @@ impl StableDiffusion {
             .collect();
         let parts = text_encoders
             .iter()
-            .map(|encoder| (encoder.folder.as_str(), "model"))
+            .map(|encoder| encoder.folder.as_str())
+            .chain(self.image_encoder().map(|_| ImageEncoder::FOLDER))
+            .map(|folder| (folder, "model"))
             .chain(["unet", "vae"].map(|part| (part, "diffusion_pytorch_model")))
             .map(|(folder, stem)| self.describe_part(folder, stem))
             .collect::<Result<_, _>>()?;
@@ -118,6 +125,7 @@ impl StableDiffusion {
             class: self.class.name().to_owned(),
             width: request.width,
             height: request.height,
+            frames: request.frames,
             latents: [channels, height, width],
             steps: request.steps,
             guidance_scale: request.guidance_scale,

@@ -1,10 +1,11 @@
-//! diffusers' `UNet2DConditionModel`, block by block.
+//! diffusers' `UNet2DConditionModel` and `UNetSpatioTemporalConditionModel`, block by block.
 //!
 //! A UNet *is* its list of blocks: there is no forward function beside the plan. [`UNet::load`] takes the blocks that a
 //! rank owns, [`UNet::denoiser`] gives the engine something to run them with.
 
 mod conditioning;
 mod embedding;
+mod spatio_temporal;
 mod transformer;
 
 use std::collections::HashMap;
@@ -19,8 +20,9 @@ use burn::nn::GroupNorm;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData, activation};
 
-use crate::resnet::{Norm, Resnet, enlarge};
+use crate::resnet::{FactorOf, Norm, Resnet, SpatioTemporalResnet, enlarge};
 use embedding::Embeddings;
+use spatio_temporal::SpatioTemporalTransformer;
 use transformer::Transformer;
 
 pub use conditioning::{AddedConditioning, Conditioning};
@@ -41,6 +43,8 @@ enum Module {
     ConvIn(Conv2d),
     Resnet(Box<Resnet>),
     Transformer(Box<Transformer>),
+    SpatioTemporalResnet(Box<SpatioTemporalResnet>),
+    SpatioTemporalTransformer(Box<SpatioTemporalTransformer>),
     Downsample(Conv2d),
     Upsample(Conv2d),
     ConvOut(GroupNorm, Conv2d),
@@ -130,7 +134,7 @@ impl Module {
         let loader = root.at(&block.name);
         let norm = Norm {
             groups: config.norm_num_groups,
-            epsilon: config.norm_eps,
+            epsilon: block.norm_eps,
         };
         Ok(match block.kind {
             BlockKind::ConvIn { input, output } => {
@@ -147,6 +151,23 @@ impl Module {
                 heads,
                 layers,
             } => Module::Transformer(Box::new(Transformer::load(
+                &loader, config, channels, heads, layers,
+            )?)),
+            BlockKind::SpatioTemporalResnet { input, output } => {
+                Module::SpatioTemporalResnet(Box::new(SpatioTemporalResnet::load(
+                    &loader,
+                    [input, output],
+                    norm,
+                    norm.epsilon,
+                    Some(config.time_embed_dim()),
+                    FactorOf::Spatial,
+                )?))
+            }
+            BlockKind::SpatioTemporalTransformer {
+                channels,
+                heads,
+                layers,
+            } => Module::SpatioTemporalTransformer(Box::new(SpatioTemporalTransformer::load(
                 &loader, config, channels, heads, layers,
             )?)),
             BlockKind::Downsample { channels } => Module::Downsample(layers::conv2d(
@@ -201,7 +222,12 @@ impl Denoiser for UNetDenoiser<'_> {
         inputs: Vec<Tensor<4>>,
     ) -> Result<Tensor<4>, Infallible> {
         if self.time.as_ref().is_none_or(|(of, _)| *of != timestep) {
-            let embedding = self.unet.embeddings.at(timestep, self.added.as_ref());
+            let mut embedding = self.unet.embeddings.at(timestep, self.added.as_ref());
+            // One row does for all of the batch. Otherwise there is one for each sample, whose frames share it.
+            if embedding.dims()[0] > 1 {
+                let each = embedding.unsqueeze_dim::<3>(1);
+                embedding = each.repeat_dim(1, self.frames).flatten(0, 1);
+            }
             self.time = Some((timestep, embedding));
         }
         let time = self.time.as_ref().map(|(_, embedding)| embedding);
@@ -225,6 +251,10 @@ impl Denoiser for UNetDenoiser<'_> {
             }
             Module::Resnet(resnet) => resnet.forward(input, time),
             Module::Transformer(transformer) => transformer.forward(input, &self.context),
+            Module::SpatioTemporalResnet(resnet) => resnet.forward(input, time, self.frames),
+            Module::SpatioTemporalTransformer(transformer) => {
+                transformer.forward(input, &self.context, self.frames)
+            }
             Module::Downsample(conv) => conv.forward(input),
             Module::Upsample(conv) => {
                 let level = self.unet.spec.blocks[block.0].level;

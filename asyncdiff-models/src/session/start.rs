@@ -8,7 +8,7 @@ use crate::pipeline::{InitImage, Run};
 use crate::random::TorchRng;
 use crate::vae::{AutoencoderKl, LatentDistribution};
 
-use super::{repeat_each, values};
+use super::{animate, repeat_each, values};
 
 /// What the rank that advances the latents is given.
 pub(super) struct Start {
@@ -26,9 +26,9 @@ pub(super) struct Kept {
     pub noise: Vec<f32>,
 }
 
-/// What all ranks are told of a mask, on the autoencoder's device.
+/// What all ranks are told of a mask, or of the picture that a video is made of, on the autoencoder's device.
 #[derive(Default)]
-pub(super) struct Masked {
+pub(super) struct Beside {
     /// [`Conditioning::concat`](crate::unet::Conditioning).
     pub concat: Option<Tensor<4>>,
     /// [`Conditioning::mask`](crate::unet::Conditioning).
@@ -42,7 +42,7 @@ pub(super) fn start(
     reads_mask: bool,
     vae: &AutoencoderKl,
     device: &Device,
-) -> (Start, Masked) {
+) -> (Start, Beside) {
     let mut rng = TorchRng::new(run.request.seed);
     let given = run
         .request
@@ -55,6 +55,11 @@ pub(super) fn start(
         let sigma = run.schedule.init_noise_sigma as f32;
         noise.iter().map(|value| value * sigma).collect()
     };
+    let concat = run
+        .request
+        .image_to_video
+        .as_ref()
+        .map(|video| animate::concat(video, run, passes, vae, device, &mut rng));
     let Some(init) = &run.request.init_image else {
         let noise = given.unwrap_or_else(|| rng.randn(count));
         let start = Start {
@@ -62,7 +67,8 @@ pub(super) fn start(
             kept: None,
             rng,
         };
-        return (start, Masked::default());
+        let beside = Beside { concat, mask: None };
+        return (start, beside);
     };
 
     let InitImage {
@@ -96,8 +102,8 @@ pub(super) fn start(
         }
         _ => pure(&noise),
     };
-    let masked = match mask {
-        None => Masked::default(),
+    let beside = match mask {
+        None => Beside::default(),
         Some(mask) => {
             let on_latents = shrink(mask, [shape[2], shape[3]], device);
             if reads_mask {
@@ -105,12 +111,12 @@ pub(super) fn start(
                 outside(&mut rest, mask);
                 let rest = encode(rest, &mut rng);
                 let concat = Tensor::cat(vec![on_latents, rest], 1);
-                Masked {
+                Beside {
                     concat: Some(repeat_each(concat, passes * shape[0])),
                     mask: None,
                 }
             } else {
-                Masked {
+                Beside {
                     concat: None,
                     mask: Some(on_latents),
                 }
@@ -118,7 +124,7 @@ pub(super) fn start(
         }
     };
     let kept = clean.filter(|_| keeps).map(|image| Kept { image, noise });
-    (Start { latents, kept, rng }, masked)
+    (Start { latents, kept, rng }, beside)
 }
 
 /// Some of the latents that a picture may have, as the denoiser takes them.

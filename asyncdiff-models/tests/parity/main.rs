@@ -4,6 +4,7 @@
 
 mod fixtures;
 mod image_to_image;
+mod image_to_video;
 mod loras;
 mod networks;
 mod pipelines;
