@@ -106,6 +106,48 @@ pub enum WriteProblem {
         "pictures are written as PNG, JPEG or WebP, give a name that ends in .png, .jpg, .jpeg or .webp"
     )]
     PictureExtension,
+    /// No known video format has this extension.
+    #[error(
+        "videos are written as MP4, GIF, animated WebP or PNG, or as a folder of numbered pictures; give a name that ends in .mp4, .gif, .webp, .png or /"
+    )]
+    VideoExtension,
+    /// This build has no MP4.
+    #[error(
+        "this program was built without the feature mp4; give a name that ends in .gif, .webp, .png or /, or build it with the feature"
+    )]
+    NoMp4,
+    /// A folder is to be written where a file is.
+    #[error("it names a file, not a folder; give a folder that does not exist")]
+    File,
+    /// The path ends in `.`, `..` or `/`, where no folder can be put.
+    #[error("it names no folder of its own, give one that can be created")]
+    Nameless,
+    /// A folder for frames holds something else.
+    #[error("the folder holds {}, which is no frame of a video; give a folder that does not exist", .0.display())]
+    Occupied(PathBuf),
+    /// A video without frames.
+    #[error("a video needs at least one frame")]
+    NoFrames,
+    /// The frames of a video have several sizes.
+    #[error("frame {index} has {} by {} pixels, the first frame {} by {}; all need one size", found.0, found.1, first.0, first.1)]
+    FrameSizes {
+        /// Width and height of the first frame.
+        first: (usize, usize),
+        /// Number of the first that differs, from 0.
+        index: usize,
+        /// Its width and height.
+        found: (usize, usize),
+    },
+    /// The format cannot play that fast, or the video would stand still.
+    #[error("{format} plays 1 to {most} frames a second, found {found}")]
+    FrameRate {
+        /// Name of the format.
+        format: &'static str,
+        /// The most frames a second.
+        most: u32,
+        /// The frames a second asked for.
+        found: u32,
+    },
     /// The picture has other than the bytes that its size asks for, or no pixel.
     #[error("a picture of {width} by {height} pixels with {found} bytes is none")]
     Torn {
@@ -116,8 +158,8 @@ pub enum WriteProblem {
         /// Number of bytes found.
         found: usize,
     },
-    /// A side is longer than the format can say.
-    #[error("{format} holds at most {limit} pixels a side, found {width} by {height}")]
+    /// A side is shorter or longer than the format allows.
+    #[error("{format} holds {least} to {most} pixels a side, found {width} by {height}")]
     Side {
         /// Name of the format.
         format: &'static str,
@@ -125,8 +167,10 @@ pub enum WriteProblem {
         width: usize,
         /// Number of rows.
         height: usize,
+        /// The shortest side.
+        least: usize,
         /// The longest side.
-        limit: usize,
+        most: usize,
     },
     /// The text that comes with the picture does not fit the format.
     #[error("the text that comes with it {0}")]

@@ -32,7 +32,11 @@ pub(crate) fn check(path: &Path) -> Result<(), WriteProblem> {
     if path.is_dir() || path.file_name().is_none() {
         return Err(WriteProblem::Folder);
     }
-    let folder = folder_of(path);
+    check_folder(folder_of(path))
+}
+
+/// Whether something can be created in the folder.
+pub(crate) fn check_folder(folder: &Path) -> Result<(), WriteProblem> {
     if !folder.is_dir() {
         return Err(WriteProblem::MissingFolder(folder.to_owned()));
     }

@@ -2,11 +2,11 @@
 //!
 //! [`picture`] reads PNG, JPEG and WebP files into an [`Image`](asyncdiff_models::image::Image) or a
 //! [`Mask`](asyncdiff_models::image::Mask), and writes an image as the format that the file's name asks for.
-//! Whatever is written appears whole or not at all. Everything that can go wrong is a [`MediaError`], a sentence that names
-//! the file.
+//! [`video`] writes images one after the other as MP4, GIF, animated WebP or PNG, or as a folder of pictures. Whatever is
+//! written appears whole or not at all. Everything that can go wrong is a [`MediaError`], a sentence that names the file.
 //!
 //! ```
-//! use asyncdiff_media::picture;
+//! use asyncdiff_media::{picture, video};
 //! use asyncdiff_models::image::Image;
 //!
 //! let folder = tempfile::tempdir()?;
@@ -16,6 +16,10 @@
 //! picture::check_path(&path)?; // before a long computation
 //! picture::write(&path, &image, "red, seed 7")?;
 //! assert_eq!(picture::read(&path)?, image);
+//!
+//! let path = folder.path().join("red.gif");
+//! video::check_path(&path)?;
+//! video::write(&path, &[image.clone(), image], 8)?; // 8 frames a second
 //!
 //! let error = picture::check_path(&folder.path().join("red.bmp")).unwrap_err();
 //! assert!(error.to_string().ends_with("give a name that ends in .png, .jpg, .jpeg or .webp"));
@@ -27,6 +31,8 @@
 mod error;
 mod exif;
 pub mod file;
+mod limits;
 pub mod picture;
+pub mod video;
 
 pub use error::{MediaError, ReadProblem, WriteProblem};

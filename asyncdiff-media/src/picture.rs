@@ -1,22 +1,24 @@
 //! Pictures as PNG, JPEG and WebP files.
 
 mod decode;
-mod encode;
+pub(crate) mod encode;
 
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use asyncdiff_models::image::{Image, Mask};
 
 use crate::error::{MediaError, WriteProblem};
 use crate::file;
+use crate::limits::{PNG_SIDES, SIDES_OF_16_BITS, WEBP_SIDES, check_sides};
 
 /// The most pixels that are read: more than any model makes, and 512 MiB decoded. Pillow refuses files of that size too.
 const MOST_PIXELS: usize = 178_956_970;
 
 /// A file format for pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
+pub(crate) enum Format {
     Png,
     Jpeg,
     WebP,
@@ -61,6 +63,14 @@ impl Format {
             Self::Png => "PNG",
             Self::Jpeg => "JPEG",
             Self::WebP => "WebP",
+        }
+    }
+
+    fn sides(self) -> RangeInclusive<usize> {
+        match self {
+            Self::Png => PNG_SIDES,
+            Self::Jpeg => SIDES_OF_16_BITS,
+            Self::WebP => WEBP_SIDES,
         }
     }
 }
@@ -122,6 +132,18 @@ pub fn check_path(path: &Path) -> Result<(), MediaError> {
         file::check(path)
     };
     check().map_err(|problem| MediaError::write(path, problem))
+}
+
+/// Whether the format that the file's name asks for holds a picture of `width` by `height` pixels, to be asked as soon as
+/// the size is known.
+///
+/// # Errors
+///
+/// [`MediaError::Write`] if the name has an extension of no known format, or the format has a limit.
+pub fn check_size(path: &Path, width: usize, height: usize) -> Result<(), MediaError> {
+    Format::by_name(path)
+        .and_then(|format| check_sides(format.name(), &format.sides(), [width, height]))
+        .map_err(|problem| MediaError::write(path, problem))
 }
 
 /// Reads a PNG, JPEG or WebP picture, whatever its name; of an animation, the first frame.

@@ -102,6 +102,7 @@ pub fn run(args: &Generate) -> Result<()> {
             "width": request.width,
             "height": request.height,
             "vae_tiling": request.vae_tiling,
+            "strength": request.init_image.as_ref().map(|init| init.strength),
             "scheduler": run.scheduler,
             "dtype": run.dtype,
             "devices": devices,
@@ -184,6 +185,9 @@ fn parameters(run: &Run, sample: &Sample) -> String {
     );
     for lora in &sample.lora {
         text += &format!(", LoRA: {}:{}", lora.file.display(), lora.strength);
+    }
+    if let Some(init) = &request.init_image {
+        text += &format!(", Denoising strength: {}", init.strength);
     }
     if let Some(asyncdiff) = &run.plan.strategy {
         text += &format!(

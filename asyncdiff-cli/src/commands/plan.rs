@@ -45,8 +45,15 @@ pub fn run(args: &Plan) -> Result<()> {
 pub fn heading(run: &Run, seeds: &dyn Display) -> String {
     let request = &run.request;
     let [batch, channels, height, width] = run.graph.latents;
+    let from = match &request.init_image {
+        None => String::new(),
+        Some(init) if init.mask.is_some() => {
+            format!("inside a mask at strength {}, ", init.strength)
+        }
+        Some(init) => format!("from a picture at strength {}, ", init.strength),
+    };
     format!(
-        "{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {seeds}, {}",
+        "{from}{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {seeds}, {}",
         request.width,
         request.height,
         request.steps,

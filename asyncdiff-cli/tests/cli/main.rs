@@ -2,6 +2,7 @@
 
 mod dtypes;
 mod info;
+mod init_images;
 #[cfg(target_os = "linux")]
 mod interrupts;
 mod lists;

@@ -5,25 +5,18 @@ use asyncdiff_models::image::Image;
 use super::Format;
 use crate::error::WriteProblem;
 use crate::exif;
+use crate::limits::{check_bytes, check_sides};
 
 /// Nothing to be seen of the compression, at about a quarter of the bytes of PNG.
 const JPEG_QUALITY: u8 = 95;
-/// The longest side of the largest WebP picture (14 bits and one).
-const WEBP_SIDE: usize = 16384;
 /// The most bytes of Exif data in a JPEG file (a segment's 16-bit length, less itself and `Exif\0\0`).
 const JPEG_EXIF: usize = 65535 - 2 - 6;
 
-pub(super) fn encode(format: Format, image: &Image, text: &str) -> Result<Vec<u8>, WriteProblem> {
-    let &Image { width, height, .. } = image;
-    let found = image.rgb.len();
-    let right = width.checked_mul(height).and_then(|n| n.checked_mul(3));
-    if right != Some(found) || found == 0 {
-        return Err(WriteProblem::Torn {
-            width,
-            height,
-            found,
-        });
-    }
+/// The whole file. Sides are in the range of the format, so they are not cut below.
+pub(crate) fn encode(format: Format, image: &Image, text: &str) -> Result<Vec<u8>, WriteProblem> {
+    let size = [image.width, image.height];
+    check_sides(format.name(), &format.sides(), size)?;
+    check_bytes(image)?;
     match format {
         Format::Png => png(image, text),
         Format::Jpeg => jpeg(image, text),
@@ -31,33 +24,14 @@ pub(super) fn encode(format: Format, image: &Image, text: &str) -> Result<Vec<u8
     }
 }
 
-fn side<T: TryFrom<usize>>(
-    image: &Image,
-    format: &'static str,
-    limit: usize,
-) -> Result<[T; 2], WriteProblem> {
-    let &Image { width, height, .. } = image;
-    let too_long = WriteProblem::Side {
-        format,
-        width,
-        height,
-        limit,
-    };
-    match (T::try_from(width), T::try_from(height)) {
-        (Ok(columns), Ok(rows)) if width.max(height) <= limit => Ok([columns, rows]),
-        _ => Err(too_long),
-    }
-}
-
 fn png(image: &Image, text: &str) -> Result<Vec<u8>, WriteProblem> {
-    let [width, height] = side(image, "PNG", i32::MAX as usize)?;
     if text.contains('\0') {
         return Err(WriteProblem::Text(
             "contains a NUL character, which PNG cannot hold",
         ));
     }
     let mut output = Vec::new();
-    let mut encoder = png::Encoder::new(&mut output, width, height);
+    let mut encoder = png::Encoder::new(&mut output, image.width as u32, image.height as u32);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     let write = || {
@@ -78,7 +52,6 @@ fn png(image: &Image, text: &str) -> Result<Vec<u8>, WriteProblem> {
 }
 
 fn jpeg(image: &Image, text: &str) -> Result<Vec<u8>, WriteProblem> {
-    let [width, height] = side(image, "JPEG", u16::MAX.into())?;
     let mut output = Vec::new();
     let mut encoder = jpeg_encoder::Encoder::new(&mut output, JPEG_QUALITY);
     encoder.set_sampling_factor(jpeg_encoder::SamplingFactor::F_1_1);
@@ -94,20 +67,31 @@ fn jpeg(image: &Image, text: &str) -> Result<Vec<u8>, WriteProblem> {
         encoder.add_exif_metadata(&comment)
     };
     written
-        .and_then(|()| encoder.encode(&image.rgb, width, height, jpeg_encoder::ColorType::Rgb))
+        .and_then(|()| {
+            encoder.encode(
+                &image.rgb,
+                image.width as u16,
+                image.height as u16,
+                jpeg_encoder::ColorType::Rgb,
+            )
+        })
         .map_err(|error| WriteProblem::Encoder(error.to_string()))?;
     Ok(output)
 }
 
 fn webp(image: &Image, text: &str) -> Result<Vec<u8>, WriteProblem> {
-    let [width, height] = side(image, "WebP", WEBP_SIDE)?;
     let mut output = Vec::new();
     let mut encoder = image_webp::WebPEncoder::new(&mut output);
     if !text.is_empty() {
         encoder.set_exif_metadata(exif::user_comment(text));
     }
     encoder
-        .encode(&image.rgb, width, height, image_webp::ColorType::Rgb8)
+        .encode(
+            &image.rgb,
+            image.width as u32,
+            image.height as u32,
+            image_webp::ColorType::Rgb8,
+        )
         .map_err(|error| WriteProblem::Encoder(error.to_string()))?;
     Ok(output)
 }
