@@ -4,8 +4,11 @@
 
 mod args;
 mod commands;
+#[cfg(feature = "hub")]
+mod hub;
 mod interrupt;
 mod jobs;
+mod model;
 mod picture;
 mod progress;
 mod setup;

@@ -5,38 +5,11 @@ use std::path::Path;
 
 use asyncdiff_burn::device::{Worker, workers};
 use asyncdiff_burn::weights::read_tensors;
-use asyncdiff_models::{Checkpoint, NamedTensor, PartitionChoice, Request, StableDiffusion};
+use asyncdiff_models::{NamedTensor, PartitionChoice, Request, StableDiffusion};
 
 use crate::args::{Devices, Prompt, Sample};
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
-
-/// Opens the model of that name, or the embedded one.
-pub fn open(model: Option<&Path>) -> Result<StableDiffusion> {
-    let checkpoint = match model {
-        Some(folder) => Checkpoint::folder(folder)?,
-        None => embedded()?,
-    };
-    Ok(StableDiffusion::open(checkpoint)?)
-}
-
-#[cfg(feature = "embedded")]
-fn embedded() -> Result<Checkpoint> {
-    Ok(Checkpoint::embedded())
-}
-
-#[cfg(not(feature = "embedded"))]
-fn embedded() -> Result<Checkpoint> {
-    Err("this program was built without the embedded model: name a folder with --model, or build it with --features embedded".into())
-}
-
-/// What the model is called in reports.
-pub fn model_name(model: Option<&Path>) -> String {
-    match model {
-        Some(folder) => folder.display().to_string(),
-        None => "embedded".to_owned(),
-    }
-}
 
 /// The request that the flags describe, for the first of several prompts and seeds.
 pub fn request(

@@ -10,13 +10,18 @@ use serde_json::json;
 use super::plan::heading;
 use crate::args::Compare;
 use crate::interrupt::Interruptible;
+use crate::model;
 use crate::picture::{check_path, write_pngs};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Compare) -> Result<()> {
     check_path(&args.output)?;
-    let pipeline = setup::open(args.sample.model.as_deref())?;
+    let pipeline = model::open(
+        args.sample.model.as_deref(),
+        &args.sample.files,
+        args.printing.quiet || args.printing.json,
+    )?;
     let prompt = args.prompt.text.typed().unwrap_or_default();
     let prompts = Some((prompt, &args.prompt));
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, prompts)?;
@@ -62,7 +67,7 @@ pub fn run(args: &Compare) -> Result<()> {
     if args.printing.json {
         let report = json!({
             "file": args.output,
-            "model": setup::model_name(args.sample.model.as_deref()),
+            "model": model::name(args.sample.model.as_deref()),
             "prompt": request.prompt,
             "devices": names,
             "threads": threads,

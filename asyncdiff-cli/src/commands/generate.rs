@@ -10,6 +10,7 @@ use super::plan::{describe, heading};
 use crate::args::{Generate, SingleStrategy};
 use crate::interrupt::{Interruptible, Place};
 use crate::jobs::{Job, Prompt, jobs, read_prompts};
+use crate::model;
 use crate::picture::{check_path, write_pngs};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
@@ -20,7 +21,11 @@ pub fn run(args: &Generate) -> Result<()> {
         Some(file) => read_prompts(file)?,
         None => vec![Prompt::typed(args.prompt.text.typed().unwrap_or_default())],
     };
-    let pipeline = setup::open(args.sample.model.as_deref())?;
+    let pipeline = model::open(
+        args.sample.model.as_deref(),
+        &args.sample.files,
+        args.printing.quiet || args.printing.json,
+    )?;
     let seed = args.seeds.as_slice()[0];
     let first = Some((prompts[0].text.as_str(), &args.prompt));
     let request = setup::request(&pipeline, &args.sample, seed, first)?;
@@ -61,7 +66,7 @@ pub fn run(args: &Generate) -> Result<()> {
 
     let mut session = Session::new(&pipeline, workers)?;
     session.prepare(&run)?;
-    let model = setup::model_name(args.sample.model.as_deref());
+    let model = model::name(args.sample.model.as_deref());
     let mut progress = Interruptible::new(Bar::new(text))?;
     let mut timings = Vec::with_capacity(jobs.len());
     for (index, job) in jobs.iter().enumerate() {

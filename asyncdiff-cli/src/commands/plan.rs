@@ -8,11 +8,16 @@ use serde_json::json;
 
 use super::generate::strategy;
 use crate::args::Plan;
+use crate::model;
 use crate::picture::write_whole;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Plan) -> Result<()> {
-    let pipeline = setup::open(args.sample.model.as_deref())?;
+    let pipeline = model::open(
+        args.sample.model.as_deref(),
+        &args.sample.files,
+        args.printing.quiet || args.printing.json,
+    )?;
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, None)?;
     let strategy = strategy(&args.strategy, args.segments, 2)?;
     let run = pipeline.plan(&request, &strategy)?;

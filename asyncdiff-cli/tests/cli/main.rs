@@ -9,3 +9,4 @@ mod pictures;
 mod plans;
 mod requests;
 mod sandbox;
+mod sources;
