@@ -18,12 +18,23 @@ use entry::Entry;
 pub use file::WeightFile;
 pub use set::{Form, Stored, WeightSet};
 
+/// What is added to weights while they are loaded.
+pub trait Deltas: std::fmt::Debug {
+    /// Adds to the tensor `name` of `shape` whatever there is for it; `values` are its elements, row-major.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightError`] if what should be added cannot be read.
+    fn add(&self, name: &str, shape: &[usize], values: &mut [f32]) -> Result<(), WeightError>;
+}
+
 /// The tensors of a weight file, or of a [`WeightSet`]. Remembers which were read.
 #[derive(Debug)]
 pub struct Weights<'a> {
     file: &'a str,
     tensors: BTreeMap<Cow<'a, str>, Entry<'a>>,
     read: RefCell<Read>,
+    deltas: Option<&'a dyn Deltas>,
 }
 
 #[derive(Debug, Default)]
@@ -136,7 +147,16 @@ pub enum WeightError {
     },
 }
 
-impl Weights<'_> {
+impl<'a> Weights<'a> {
+    /// The same, with `deltas` added to the tensors that are loaded.
+    #[must_use]
+    pub fn with_deltas(self, deltas: &'a dyn Deltas) -> Self {
+        Self {
+            deltas: Some(deltas),
+            ..self
+        }
+    }
+
     /// A view for loading onto a device.
     #[must_use]
     pub fn on<'w>(&'w self, device: &'w Device, dtype: FloatDType) -> Loader<'w> {
@@ -161,25 +181,36 @@ impl Weights<'_> {
     ///
     /// [`WeightError::NoTensor`], [`WeightError::Dtype`].
     pub fn plain(&self, name: &str) -> Result<NamedTensor, WeightError> {
-        let entry = self
-            .tensors
-            .get(name)
-            .ok_or_else(|| WeightError::NoTensor {
-                file: self.file.to_owned(),
-                name: name.to_owned(),
-            })?;
+        let entry = self.entry(name)?;
         let values = entry
             .values()
             .or_else(|| entry.wide_values())
-            .ok_or_else(|| WeightError::Dtype {
-                file: entry.file.to_owned(),
-                name: name.to_owned(),
-                found: entry.dtype(),
-            })?;
+            .ok_or_else(|| unreadable(entry, name))?;
         Ok(NamedTensor {
             name: name.to_owned(),
             shape: entry.shape(),
             values,
+        })
+    }
+
+    /// The shape of the tensor `name`, if [`Weights::plain`] can read it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Weights::plain`].
+    pub fn shape(&self, name: &str) -> Result<Vec<usize>, WeightError> {
+        use Dtype::{BF16, F16, F32, F64, I32, I64};
+        let entry = self.entry(name)?;
+        match entry.dtype() {
+            F32 | F16 | BF16 | F64 | I64 | I32 => Ok(entry.shape()),
+            _ => Err(unreadable(entry, name)),
+        }
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry<'a>, WeightError> {
+        self.tensors.get(name).ok_or_else(|| WeightError::NoTensor {
+            file: self.file.to_owned(),
+            name: name.to_owned(),
         })
     }
 
@@ -258,6 +289,12 @@ impl<'a> Loader<'a> {
         self.device
     }
 
+    /// The type that tensors are loaded in.
+    #[must_use]
+    pub fn dtype(&self) -> FloatDType {
+        self.dtype
+    }
+
     /// Whether the module `name` below this one has any tensor in the file.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
@@ -297,19 +334,26 @@ impl<'a> Loader<'a> {
                 found,
             });
         }
-        let Some(values) = entry.values() else {
-            return Err(WeightError::Dtype {
-                file,
-                name: entry.name(&name),
-                found: entry.dtype(),
-            });
+        let Some(mut values) = entry.values() else {
+            return Err(unreadable(entry, &name));
         };
+        if let Some(deltas) = self.weights.deltas {
+            deltas.add(&name, &shape, &mut values)?;
+        }
         let mut read = self.weights.read.borrow_mut();
         if read.names.insert(name) {
             read.parameters += values.len() as u64;
         }
         let data = TensorData::new(values, shape);
         Ok(Tensor::from_data(data, (self.device, self.dtype.into())))
+    }
+}
+
+fn unreadable(entry: &Entry<'_>, name: &str) -> WeightError {
+    WeightError::Dtype {
+        file: entry.file.to_owned(),
+        name: entry.name(name),
+        found: entry.dtype(),
     }
 }
 

@@ -1,11 +1,14 @@
 //! The flags. Help, shell completions and the man page all come from here.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 
+use asyncdiff_models::Dtype;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::jobs::Seeds;
+use crate::lora_flag::LoraFlag;
 
 /// Pictures from Stable Diffusion checkpoints, sooner: asynchronous denoising on several devices
 #[derive(Debug, Parser)]
@@ -55,10 +58,16 @@ pub struct Generate {
     pub segments: Option<usize>,
     #[command(flatten)]
     pub strategy: SingleStrategy,
-    /// The PNG file to write; several images get -0, -1, … before the extension, in the order of the prompts, of the seeds
+    /// The picture to write, a .png, .jpg or .webp file; several images get -0, -1, … before the extension, in the order of the prompts, of the seeds
     /// for each prompt, and of the images of each seed
     #[arg(long, short, value_name = "FILE", default_value = "asyncdiff.png")]
     pub output: PathBuf,
+    /// Write the picture so far, still noisy, into this PNG file every few steps; takes time [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub preview: Option<PathBuf>,
+    /// Denoiser calls from one preview to the next
+    #[arg(long, value_name = "N", default_value = "5", requires = "preview")]
+    pub preview_every: NonZero<usize>,
     #[command(flatten)]
     pub printing: Printing,
 }
@@ -90,7 +99,7 @@ pub struct Compare {
     /// How often to run each, to take the median time
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub repeat: u16,
-    /// The PNG file to write, all pictures side by side
+    /// The picture to write, a .png, .jpg or .webp file; all pictures side by side
     #[arg(long, short, value_name = "FILE", default_value = "compare.png")]
     pub output: PathBuf,
     #[command(flatten)]
@@ -140,9 +149,13 @@ pub struct Prompt {
         hide_default_value = true
     )]
     pub negative_prompt: String,
-    /// Read brackets in prompts as text [default: off, they weigh words as in web UIs: (word:1.3), (word) for 1.1, [word]
-    /// for 1/1.1, nested they multiply, \( \) \[ \] for brackets as text; BREAK and [from:to:when] mean nothing]
-    #[arg(long)]
+    // Not a doc comment: its brackets would be links.
+    #[arg(
+        long,
+        help = "Read brackets in prompts as text [default: off, they weigh words as in web UIs: (word:1.3), (word) for 1.1, \
+                [word] for 1/1.1, nested they multiply, \\( \\) \\[ \\] for brackets as text; BREAK and [from:to:when] mean \
+                nothing]"
+    )]
     pub literal_prompts: bool,
 }
 
@@ -180,16 +193,31 @@ pub struct Sample {
     pub model: Option<PathBuf>,
     #[command(flatten)]
     pub files: ModelFiles,
+    /// LoRA to merge into the model as it is loaded, times a strength; may be given several times [default strength: 1]
+    #[arg(long, value_name = "FILE[:STRENGTH]")]
+    pub lora: Vec<LoraFlag>,
+    /// Type that the denoiser and the text encoders compute in: f32, f16, bf16
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    pub dtype: Dtype,
     /// Inference steps [default: the model's, or 50]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
     /// Strength of classifier-free guidance, off at 1 and less [default: the model's, or 7.5; 5 for XL]
     #[arg(long, value_name = "X")]
     pub guidance_scale: Option<f64>,
-    /// Width in pixels [default: the model's]
+    /// Picture to start from (image to image): a .png, .jpg or .webp file [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub init_image: Option<PathBuf>,
+    /// Share of the steps that are run on the picture to start from, above 0 and up to 1 [default: 0.8; 1 with a mask]
+    #[arg(long, value_name = "X", requires = "init_image")]
+    pub strength: Option<f64>,
+    /// Grey picture of the same size: what is white in it is painted anew, the rest is kept (inpainting) [default: none]
+    #[arg(long, value_name = "FILE", requires = "init_image")]
+    pub mask: Option<PathBuf>,
+    /// Width in pixels [default: that of the picture to start from, or the model's]
     #[arg(long, value_name = "PIXELS")]
     pub width: Option<usize>,
-    /// Height in pixels [default: the model's]
+    /// Height in pixels [default: that of the picture to start from, or the model's]
     #[arg(long, value_name = "PIXELS")]
     pub height: Option<usize>,
     /// Noise scheduler: ddim, pndm, euler, euler-ancestral, heun, dpmpp-2m, dpmpp-2m-karras, dpmpp-2m-sde,
@@ -199,6 +227,10 @@ pub struct Sample {
     /// Images of the prompt, made as one batch
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub num_images: usize,
+    /// Decode pictures that are larger than the model's in overlapping tiles: needs less memory; tiles may differ a little
+    /// in tone [default: off]
+    #[arg(long)]
+    pub vae_tiling: bool,
     /// Initial noise from a safetensors file with one tensor [default: the seed's]
     #[arg(long, value_name = "FILE")]
     pub latents: Option<PathBuf>,

@@ -94,6 +94,11 @@ impl<P: Progress> Interruptible<P> {
         })
     }
 
+    /// The progress that it is passed on to.
+    pub fn inner(&mut self) -> &mut P {
+        &mut self.inner
+    }
+
     fn asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
     }

@@ -1,6 +1,7 @@
 //! `asyncdiff`: pictures from Stable Diffusion checkpoints, sooner.
 //!
-//! Flags, files and printing only; what is computed is in `asyncdiff-models` and below.
+//! Flags, environment and printing only; what is computed is in `asyncdiff-models` and below, and what becomes files is in
+//! `asyncdiff-media`.
 
 mod args;
 mod commands;
@@ -8,8 +9,9 @@ mod commands;
 mod hub;
 mod interrupt;
 mod jobs;
+mod lora_flag;
 mod model;
-mod picture;
+mod preview;
 mod progress;
 mod setup;
 

@@ -5,11 +5,27 @@ use std::path::Path;
 
 use asyncdiff_burn::device::{Worker, workers};
 use asyncdiff_burn::weights::read_tensors;
-use asyncdiff_models::{NamedTensor, PartitionChoice, Request, StableDiffusion};
+use asyncdiff_media::picture;
+use asyncdiff_models::lora::Lora;
+use asyncdiff_models::{
+    InitImage, NamedTensor, PartitionChoice, Request, StableDiffusion,
+};
 
 use crate::args::{Devices, Prompt, Sample};
+use crate::model;
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// Opens the model that the flags name, with its LoRAs and in its type; `quiet` hides how far a download is.
+pub fn pipeline(sample: &Sample, quiet: bool) -> Result<StableDiffusion> {
+    let loras = sample.lora.iter().map(|flag| {
+        let lora = Lora::open(&flag.file)?;
+        Ok((lora, flag.strength))
+    });
+    let loras = loras.collect::<Result<_>>()?;
+    let pipeline = model::open(sample.model.as_deref(), &sample.files, quiet)?.with_loras(loras)?;
+    Ok(pipeline.with_dtype(sample.dtype))
+}
 
 /// The request that the flags describe, for the first of several prompts and seeds.
 pub fn request(
@@ -27,10 +43,15 @@ pub fn request(
     request.seed = seed;
     request.steps = sample.steps.unwrap_or(request.steps);
     request.guidance_scale = sample.guidance_scale.unwrap_or(request.guidance_scale);
+    request.init_image = init_image(sample)?;
+    if let Some(init) = &request.init_image {
+        (request.width, request.height) = (init.image.width, init.image.height);
+    }
     request.width = sample.width.unwrap_or(request.width);
     request.height = sample.height.unwrap_or(request.height);
     request.scheduler.clone_from(&sample.scheduler);
     request.num_images = sample.num_images;
+    request.vae_tiling = sample.vae_tiling;
     request.latents = sample.latents.as_deref().map(latents).transpose()?;
     Ok(request)
 }
@@ -51,6 +72,20 @@ pub fn warn_of_truncation<'a>(
             pipeline.text_encoders().tokens()
         );
     }
+}
+
+/// The picture to start from.
+fn init_image(sample: &Sample) -> Result<Option<InitImage>> {
+    let Some(path) = &sample.init_image else {
+        return Ok(None);
+    };
+    let image = picture::read(path)?;
+    let mut init = match &sample.mask {
+        Some(mask) => InitImage::inpaint(image, picture::read_mask(mask)?),
+        None => InitImage::new(image),
+    };
+    init.strength = sample.strength.unwrap_or(init.strength);
+    Ok(Some(init))
 }
 
 fn latents(path: &Path) -> Result<NamedTensor> {

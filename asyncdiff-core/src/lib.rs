@@ -52,5 +52,5 @@ pub use graph::{Block, BlockId, Input, SegmentGraph};
 pub use partition::{Partition, PartitionError};
 pub use plan::{Action, AsyncDiff, Plan, PlanError, Term, Value, Versioned};
 pub use scheduler::{Schedule, ScheduleError};
-pub use simulate::{Machine, Simulation, ideal_speed_up, simulate};
+pub use simulate::{LATENT_BYTES, Machine, Simulation, ideal_speed_up, simulate};
 pub use summary::Summary;

@@ -7,6 +7,10 @@ use serde::Serialize;
 use crate::graph::{BlockId, SegmentGraph};
 use crate::plan::{Action, Plan, Value, Versioned};
 
+/// Bytes of one element of latents and of what is combined of them: `f32` on every machine, or their rounding errors would
+/// add up over the steps.
+pub const LATENT_BYTES: u64 = 4;
+
 /// What the ranks and the links between them can do. Times are in any unit, as long as it is the same everywhere.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Machine {
@@ -18,7 +22,7 @@ pub struct Machine {
     pub latency: f64,
     /// Bytes per unit of time of each link; a link carries one value after the other.
     pub bandwidth: f64,
-    /// Bytes of one tensor element.
+    /// Bytes of one element of what blocks compute. Latents and what is combined of them are [`LATENT_BYTES`] wide.
     pub element_bytes: u64,
 }
 
@@ -100,7 +104,13 @@ pub fn simulate(plan: &Plan, graph: &SegmentGraph, machine: &Machine) -> Simulat
     let mut link_free: HashMap<(usize, usize), f64> = HashMap::new();
     let mut arrivals: HashMap<(Versioned, usize), f64> = HashMap::new();
     let (mut bars, mut transfers) = (Vec::new(), Vec::new());
-    let bytes_of = |value: Value| graph.elements(value) * machine.element_bytes;
+    let bytes_of = |value: Value| {
+        let bytes = match value {
+            Value::Block(_) => machine.element_bytes,
+            _ => LATENT_BYTES,
+        };
+        graph.elements(value) * bytes
+    };
 
     loop {
         let mut progress = false;

@@ -59,7 +59,8 @@ pub struct Edge {
 }
 
 impl Summary {
-    /// The figures of `plan`; `sequential` is the plan to compare with, `element_bytes` the size of a tensor element.
+    /// The figures of `plan`; `sequential` is the plan to compare with, `element_bytes` the size of an
+    /// element of weights and of what blocks compute.
     ///
     /// # Panics
     ///

@@ -1,23 +1,27 @@
-//! Watch a run, look at its latents, and stop it early.
+//! Watch a run, look at its latents and at the picture so far, and stop it early.
 //!
 //! `cargo run --release -p asyncdiff-models --example 03_progress`
 
 use std::ops::ControlFlow;
 
 use asyncdiff_models::device::workers;
-use asyncdiff_models::{Checkpoint, Error, Latents, Progress, Session, StableDiffusion, Strategy};
+use asyncdiff_models::{
+    Checkpoint, Error, Latents, Previewer, Progress, Session, StableDiffusion, Strategy,
+};
 
-struct Watch;
+struct Watch(Previewer);
 
 impl Progress for Watch {
     fn step(&mut self, done: usize, calls: usize, latents: &Latents) -> ControlFlow<()> {
         let size = latents.clone().abs().mean().into_scalar::<f32>();
         println!("{done}/{calls}: mean magnitude {size:.3}");
         if done < 10 {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
+            return ControlFlow::Continue(());
         }
+        if let Ok(pictures) = self.0.pictures(done, latents) {
+            println!("a preview of {} bytes", pictures[0].rgb.len());
+        }
+        ControlFlow::Break(())
     }
 }
 
@@ -26,7 +30,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let request = pipeline.request("red apple, fluent style");
     let run = pipeline.plan(&request, &Strategy::segments(2))?;
     let mut session = Session::new(&pipeline, workers("cpu:2", None)?)?;
-    match session.generate(&run, &mut Watch) {
+    let mut watch = Watch(session.previewer(&run));
+    match session.generate(&run, &mut watch) {
         Err(Error::Cancelled) => println!("stopped"),
         other => drop(other?),
     }

@@ -64,13 +64,14 @@ impl<'a> Comparison<'a> {
     ///
     /// # Errors
     ///
-    /// As [`StableDiffusion::plan`]; [`Error::Quality`] for pictures too small to be compared.
+    /// As [`StableDiffusion::plan`] and [`StableDiffusion::check_complete`]; [`Error::Quality`] for pictures too small to be compared.
     pub fn plan(
         pipeline: &'a StableDiffusion,
         request: &Request,
         strategies: &[Strategy],
     ) -> Result<Self, Error> {
         let baseline = pipeline.plan(request, &Strategy::Sequential)?;
+        pipeline.check_complete(request)?;
         let (width, height) = (request.width, request.height);
         let blank = Image {
             width,

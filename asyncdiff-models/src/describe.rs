@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use asyncdiff_core::{BlockId, Partition, SegmentGraph};
 use serde::Serialize;
 
+use crate::dtype::Dtype;
 use crate::error::Error;
-use crate::pipeline::{ELEMENT_BYTES, StableDiffusion, Strategy};
+use crate::pipeline::StableDiffusion;
+use crate::text::TextEncoders;
+use crate::vision::ImageEncoder;
 
 /// The numbers of segments that partitions are published for.
 const SEGMENTS: [usize; 3] = [2, 3, 4];
@@ -21,7 +24,9 @@ pub struct Description {
     pub width: usize,
     /// Default height in pixels.
     pub height: usize,
-    /// Shape of the latents at that size: `[channels, height, width]`.
+    /// Default number of frames; 1 for pictures.
+    pub frames: usize,
+    /// Shape of a picture's or frame's latents at that size: `[channels, height, width]`.
     pub latents: [usize; 3],
     /// Default number of inference steps.
     pub steps: usize,
@@ -31,6 +36,8 @@ pub struct Description {
     pub scheduler: String,
     /// What the denoiser predicts: `epsilon`, `v_prediction` or `sample`.
     pub prediction_type: String,
+    /// Whether the denoiser reads a mask, so that it can only inpaint.
+    pub reads_mask: bool,
     /// The text encoders, in the order of their features.
     pub text_encoders: Vec<TextEncoderDescription>,
     /// The parts that have weights.
@@ -88,15 +95,16 @@ impl StableDiffusion {
     ///
     /// # Errors
     ///
-    /// [`Error::Weights`] for weight files that are missing or damaged, and errors of [`StableDiffusion::plan`] for
-    /// defaults that cannot be met.
+    /// [`Error::Weights`] for weight files that are missing or damaged, and [`Error::Size`] for a default size
+    /// that is not possible.
     pub fn describe(&self) -> Result<Description, Error> {
         let request = self.request("");
-        let run = self.plan(&request, &Strategy::Sequential)?;
-        let [_, channels, height, width] = run.graph.latents;
+        let graph = self.graph(&request)?;
+        let [_, channels, height, width] = graph.latents;
         let text_encoders: Vec<_> = self
             .text_encoders()
-            .iter()
+            .into_iter()
+            .flat_map(TextEncoders::iter)
             .map(|encoder| TextEncoderDescription {
                 folder: encoder.folder.to_owned(),
                 layers: encoder.config.num_hidden_layers,
@@ -107,7 +115,9 @@ impl StableDiffusion {
             .collect();
         let parts = text_encoders
             .iter()
-            .map(|encoder| (encoder.folder.as_str(), "model"))
+            .map(|encoder| encoder.folder.as_str())
+            .chain(self.image_encoder().map(|_| ImageEncoder::FOLDER))
+            .map(|folder| (folder, "model"))
             .chain(["unet", "vae"].map(|part| (part, "diffusion_pytorch_model")))
             .map(|(folder, stem)| self.describe_part(folder, stem))
             .collect::<Result<_, _>>()?;
@@ -115,14 +125,21 @@ impl StableDiffusion {
             class: self.class.name().to_owned(),
             width: request.width,
             height: request.height,
+            frames: request.frames,
             latents: [channels, height, width],
             steps: request.steps,
             guidance_scale: request.guidance_scale,
-            scheduler: run.scheduler,
-            prediction_type: self.prediction_type().to_owned(),
+            scheduler: self.scheduler().class_name.clone(),
+            prediction_type: self
+                .scheduler()
+                .prediction_type
+                .clone()
+                // The default of every class.
+                .unwrap_or_else(|| "epsilon".to_owned()),
+            reads_mask: self.reads_mask(),
             text_encoders,
             parts,
-            partitions: describe_partitions(&run.graph),
+            partitions: describe_partitions(&graph, self.dtype),
         })
     }
 
@@ -137,21 +154,22 @@ impl StableDiffusion {
     }
 }
 
-fn describe_partitions(graph: &SegmentGraph) -> Vec<PartitionDescription> {
+fn describe_partitions(graph: &SegmentGraph, dtype: Dtype) -> Vec<PartitionDescription> {
     let published = Partition::all_published(graph);
     let over = |segments| {
         let table = published.iter().find(|table| table.segments() == segments);
         match table {
-            Some(table) => Some(describe_partition(graph, table, "published")),
+            Some(table) => Some(describe_partition(graph, table, "published", dtype)),
             None => Partition::balanced(graph, segments)
                 .ok()
-                .map(|partition| describe_partition(graph, &partition, "balanced")),
+                .map(|partition| describe_partition(graph, &partition, "balanced", dtype)),
         }
     };
     std::iter::once(describe_partition(
         graph,
         &Partition::single(graph),
         "single",
+        dtype,
     ))
     .chain(SEGMENTS.into_iter().filter_map(over))
     .collect()
@@ -161,6 +179,7 @@ fn describe_partition(
     graph: &SegmentGraph,
     partition: &Partition,
     name: &str,
+    dtype: Dtype,
 ) -> PartitionDescription {
     let blocks = |segment: usize| -> Vec<BlockId> {
         let ids = graph.iter().map(|(id, _)| id);
@@ -182,7 +201,7 @@ fn describe_partition(
         ideal_speed_up: 1.0 / macs_shares.iter().copied().fold(0.0, f64::max),
         macs_shares,
         weight_bytes: segments
-            .map(|segment| graph.parameters(&blocks(segment)) * ELEMENT_BYTES)
+            .map(|segment| graph.parameters(&blocks(segment)) * dtype.bytes())
             .collect(),
     }
 }

@@ -9,7 +9,9 @@ use asyncdiff_core::unet::UNetError;
 use asyncdiff_core::{EngineError, PartitionError, PlanError};
 
 use crate::checkpoint::CheckpointError;
+use crate::dtype::Dtype;
 use crate::image::ImageError;
+use crate::lora::LoraError;
 use crate::quality::QualityError;
 use crate::tokenizer::TokenizerError;
 
@@ -135,6 +137,40 @@ pub enum Error {
         "this model's UNet reads a mask: give a picture and a mask to paint in it, or use a model without one"
     )]
     NeedsMask,
+    /// A model that makes a video of a picture, without one.
+    #[error("this model makes a video of a picture: give one")]
+    NeedsPicture,
+    /// A prompt for a model that reads none.
+    #[error(
+        "this model makes a video of a picture and reads no text: leave out the prompt and the negative prompt"
+    )]
+    ReadsNoText,
+    /// A picture or mask to start from, for a model that makes a video of a picture.
+    #[error(
+        "this model makes a video of a picture, which it starts from noise: leave out the picture or mask to start from, or use an image model"
+    )]
+    StartsFromNoise,
+    /// A picture to make a video of, for a model that makes none.
+    #[error("this model makes no video of a picture: use a Stable Video Diffusion model for that")]
+    AnimatesNoPicture,
+    /// A number that no run can be made from.
+    #[error("{what} {found} is not possible: use {supported}")]
+    OutOfRange {
+        /// Which setting.
+        what: &'static str,
+        /// Its value.
+        found: String,
+        /// What would work.
+        supported: &'static str,
+    },
+    /// Noise for the picture that a video is made of, of another shape.
+    #[error("the noise for the picture has shape {found:?}, this request needs {expected:?}")]
+    PictureNoise {
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape needed.
+        expected: Vec<usize>,
+    },
     /// Initial latents of another shape.
     #[error("the initial latents have shape {found:?}, this request needs {expected:?}")]
     Latents {
@@ -153,9 +189,17 @@ pub enum Error {
         /// How many there are.
         found: usize,
     },
+    /// A device that does not compute in the pipeline's type.
+    #[error("{device} does not compute in {dtype}: use f32, or another device")]
+    Dtype {
+        /// The device.
+        device: String,
+        /// The pipeline's type.
+        dtype: Dtype,
+    },
     /// Infinities, or results that are no numbers.
     #[error(
-        "the latents are not finite, so there is no picture: check the initial latents, use a smaller guidance scale, or check the checkpoint"
+        "the latents are not finite, so there is no picture: check the initial latents, use a smaller guidance scale, compute in a wider type than f16, or check the checkpoint"
     )]
     NotFinite,
     /// The caller's progress report asked to stop.
@@ -192,6 +236,9 @@ pub enum Error {
     /// The weights.
     #[error(transparent)]
     Weights(#[from] WeightError),
+    /// A LoRA.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
     /// A decoded picture.
     #[error(transparent)]
     Image(#[from] ImageError),

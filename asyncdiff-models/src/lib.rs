@@ -1,9 +1,10 @@
 //! The networks and pipelines of AsyncDiff, from diffusers checkpoints.
 //!
 //! * [`Checkpoint`]: where a model's files come from.
-//! * [`StableDiffusion`]: the text-to-image pipelines (1, 2 and XL); [`StableDiffusion::plan`] turns a [`Request`] and a
-//!   [`Strategy`] into a [`Run`] that can be inspected, [`Session`] holds the weights and makes the pictures.
-//! * [`unet`], [`text`], [`clip`], [`vae`], [`tokenizer`]: the parts, each usable alone.
+//! * [`StableDiffusion`]: the text-to-image pipelines (1, 2 and XL), and Stable Video Diffusion;
+//!   [`StableDiffusion::plan`] turns a [`Request`] and a [`Strategy`] into a [`Run`] that can be inspected, [`Session`] holds the weights and makes the pictures.
+//! * [`lora`]: low-rank changes of the weights, merged as they are loaded.
+//! * [`unet`], [`text`], [`clip`], [`vision`], [`vae`], [`tokenizer`]: the parts, each usable alone.
 //! * [`prompt`]: words that count more than others.
 //! * [`Description`]: what a checkpoint is, without loading it.
 //! * [`compare::Comparison`]: asynchronous runs beside the sequential one.
@@ -34,13 +35,17 @@ mod checkpoint;
 pub mod clip;
 pub mod compare;
 mod describe;
+mod dtype;
 #[cfg(feature = "embedded")]
 mod embedded;
+mod encoders;
 mod error;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod image;
+pub mod lora;
 mod pipeline;
+mod preview;
 pub mod prompt;
 pub mod quality;
 pub mod random;
@@ -50,13 +55,18 @@ pub mod text;
 pub mod tokenizer;
 pub mod unet;
 pub mod vae;
+pub mod vision;
 
 pub use asyncdiff_burn::device;
 pub use asyncdiff_burn::weights::NamedTensor;
 pub use checkpoint::{Checkpoint, CheckpointError, HubId, Location};
 pub use describe::{Description, PartDescription, PartitionDescription, TextEncoderDescription};
+pub use dtype::{Dtype, UnknownDtype};
 pub use error::Error;
-pub use pipeline::{InitImage, PartitionChoice, Request, Run, StableDiffusion, Strategy};
+pub use pipeline::{
+    ImageToVideo, InitImage, PartitionChoice, Request, Run, StableDiffusion, Strategy,
+};
+pub use preview::Previewer;
 pub use session::{Latents, Output, Progress, Session, Timings};
 
 /// The README's example is a test.

@@ -1,37 +1,47 @@
-//! The Stable Diffusion pipelines: what a checkpoint is, and what a request asks of it. Weights come later, with
+//! The Stable Diffusion and Stable Video Diffusion pipelines: what a checkpoint is, and what a request asks of it. Weights come later, with
 //! [`Session`](crate::Session).
 
+mod checks;
 mod class;
+mod loras;
 mod request;
 
 use asyncdiff_core::plan::Guidance;
 use asyncdiff_core::scheduler::SchedulerConfig;
-use asyncdiff_core::unet::{UNet2d, UNet2dConfig};
+use asyncdiff_core::unet::{SpatioTemporalConfig, UNet2d, UNet2dConfig};
 use asyncdiff_core::{Partition, PartitionError, Plan, Schedule, SegmentGraph, Summary};
 use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
+use crate::dtype::Dtype;
+use crate::encoders::Encoders;
 use crate::error::Error;
+use crate::lora::Fitted;
 use crate::text::{TextEncoders, pieces};
 use crate::vae::VaeConfig;
+use crate::vision::ImageEncoder;
 
 pub(crate) use class::Class;
-pub use request::{InitImage, PartitionChoice, Request, Run, Strategy};
+pub use request::{ImageToVideo, InitImage, PartitionChoice, Request, Run, Strategy};
 
-/// Bytes of an element of the denoiser's tensors and weights: the compute type is `f32`.
-pub(crate) const ELEMENT_BYTES: u64 = 4;
 /// Far above what any model was trained for, and low enough that no product of sizes overflows.
 const MOST_PIXELS: usize = 16_384;
 const MOST_IMAGES: usize = 1024;
+const MOST_FRAMES: usize = 1024;
 
-/// A text-to-image checkpoint (diffusers' `StableDiffusionPipeline` or `StableDiffusionXLPipeline`), without its weights.
+/// A checkpoint that makes pictures of texts (diffusers' `StableDiffusionPipeline` or `StableDiffusionXLPipeline`), or videos of
+/// pictures (`StableVideoDiffusionPipeline`), without its weights.
 #[derive(Debug)]
 pub struct StableDiffusion {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) class: Class,
-    pub(crate) text_encoders: TextEncoders,
+    pub(crate) encoders: Encoders,
     pub(crate) unet: UNet2d,
+    /// Frames of the videos that the denoiser was trained for; 1 for pictures.
+    frames: usize,
     pub(crate) vae: VaeConfig,
+    pub(crate) loras: Vec<Fitted>,
+    pub(crate) dtype: Dtype,
     scheduler: SchedulerConfig,
     recommended: GenerationConfig,
 }
@@ -54,15 +64,18 @@ fn scheduler(checkpoint: &Checkpoint) -> Result<SchedulerConfig, Error> {
         })
 }
 
-fn same(what: &str, found: usize, other: &str, expected: usize) -> Result<(), Error> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(Error::Mismatch {
-        what: what.to_owned(),
-        found,
-        other: other.to_owned(),
-        expected,
+/// The denoiser, and the frames that it was trained for.
+fn denoiser(checkpoint: &Checkpoint, class: Class) -> Result<(UNet2d, usize), Error> {
+    let file = "unet/config.json";
+    Ok(match class {
+        Class::StableDiffusion | Class::StableDiffusionXl { .. } => {
+            let config: UNet2dConfig = checkpoint.json(file)?;
+            (UNet2d::new(&config)?, 1)
+        }
+        Class::StableVideoDiffusion => {
+            let config: SpatioTemporalConfig = checkpoint.json(file)?;
+            (UNet2d::spatio_temporal(&config)?, config.num_frames)
+        }
     })
 }
 
@@ -95,13 +108,17 @@ impl StableDiffusion {
         } else {
             GenerationConfig::default()
         };
+        let (unet, frames) = denoiser(&checkpoint, class)?;
         let pipeline = Self {
             class,
-            text_encoders: TextEncoders::open(&checkpoint, class)?,
-            unet: UNet2d::new(&checkpoint.json::<UNet2dConfig>("unet/config.json")?)?,
+            encoders: Encoders::open(&checkpoint, class)?,
+            unet,
+            frames,
             vae: checkpoint.json("vae/config.json")?,
             scheduler: scheduler(&checkpoint)?,
             recommended,
+            loras: Vec::new(),
+            dtype: Dtype::default(),
             checkpoint,
         };
         pipeline.check_settings()?;
@@ -109,111 +126,21 @@ impl StableDiffusion {
         Ok(pipeline)
     }
 
-    /// Whether every part can be built.
-    fn check_settings(&self) -> Result<(), Error> {
-        let mut faults = vec![("vae", self.vae.fault())];
-        for encoder in self.text_encoders.iter() {
-            faults.push((encoder.folder, encoder.config.fault()));
-            let (entries, tokens) = (encoder.config.vocab_size, encoder.tokenizer.vocab_size());
-            if entries < tokens {
-                let fault = (
-                    "vocab_size",
-                    entries.to_string(),
-                    "at least the tokenizer's number of tokens",
-                );
-                faults.push((encoder.folder, Some(fault)));
-            }
-        }
-        match faults
-            .into_iter()
-            .find_map(|(part, fault)| Some((part, fault?)))
-        {
-            Some((part, (key, found, supported))) => Err(Error::Setting {
-                file: self.checkpoint.describe(&format!("{part}/config.json")),
-                key,
-                found,
-                supported,
-            }),
-            None => Ok(()),
-        }
+    /// Lets the denoiser and the encoders of every session compute in `dtype`, and plans count its bytes. Without
+    /// this, they compute in `f32`, whatever type the checkpoint's files have.
+    #[must_use]
+    pub fn with_dtype(self, dtype: Dtype) -> Self {
+        Self { dtype, ..self }
     }
 
-    /// Whether the parts' settings agree.
-    fn check_parts(&self) -> Result<(), Error> {
-        let (unet, vae) = (&self.unet.config, &self.vae);
-        let encoders = &self.text_encoders;
-        let latents = vae.latent_channels;
-        if !self.reads_mask() {
-            same(
-                "unet in_channels",
-                unet.in_channels,
-                "vae latent_channels",
-                latents,
-            )?;
-        }
-        same(
-            "unet out_channels",
-            unet.out_channels,
-            "vae latent_channels",
-            latents,
-        )?;
-        for values in [&vae.latents_mean, &vae.latents_std].into_iter().flatten() {
-            let what = "length of vae latents_mean or latents_std";
-            same(what, values.len(), "vae latent_channels", latents)?;
-        }
-        let together = match encoders {
-            TextEncoders::One(_) => "text_encoder hidden_size",
-            TextEncoders::Two { .. } => "hidden_size of both text encoders together",
-        };
-        let read = unet.cross_attention_dim;
-        same(
-            "unet cross_attention_dim",
-            read,
-            together,
-            encoders.features(),
-        )?;
-        for encoder in encoders.iter() {
-            let folder = encoder.folder;
-            let length = encoder.tokenizer.model_max_length();
-            let what = format!("model_max_length of {folder}'s tokenizer");
-            let positions = encoder.config.max_position_embeddings;
-            let other = format!("{folder} max_position_embeddings");
-            same(&what, length, &other, positions)?;
-            same(
-                &what,
-                length,
-                "that of the first tokenizer",
-                encoders.tokens(),
-            )?;
-        }
-        match (encoders, unet.added()) {
-            (TextEncoders::One(_), None) => Ok(()),
-            (TextEncoders::Two { second, .. }, Some(added)) => {
-                let numbers = self.class.time_ids(0, 0).map_or(0, |ids| ids.len());
-                same(
-                    "unet projection_class_embeddings_input_dim",
-                    added.input_features,
-                    &format!("text_encoder_2 projection_dim + {numbers} addition_time_embed_dim"),
-                    second.config.projection_dim + numbers * added.number_features,
-                )
-            }
-            (TextEncoders::One(_), Some(_)) | (TextEncoders::Two { .. }, None) => {
-                let found = unet.addition_embed_type.as_deref().unwrap_or("null");
-                Err(Error::AdditionEmbedType {
-                    found: found.to_owned(),
-                    class: self.class.name(),
-                })
-            }
-        }
-    }
-
-    /// A request for one picture with the model's defaults: its training size, and the steps and guidance scale of its
+    /// A request for one picture or video with the model's defaults: its training size and frames, and the steps and guidance
+    /// scale of its
     /// `generation_config.json` where it has one (otherwise those of its pipeline class in diffusers).
     #[must_use]
     pub fn request(&self, prompt: impl Into<String>) -> Request {
         let defaults = self.class.defaults();
         let sample_size = self.unet.config.sample_size;
-        let side = sample_size.unwrap_or(defaults.sample_size) * self.vae.scale_factor();
+        let (width, height) = self.class.size(sample_size, self.vae.scale_factor());
         let recommended = self.recommended;
         Request {
             prompt: prompt.into(),
@@ -225,13 +152,17 @@ impl StableDiffusion {
                 .guidance_scale
                 .unwrap_or(defaults.guidance_scale),
             seed: 0,
-            width: side,
-            height: side,
+            width,
+            height,
             num_images: 1,
+            frames: self.frames,
+            fps: defaults.fps,
             prompt_weighting: false,
+            vae_tiling: false,
             scheduler: None,
             latents: None,
             init_image: None,
+            image_to_video: None,
         }
     }
 
@@ -241,6 +172,7 @@ impl StableDiffusion {
     ///
     /// [`Error`] for a request that the model cannot meet, or a strategy that is not possible.
     pub fn plan(&self, request: &Request, strategy: &Strategy) -> Result<Run, Error> {
+        self.check_video(request)?;
         let shape = self.latents_shape(request)?;
         if let Some(latents) = request
             .latents
@@ -252,12 +184,8 @@ impl StableDiffusion {
                 expected: shape.to_vec(),
             });
         }
-        let [batch, _, height, width] = shape;
         let guidance = self.guidance(request)?;
-        let passes = if guidance.is_some() { 2 } else { 1 };
-        let graph = self
-            .unet
-            .graph(passes, [batch, height, width], self.text_encoders.tokens());
+        let graph = self.graph(request)?;
         let scheduler = match &request.scheduler {
             Some(name) => self.scheduler.with_class(name)?,
             None => self.scheduler.clone(),
@@ -277,13 +205,30 @@ impl StableDiffusion {
         };
         Ok(Run {
             request: request.clone(),
-            summary: Summary::new(&plan, &sequential, &graph, ELEMENT_BYTES),
+            summary: Summary::new(&plan, &sequential, &graph, self.dtype.bytes()),
             graph,
             schedule,
             plan,
             scheduler: scheduler.class_name,
+            dtype: self.dtype,
             fell_back,
         })
+    }
+
+    /// The denoiser's blocks at the request's size.
+    pub(crate) fn graph(&self, request: &Request) -> Result<SegmentGraph, Error> {
+        let [batch, _, height, width] = self.latents_shape(request)?;
+        let passes = if self.guidance(request)?.is_some() {
+            2
+        } else {
+            1
+        };
+        Ok(self.unet.video_graph(
+            passes,
+            request.frames,
+            [batch, height, width],
+            self.encoders.tokens(),
+        ))
     }
 
     /// Whether the denoiser reads a mask and the picture outside it beside the latents (an inpainting UNet).
@@ -360,7 +305,7 @@ impl StableDiffusion {
             Ok(found / factor)
         };
         Ok([
-            request.num_images,
+            request.num_images * request.frames,
             self.vae.latent_channels,
             side("height", request.height)?,
             side("width", request.width)?,
@@ -368,11 +313,13 @@ impl StableDiffusion {
     }
 
     pub(crate) fn guidance(&self, request: &Request) -> Result<Option<Guidance>, Error> {
-        let scale = request.guidance_scale;
-        if !scale.is_finite() {
+        let last = request.guidance_scale;
+        let video = request.image_to_video.as_ref();
+        let first = video.map_or(last, |video| video.min_guidance_scale);
+        if let Some(scale) = [first, last].into_iter().find(|scale| !scale.is_finite()) {
             return Err(Error::Guidance(scale));
         }
-        Ok((scale > 1.0).then(|| scale.into()))
+        Ok((last > 1.0).then_some(Guidance { first, last }))
     }
 
     /// The part of a prompt, with or without [weights](crate::prompt) in it, that is longer than the text encoders take, if
@@ -380,24 +327,33 @@ impl StableDiffusion {
     #[must_use]
     pub fn truncated(&self, prompt: &str, weighting: bool) -> Option<String> {
         let pieces = pieces(prompt, weighting);
-        self.text_encoders.iter().find_map(|encoder| {
+        self.text_encoders()?.iter().find_map(|encoder| {
             let texts = pieces.iter().map(|piece| piece.text.as_str());
             encoder.tokenizer.encode_pieces(texts).0.truncated
         })
     }
 
-    /// What the denoiser predicts, by the noise scheduler's configuration. All classes have the same default.
-    pub(crate) fn prediction_type(&self) -> &str {
-        self.scheduler
-            .prediction_type
-            .as_deref()
-            .unwrap_or("epsilon")
+    /// The configuration of the checkpoint's noise scheduler.
+    pub(crate) fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
     }
 
-    /// The tokenizers and text encoders.
+    /// The tokenizers and text encoders, of a model that reads texts.
     #[must_use]
-    pub fn text_encoders(&self) -> &TextEncoders {
-        &self.text_encoders
+    pub fn text_encoders(&self) -> Option<&TextEncoders> {
+        match &self.encoders {
+            Encoders::Texts(encoders) => Some(encoders),
+            Encoders::Picture(_) => None,
+        }
+    }
+
+    /// The encoder of the picture, of a model that makes a video of one.
+    #[must_use]
+    pub fn image_encoder(&self) -> Option<&ImageEncoder> {
+        match &self.encoders {
+            Encoders::Texts(_) => None,
+            Encoders::Picture(encoder) => Some(encoder),
+        }
     }
 
     /// The denoiser's structure.

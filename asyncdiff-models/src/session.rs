@@ -1,8 +1,10 @@
 //! Loaded weights, and the making of pictures.
 
+mod animate;
 mod start;
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use asyncdiff_burn::device::Worker;
@@ -13,13 +15,16 @@ use asyncdiff_core::plan::{Value, Versioned};
 use asyncdiff_core::{BlockId, Engine, EngineError};
 use burn::tensor::{FloatDType, Tensor, TensorData};
 
+use crate::encoders::LoadedEncoders;
 use crate::error::Error;
 use crate::image::Image;
+use crate::lora::{Part, PartDeltas};
 use crate::pipeline::{Request, Run, StableDiffusion};
+use crate::preview::{Decoding, PictureDecoder, Previewer};
 use crate::text::LoadedTextEncoders;
 use crate::unet::{AddedConditioning, Conditioning, UNet};
 use crate::vae::AutoencoderKl;
-use start::{Masked, Start, start};
+use start::{Beside, Start, start};
 
 /// How long a rank waits for another before it gives up: longer than any denoiser call, or any callback, should take.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -44,7 +49,7 @@ impl Progress for () {
 /// How long the parts of a generation took.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Timings {
-    /// Tokenizers and text encoders.
+    /// Tokenizers and encoders, and what is made of a picture that is given.
     pub encode: Duration,
     /// All denoising steps: the part that is spread over the ranks.
     pub denoise: Duration,
@@ -55,7 +60,7 @@ pub struct Timings {
 /// What a generation has made.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// The pictures.
+    /// The pictures; the frames of each video next to each other.
     pub images: Vec<Image>,
     /// The final latents, `[batch, channels, height, width]`, row-major.
     pub latents: Vec<f32>,
@@ -65,22 +70,23 @@ pub struct Output {
 
 /// A pipeline with its weights on workers.
 ///
-/// The text encoders and the autoencoder live on the first worker. The denoiser's blocks are loaded for the run at hand,
+/// The encoders and the autoencoder live on the first worker. The denoiser's blocks are loaded for the run at hand,
 /// each rank's own only, and kept for the next run with the same distribution.
 pub struct Session<'a> {
     pipeline: &'a StableDiffusion,
     workers: Vec<Worker>,
-    text_encoders: LoadedTextEncoders<'a>,
-    vae: AutoencoderKl,
+    encoders: LoadedEncoders<'a>,
+    vae: Arc<AutoencoderKl>,
     ranks: Vec<(Vec<BlockId>, UNet)>,
 }
 
 impl<'a> Session<'a> {
-    /// Loads the text encoders and the autoencoder on the first of `workers`.
+    /// Loads the encoders and the autoencoder on the first of `workers`.
     ///
     /// # Errors
     ///
-    /// [`Error::NotEnoughWorkers`] without a worker, [`Error::Weights`] for weights that do not fit.
+    /// [`Error::NotEnoughWorkers`] without a worker, [`Error::Dtype`] if one does not compute in the pipeline's type,
+    /// [`Error::Weights`] for weights that do not fit.
     pub fn new(pipeline: &'a StableDiffusion, workers: Vec<Worker>) -> Result<Self, Error> {
         let Some(first) = workers.first() else {
             return Err(Error::NotEnoughWorkers {
@@ -88,26 +94,41 @@ impl<'a> Session<'a> {
                 found: 0,
             });
         };
-        let (text_encoders, vae) = first.install(|| -> Result<_, Error> {
-            let text_encoders = LoadedTextEncoders::load(
-                &pipeline.text_encoders,
+        let dtype = pipeline.dtype.of_tensors();
+        if let Some(unable) = workers
+            .iter()
+            .find(|worker| !worker.device().supports_dtype(dtype))
+        {
+            return Err(Error::Dtype {
+                device: unable.name().to_owned(),
+                dtype: pipeline.dtype,
+            });
+        }
+        let (encoders, vae) = first.install(|| -> Result<_, Error> {
+            let encoders = LoadedEncoders::load(
+                &pipeline.encoders,
                 &pipeline.checkpoint,
-                first.device(),
+                &pipeline.loras,
+                (first.device(), dtype),
             )?;
             let file = pipeline
                 .checkpoint
                 .weights("vae", "diffusion_pytorch_model")?;
             let weights = file.read()?;
-            let vae =
-                AutoencoderKl::load(&pipeline.vae, &weights.on(first.device(), FloatDType::F32))?;
-            weights.finish(|_| false)?;
-            Ok((text_encoders, vae))
+            let dtype = if pipeline.vae.force_upcast {
+                FloatDType::F32
+            } else {
+                dtype
+            };
+            let vae = AutoencoderKl::load(&pipeline.vae, &weights.on(first.device(), dtype))?;
+            weights.finish(|name| pipeline.vae.leaves_out(name))?;
+            Ok((encoders, vae))
         })?;
         Ok(Self {
             pipeline,
             workers,
-            text_encoders,
-            vae,
+            encoders,
+            vae: Arc::new(vae),
             ranks: Vec::new(),
         })
     }
@@ -116,6 +137,19 @@ impl<'a> Session<'a> {
     #[must_use]
     pub fn workers(&self) -> &[Worker] {
         &self.workers
+    }
+
+    /// What makes pictures of the unfinished latents of `run`, of this session's pipeline.
+    #[must_use]
+    pub fn previewer(&self, run: &Run) -> Previewer {
+        Previewer::new(self.decoder(), run)
+    }
+
+    fn decoder(&self) -> PictureDecoder {
+        PictureDecoder {
+            vae: Arc::clone(&self.vae),
+            device: self.workers[0].device().clone(),
+        }
     }
 
     /// Loads the denoiser's blocks that each rank of `run` owns, unless they are loaded already.
@@ -146,12 +180,13 @@ impl<'a> Session<'a> {
             .weights("unet", "diffusion_pytorch_model")?;
         for (worker, blocks) in self.workers.iter().zip(&run.plan.blocks) {
             let unet = worker.install(|| {
+                let deltas = PartDeltas::new(&self.pipeline.loras, Part::UNet)?;
                 UNet::load(
                     &self.pipeline.unet,
-                    &file.read()?,
+                    &file.read()?.with_deltas(&deltas),
                     blocks,
                     worker.device(),
-                    FloatDType::F32,
+                    self.pipeline.dtype.of_tensors(),
                 )
             })?;
             self.ranks.push((blocks.clone(), unet));
@@ -162,7 +197,7 @@ impl<'a> Session<'a> {
     /// Bytes of denoiser weights on each rank, after [`Session::prepare`].
     #[must_use]
     pub fn loaded_bytes(&self) -> Vec<u64> {
-        let bytes = std::mem::size_of::<f32>() as u64;
+        let bytes = self.pipeline.dtype.bytes();
         self.ranks
             .iter()
             .map(|(_, unet)| unet.parameters() * bytes)
@@ -175,14 +210,16 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error`] of [`Session::prepare`]; [`Error::Cancelled`]; [`Error::NotFinite`]; [`Error::Rank`] if a rank fails.
+    /// [`Error`] of [`StableDiffusion::check_complete`] and [`Session::prepare`]; [`Error::Cancelled`]; [`Error::NotFinite`];
+    /// [`Error::Rank`] if a rank fails.
     pub fn generate(&mut self, run: &Run, progress: &mut dyn Progress) -> Result<Output, Error> {
+        self.pipeline.check_complete(&run.request)?;
         self.prepare(run)?;
         let start = Instant::now();
         let mut conditioning = self.encode(&run.request)?;
-        let (initial, masked) = self.start(run, &conditioning);
-        conditioning.concat = masked.concat;
-        conditioning.mask = masked.mask;
+        let (initial, beside) = self.start(run, &conditioning);
+        conditioning.concat = beside.concat;
+        conditioning.mask = beside.mask;
         let encode = start.elapsed();
 
         let start = Instant::now();
@@ -195,7 +232,8 @@ impl<'a> Session<'a> {
         }
 
         let start = Instant::now();
-        let images = self.decode(tensor)?;
+        let decoding = Decoding::of(&run.request);
+        let images = self.workers[0].install(|| self.decoder().pictures(tensor, decoding))?;
         let decode = start.elapsed();
         Ok(Output {
             images,
@@ -208,43 +246,29 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// What the denoiser is told of a request, for `passes · num_images` samples; with guidance, that of the negative prompt
-    /// first. It is on the first worker's device.
+    /// What the denoiser is told of a request, for `passes · num_images` samples; with guidance, that of the negative prompt,
+    /// or of no picture, first. It is on the first worker's device.
     ///
     /// # Errors
     ///
-    /// [`Error::Guidance`].
+    /// [`Error::Guidance`], [`Error::NeedsPicture`].
     pub fn encode(&self, request: &Request) -> Result<Conditioning, Error> {
-        let negative = self
-            .pipeline
-            .guidance(request)?
-            .map(|_| request.negative_prompt.as_str());
-        let ids = self.pipeline.class.time_ids(request.height, request.width);
-        Ok(self.workers[0].install(|| {
-            let prompts =
-                self.text_encoders
-                    .encode(negative, &request.prompt, request.prompt_weighting);
-            let context = repeat_each(prompts.context, request.num_images);
-            let samples = context.dims()[0];
-            let added = prompts
-                .pooled
-                .zip(ids)
-                .map(|(pooled, ids)| AddedConditioning {
-                    text_embeds: repeat_each(pooled, request.num_images),
-                    time_ids: vec![ids.to_vec(); samples],
-                });
-            Conditioning {
-                context,
-                added,
-                concat: None,
-                mask: None,
-                frames: 1,
+        let guided = self.pipeline.guidance(request)?.is_some();
+        let worker = &self.workers[0];
+        match (&self.encoders, &request.image_to_video) {
+            (LoadedEncoders::Texts(encoders), _) => {
+                let ids = self.pipeline.class.time_ids(request.height, request.width);
+                Ok(worker.install(|| encode_texts(encoders, request, guided, ids)))
             }
-        }))
+            (LoadedEncoders::Picture(encoder, model), Some(video)) => Ok(worker.install(|| {
+                animate::encode(encoder, model, request, video, guided, worker.device())
+            })),
+            (LoadedEncoders::Picture(..), None) => Err(Error::NeedsPicture),
+        }
     }
 
     /// What the run starts from.
-    fn start(&self, run: &Run, conditioning: &Conditioning) -> (Start, Masked) {
+    fn start(&self, run: &Run, conditioning: &Conditioning) -> (Start, Beside) {
         let worker = &self.workers[0];
         let passes = conditioning.context.dims()[0] / run.request.num_images;
         let reads_mask = self.pipeline.reads_mask();
@@ -332,24 +356,32 @@ impl<'a> Session<'a> {
             (None, None) => unreachable!("a valid plan ends with the final latents"),
         }
     }
+}
 
-    /// The pictures of final latents, `[batch, channels, height, width]`.
-    fn decode(&self, latents: Tensor<4>) -> Result<Vec<Image>, Error> {
-        self.workers[0].install(|| {
-            let [batch, ..] = latents.dims();
-            let latents = self.vae.unscale(latents);
-            // One at a time: the decoder's activations are the largest of the whole pipeline.
-            (0..batch)
-                .map(|index| {
-                    let picture = self.vae.decode(latents.clone().narrow(0, index, 1));
-                    let [_, channels, height, width] = picture.dims();
-                    Ok(Image::from_samples(
-                        &values(picture),
-                        [channels, height, width],
-                    )?)
-                })
-                .collect()
-        })
+/// What the denoiser is told of a request's prompts, and of `ids`, the numbers that go with them if it reads any.
+fn encode_texts(
+    encoders: &LoadedTextEncoders<'_>,
+    request: &Request,
+    guided: bool,
+    ids: Option<[f64; 6]>,
+) -> Conditioning {
+    let negative = guided.then_some(request.negative_prompt.as_str());
+    let prompts = encoders.encode(negative, &request.prompt, request.prompt_weighting);
+    let context = repeat_each(prompts.context, request.num_images);
+    let samples = context.dims()[0];
+    let added = prompts
+        .pooled
+        .zip(ids)
+        .map(|(pooled, ids)| AddedConditioning {
+            text_embeds: Some(repeat_each(pooled, request.num_images)),
+            time_ids: vec![ids.to_vec(); samples],
+        });
+    Conditioning {
+        context,
+        added,
+        concat: None,
+        mask: None,
+        frames: request.frames,
     }
 }
 
@@ -371,6 +403,6 @@ fn repeat_each<const D: usize>(tensor: Tensor<D>, times: usize) -> Tensor<D> {
 }
 
 /// The elements of a tensor, row-major.
-fn values(tensor: Tensor<4>) -> Vec<f32> {
+pub(crate) fn values(tensor: Tensor<4>) -> Vec<f32> {
     tensor.into_data().iter::<f32>().collect()
 }

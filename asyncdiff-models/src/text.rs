@@ -6,7 +6,7 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use crate::checkpoint::Checkpoint;
 use crate::clip::{ClipTextConfig, ClipTextModel, ClipTextModelWithProjection};
 use crate::error::Error;
-use crate::pipeline::Class;
+use crate::lora::{Fitted, Part, PartDeltas};
 use crate::prompt::{self, Piece};
 use crate::tokenizer::ClipTokenizer;
 
@@ -76,19 +76,20 @@ impl TextEncoder {
 }
 
 impl TextEncoders {
-    pub(crate) fn open(checkpoint: &Checkpoint, class: Class) -> Result<Self, Error> {
-        let open = |folder, tokenizer| {
-            let encoder = TextEncoder::open(checkpoint, folder, tokenizer)?;
-            Ok::<_, Error>(Box::new(encoder))
-        };
-        let first = open("text_encoder", "tokenizer")?;
-        Ok(match class {
-            Class::StableDiffusion => Self::One(first),
-            Class::StableDiffusionXl { zeros_for_empty } => Self::Two {
-                first,
-                second: open("text_encoder_2", "tokenizer_2")?,
-                zeros_for_empty,
-            },
+    /// The only text encoder of a checkpoint.
+    pub(crate) fn one(checkpoint: &Checkpoint) -> Result<Self, Error> {
+        let only = TextEncoder::open(checkpoint, "text_encoder", "tokenizer")?;
+        Ok(Self::One(Box::new(only)))
+    }
+
+    /// Both text encoders of a checkpoint.
+    pub(crate) fn two(checkpoint: &Checkpoint, zeros_for_empty: bool) -> Result<Self, Error> {
+        let first = TextEncoder::open(checkpoint, "text_encoder", "tokenizer")?;
+        let second = TextEncoder::open(checkpoint, "text_encoder_2", "tokenizer_2")?;
+        Ok(Self::Two {
+            first: Box::new(first),
+            second: Box::new(second),
+            zeros_for_empty,
         })
     }
 
@@ -140,10 +141,18 @@ impl<'a> LoadedTextEncoders<'a> {
     pub fn load(
         encoders: &'a TextEncoders,
         checkpoint: &Checkpoint,
-        device: &Device,
+        loras: &[Fitted],
+        target: (&Device, FloatDType),
     ) -> Result<Self, Error> {
         let plain = |encoder: &'a TextEncoder| {
-            let model = load(encoder, checkpoint, device, ClipTextModel::load)?;
+            let part = Part::TextEncoder;
+            let model = load(
+                encoder,
+                checkpoint,
+                (loras, part),
+                target,
+                ClipTextModel::load,
+            )?;
             Ok::<_, Error>((encoder, model))
         };
         Ok(match encoders {
@@ -159,7 +168,8 @@ impl<'a> LoadedTextEncoders<'a> {
                 let projecting = load(
                     second,
                     checkpoint,
-                    device,
+                    (loras, Part::TextEncoder2),
+                    target,
                     ClipTextModelWithProjection::load,
                 )?;
                 Self::Two {
@@ -228,12 +238,14 @@ impl<'a> LoadedTextEncoders<'a> {
 fn load<T>(
     encoder: &TextEncoder,
     checkpoint: &Checkpoint,
-    device: &Device,
+    (loras, part): (&[Fitted], Part),
+    (device, dtype): (&Device, FloatDType),
     load: impl Fn(&ClipTextConfig, &Loader<'_>) -> Result<T, WeightError>,
 ) -> Result<Box<T>, Error> {
     let file = checkpoint.weights(encoder.folder, "model")?;
-    let weights = file.read()?;
-    let model = load(&encoder.config, &weights.on(device, FloatDType::F32))?;
+    let deltas = PartDeltas::new(loras, part)?;
+    let weights = file.read()?.with_deltas(&deltas);
+    let model = load(&encoder.config, &weights.on(device, dtype))?;
     // A buffer that older versions of transformers saved: the numbers 0, 1, 2, …
     weights.finish(|name| name.ends_with("embeddings.position_ids"))?;
     Ok(Box::new(model))

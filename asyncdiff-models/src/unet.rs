@@ -1,10 +1,11 @@
-//! diffusers' `UNet2DConditionModel`, block by block.
+//! diffusers' `UNet2DConditionModel` and `UNetSpatioTemporalConditionModel`, block by block.
 //!
 //! A UNet *is* its list of blocks: there is no forward function beside the plan. [`UNet::load`] takes the blocks that a
 //! rank owns, [`UNet::denoiser`] gives the engine something to run them with.
 
 mod conditioning;
 mod embedding;
+mod spatio_temporal;
 mod transformer;
 
 use std::collections::HashMap;
@@ -19,8 +20,9 @@ use burn::nn::GroupNorm;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData, activation};
 
-use crate::resnet::{Norm, Resnet, enlarge};
+use crate::resnet::{FactorOf, Norm, Resnet, SpatioTemporalResnet, enlarge};
 use embedding::Embeddings;
+use spatio_temporal::SpatioTemporalTransformer;
 use transformer::Transformer;
 
 pub use conditioning::{AddedConditioning, Conditioning};
@@ -30,6 +32,7 @@ pub use conditioning::{AddedConditioning, Conditioning};
 pub struct UNet {
     spec: UNet2d,
     device: Device,
+    dtype: FloatDType,
     embeddings: Embeddings,
     blocks: HashMap<BlockId, Module>,
     parameters: u64,
@@ -40,6 +43,8 @@ enum Module {
     ConvIn(Conv2d),
     Resnet(Box<Resnet>),
     Transformer(Box<Transformer>),
+    SpatioTemporalResnet(Box<SpatioTemporalResnet>),
+    SpatioTemporalTransformer(Box<SpatioTemporalTransformer>),
     Downsample(Conv2d),
     Upsample(Conv2d),
     ConvOut(GroupNorm, Conv2d),
@@ -67,6 +72,7 @@ impl UNet {
         let unet = Self {
             spec: spec.clone(),
             device: device.clone(),
+            dtype,
             embeddings: Embeddings::load(&spec.config, &loader, device, dtype)?,
             blocks,
             parameters: weights.parameters_read() - before,
@@ -102,9 +108,9 @@ impl UNet {
     ) -> UNetDenoiser<'a> {
         UNetDenoiser {
             unet: self,
-            context: conditioning.context,
+            context: conditioning.context.cast(self.dtype),
             added: self.embeddings.added(conditioning.added),
-            concat: conditioning.concat,
+            concat: conditioning.concat.map(|concat| concat.cast(self.dtype)),
             mask: conditioning.mask,
             frames: conditioning.frames,
             size,
@@ -128,7 +134,7 @@ impl Module {
         let loader = root.at(&block.name);
         let norm = Norm {
             groups: config.norm_num_groups,
-            epsilon: config.norm_eps,
+            epsilon: block.norm_eps,
         };
         Ok(match block.kind {
             BlockKind::ConvIn { input, output } => {
@@ -145,6 +151,23 @@ impl Module {
                 heads,
                 layers,
             } => Module::Transformer(Box::new(Transformer::load(
+                &loader, config, channels, heads, layers,
+            )?)),
+            BlockKind::SpatioTemporalResnet { input, output } => {
+                Module::SpatioTemporalResnet(Box::new(SpatioTemporalResnet::load(
+                    &loader,
+                    [input, output],
+                    norm,
+                    norm.epsilon,
+                    Some(config.time_embed_dim()),
+                    FactorOf::Spatial,
+                )?))
+            }
+            BlockKind::SpatioTemporalTransformer {
+                channels,
+                heads,
+                layers,
+            } => Module::SpatioTemporalTransformer(Box::new(SpatioTemporalTransformer::load(
                 &loader, config, channels, heads, layers,
             )?)),
             BlockKind::Downsample { channels } => Module::Downsample(layers::conv2d(
@@ -199,10 +222,20 @@ impl Denoiser for UNetDenoiser<'_> {
         inputs: Vec<Tensor<4>>,
     ) -> Result<Tensor<4>, Infallible> {
         if self.time.as_ref().is_none_or(|(of, _)| *of != timestep) {
-            let embedding = self.unet.embeddings.at(timestep, self.added.as_ref());
+            let mut embedding = self.unet.embeddings.at(timestep, self.added.as_ref());
+            // One row does for all of the batch. Otherwise there is one for each sample, whose frames share it.
+            if embedding.dims()[0] > 1 {
+                let each = embedding.unsqueeze_dim::<3>(1);
+                embedding = each.repeat_dim(1, self.frames).flatten(0, 1);
+            }
             self.time = Some((timestep, embedding));
         }
         let time = self.time.as_ref().map(|(_, embedding)| embedding);
+        // What the plan combined, the latents above all, is f32.
+        let inputs: Vec<_> = inputs
+            .into_iter()
+            .map(|input| input.cast(self.unet.dtype))
+            .collect();
         let input = match <[Tensor<4>; 1]>::try_from(inputs) {
             Ok([only]) => only,
             Err(several) => Tensor::cat(several, 1),
@@ -218,6 +251,10 @@ impl Denoiser for UNetDenoiser<'_> {
             }
             Module::Resnet(resnet) => resnet.forward(input, time),
             Module::Transformer(transformer) => transformer.forward(input, &self.context),
+            Module::SpatioTemporalResnet(resnet) => resnet.forward(input, time, self.frames),
+            Module::SpatioTemporalTransformer(transformer) => {
+                transformer.forward(input, &self.context, self.frames)
+            }
             Module::Downsample(conv) => conv.forward(input),
             Module::Upsample(conv) => {
                 let level = self.unet.spec.blocks[block.0].level;
@@ -232,7 +269,9 @@ impl Denoiser for UNetDenoiser<'_> {
 
     fn combine(&mut self, terms: &[(Term, Tensor<4>)]) -> Result<Tensor<4>, Infallible> {
         let summands = terms.iter().map(|(term, tensor)| {
-            let part = self.part(term.part, tensor.clone());
+            // Whatever the blocks compute in, a narrower type would round the coefficients' work away.
+            let tensor = tensor.clone().cast(FloatDType::F32);
+            let part = self.part(term.part, tensor);
             match term.last_frame {
                 None => part * term.weight,
                 Some(last) => {

@@ -1,20 +1,28 @@
-//! The variational autoencoder between pictures and latents (diffusers' `AutoencoderKL`).
+//! The variational autoencoder between pictures and latents (diffusers' `AutoencoderKL` and
+//! `AutoencoderKLTemporalDecoder`).
+
+mod temporal;
+mod tiled;
 
 use asyncdiff_burn::layers;
 use asyncdiff_burn::weights::{Loader, WeightError};
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, Linear};
 use burn::tensor::ops::PadMode;
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData, activation};
 use serde::Deserialize;
 
 use crate::attention::{Mask, attend};
 use crate::resnet::{Norm, Resnet, enlarge};
+use temporal::TemporalDecoder;
 
 /// `config.json` of an autoencoder.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct VaeConfig {
+    /// `AutoencoderKL`, or `AutoencoderKLTemporalDecoder`, whose decoder also looks along the frames of a video.
+    #[serde(rename = "_class_name")]
+    pub class_name: String,
     /// Channels of a picture.
     pub in_channels: usize,
     /// Channels of a decoded picture.
@@ -23,6 +31,8 @@ pub struct VaeConfig {
     pub latent_channels: usize,
     /// Channels of each level.
     pub block_out_channels: Vec<usize>,
+    /// Height and width in pixels that the autoencoder was trained for: the size of a tile.
+    pub sample_size: Option<usize>,
     /// Resnets in each down block; an up block has one more.
     pub layers_per_block: usize,
     /// Groups of the group norms.
@@ -43,15 +53,19 @@ pub struct VaeConfig {
     pub use_quant_conv: bool,
     /// Whether a 1x1 convolution precedes the decoder.
     pub use_post_quant_conv: bool,
+    /// Whether pipelines load it in `f32` whatever else they compute in.
+    pub force_upcast: bool,
 }
 
 impl Default for VaeConfig {
     fn default() -> Self {
         Self {
+            class_name: PICTURES.to_owned(),
             in_channels: 3,
             out_channels: 3,
             latent_channels: 4,
             block_out_channels: vec![64],
+            sample_size: None,
             layers_per_block: 1,
             norm_num_groups: 32,
             scaling_factor: 0.18215,
@@ -62,10 +76,13 @@ impl Default for VaeConfig {
             mid_block_add_attention: true,
             use_quant_conv: true,
             use_post_quant_conv: true,
+            force_upcast: true,
         }
     }
 }
 
+const PICTURES: &str = "AutoencoderKL";
+const VIDEOS: &str = "AutoencoderKLTemporalDecoder";
 /// Each level halves the picture once more.
 const MOST_LEVELS: usize = 8;
 
@@ -78,6 +95,10 @@ impl VaeConfig {
 
     /// The first setting that no autoencoder can be built from: its key, its value, and what would work.
     pub(crate) fn fault(&self) -> Option<(&'static str, String, &'static str)> {
+        if ![PICTURES, VIDEOS].contains(&self.class_name.as_str()) {
+            let supported = "AutoencoderKL or AutoencoderKLTemporalDecoder";
+            return Some(("_class_name", self.class_name.clone(), supported));
+        }
         let widths = &self.block_out_channels;
         if !(1..=MOST_LEVELS).contains(&widths.len()) {
             return Some((
@@ -116,6 +137,24 @@ impl VaeConfig {
         None
     }
 
+    /// Whether the decoder takes the frames of a video together.
+    #[must_use]
+    pub fn is_temporal(&self) -> bool {
+        self.class_name == VIDEOS
+    }
+
+    /// Whether a tensor of the weight file belongs to a module that is never computed with: of the middle of a temporal decoder,
+    /// the first two resnets and the attention between them are run, however many it has.
+    #[must_use]
+    pub fn leaves_out(&self, name: &str) -> bool {
+        let middle = name.strip_prefix("decoder.mid_block.");
+        self.is_temporal()
+            && middle.is_some_and(|module| {
+                self.layers_per_block == 1 && module.starts_with("attentions.")
+                    || self.layers_per_block > 2 && module.starts_with("resnets.")
+            })
+    }
+
     fn norm(&self) -> Norm {
         // Not in the config: diffusers fixes it for autoencoders.
         Norm {
@@ -129,8 +168,15 @@ impl VaeConfig {
 #[derive(Debug)]
 pub struct AutoencoderKl {
     config: VaeConfig,
+    dtype: FloatDType,
     encoder: Encoder,
-    decoder: Decoder,
+    decoder: AnyDecoder,
+}
+
+#[derive(Debug)]
+enum AnyDecoder {
+    Pictures(Box<Decoder>),
+    Videos(Box<TemporalDecoder>),
 }
 
 /// The encoder's normal distribution over latents, each `[batch, latent_channels, height, width]`.
@@ -159,8 +205,13 @@ impl AutoencoderKl {
     pub fn load(config: &VaeConfig, loader: &Loader<'_>) -> Result<Self, WeightError> {
         Ok(Self {
             encoder: Encoder::load(config, loader)?,
-            decoder: Decoder::load(config, loader)?,
+            decoder: if config.is_temporal() {
+                AnyDecoder::Videos(Box::new(TemporalDecoder::load(config, loader)?))
+            } else {
+                AnyDecoder::Pictures(Box::new(Decoder::load(config, loader)?))
+            },
             config: config.clone(),
+            dtype: loader.dtype(),
         })
     }
 
@@ -170,10 +221,18 @@ impl AutoencoderKl {
         &self.config
     }
 
-    /// Pictures `[batch, 3, height, width]` with values in -1 … 1 to distributions of latents.
+    /// Pictures `[batch, 3, height, width]` with values in -1 … 1 to distributions of latents, in `f32`.
     #[must_use]
     pub fn encode(&self, pictures: Tensor<4>) -> LatentDistribution {
-        let moments = self.encoder.forward(pictures);
+        self.distribution(self.moments(pictures))
+    }
+
+    fn moments(&self, pictures: Tensor<4>) -> Tensor<4> {
+        let moments = self.encoder.forward(pictures.cast(self.dtype));
+        moments.cast(FloatDType::F32)
+    }
+
+    fn distribution(&self, moments: Tensor<4>) -> LatentDistribution {
         let channels = self.config.latent_channels;
         LatentDistribution {
             mean: moments.clone().narrow(1, 0, channels),
@@ -181,10 +240,17 @@ impl AutoencoderKl {
         }
     }
 
-    /// The encoder's latents, `[batch, latent_channels, height, width]`, to pictures with values around -1 … 1.
+    /// The encoder's latents, `[batch, latent_channels, height, width]`, to pictures with values around -1 … 1, in `f32`. A
+    /// [temporal](VaeConfig::is_temporal) decoder takes the batch for consecutive frames of one video: a frame's picture
+    /// depends on all of them.
     #[must_use]
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
-        self.decoder.forward(latents)
+        let latents = latents.cast(self.dtype);
+        let pictures = match &self.decoder {
+            AnyDecoder::Pictures(decoder) => decoder.forward(latents),
+            AnyDecoder::Videos(decoder) => decoder.forward(latents),
+        };
+        pictures.cast(FloatDType::F32)
     }
 
     /// The encoder's latents, `[batch, latent_channels, height, width]`, to the denoiser's.

@@ -92,7 +92,7 @@ fn measured(pipeline: &StableDiffusion, weights: &Path, run: &Run, rank: usize) 
         device: device.clone(),
     };
     let [_, _, height, width] = run.graph.latents;
-    let tokens = pipeline.text_encoders().tokens();
+    let tokens = pipeline.text_encoders().unwrap().tokens();
     let rows = 2 * run.request.num_images;
     let context = Tensor::ones([rows, tokens, unet.config.cross_attention_dim], device);
     let conditioning = Conditioning {

@@ -6,9 +6,11 @@ use std::ops::ControlFlow;
 
 use asyncdiff_core::{AsyncDiff, plan::Action};
 use asyncdiff_models::device::workers;
+use asyncdiff_models::image::Image;
+use asyncdiff_models::quality::psnr;
 use asyncdiff_models::{
-    Checkpoint, Error, Latents, PartitionChoice, Progress, Request, Session, StableDiffusion,
-    Strategy,
+    Checkpoint, Error, Latents, PartitionChoice, Previewer, Progress, Request, Session,
+    StableDiffusion, Strategy,
 };
 
 fn pipeline() -> StableDiffusion {
@@ -106,6 +108,52 @@ fn a_run_can_be_stopped_and_the_session_goes_on() {
         assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
     }
     session.generate(&run, &mut ()).unwrap();
+}
+
+/// Makes a picture of every step.
+struct Album {
+    previewer: Previewer,
+    pictures: Vec<Vec<Image>>,
+}
+
+impl Progress for Album {
+    fn step(&mut self, done: usize, _: usize, latents: &Latents) -> ControlFlow<()> {
+        self.pictures
+            .push(self.previewer.pictures(done, latents).unwrap());
+        ControlFlow::Continue(())
+    }
+}
+
+#[test]
+fn previews_change_nothing_and_end_with_the_picture() {
+    let pipeline = pipeline();
+    let mut request = request(&pipeline, 6);
+    request.num_images = 2;
+    // A scheduler whose noisy latents are much larger than the picture's.
+    request.scheduler = Some("euler".to_owned());
+    for strategy in strategies() {
+        let run = pipeline.plan(&request, &strategy).unwrap();
+        let mut session = Session::new(&pipeline, workers("cpu:5", None).unwrap()).unwrap();
+        let plain = session.generate(&run, &mut ()).unwrap();
+        let mut album = Album {
+            previewer: session.previewer(&run),
+            pictures: Vec::new(),
+        };
+        let watched = session.generate(&run, &mut album).unwrap();
+        assert_eq!(plain.latents, watched.latents, "{strategy:?}");
+        assert_eq!(album.pictures.len(), run.plan.calls);
+        let distances: Vec<f64> = album
+            .pictures
+            .iter()
+            .map(|pictures| {
+                assert_eq!(pictures.len(), 2);
+                psnr(&pictures[1], &plain.images[1]).unwrap()
+            })
+            .collect();
+        // Ever more like the picture, and the picture at the end.
+        assert!(distances.is_sorted(), "{strategy:?}: {distances:?}");
+        assert_eq!(distances.last(), Some(&f64::INFINITY));
+    }
 }
 
 #[test]

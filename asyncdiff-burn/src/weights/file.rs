@@ -73,6 +73,7 @@ impl WeightFile {
             file: &self.name,
             tensors: self.views()?.into_iter().map(entry).collect(),
             read: Default::default(),
+            deltas: None,
         })
     }
 

@@ -124,6 +124,7 @@ impl WeightSet {
             file: &self.name,
             tensors,
             read: Default::default(),
+            deltas: None,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! `asyncdiff compare`
 
 use asyncdiff_core::AsyncDiff;
+use asyncdiff_media::picture;
 use asyncdiff_models::compare::{Comparison, Kind, Row};
 use asyncdiff_models::device::Worker;
 use asyncdiff_models::image::Image;
@@ -10,18 +11,13 @@ use serde_json::json;
 use super::plan::heading;
 use crate::args::Compare;
 use crate::interrupt::Interruptible;
-use crate::model;
-use crate::picture::{check_path, write_pngs};
 use crate::progress::Bar;
+use crate::model;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Compare) -> Result<()> {
-    check_path(&args.output)?;
-    let pipeline = model::open(
-        args.sample.model.as_deref(),
-        &args.sample.files,
-        args.printing.quiet || args.printing.json,
-    )?;
+    picture::check_path(&args.output)?;
+    let pipeline = setup::pipeline(&args.sample, args.printing.quiet || args.printing.json)?;
     let prompt = args.prompt.text.typed().unwrap_or_default();
     let prompts = Some((prompt, &args.prompt));
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, prompts)?;
@@ -61,14 +57,15 @@ pub fn run(args: &Compare) -> Result<()> {
         .filter(|row| row.kind != Kind::FewerSteps)
         .map(|row| &row.image)
         .collect();
-    let picture = Image::beside(&shown)?;
-    let files = std::slice::from_ref(&args.output);
-    write_pngs(files, &[picture], &[("parameters", &request.prompt)])?;
+    let beside = Image::beside(&shown)?;
+    picture::write(&args.output, &beside, &request.prompt)?;
     if args.printing.json {
         let report = json!({
             "file": args.output,
             "model": model::name(args.sample.model.as_deref()),
+            "loras": args.sample.lora,
             "prompt": request.prompt,
+            "dtype": args.sample.dtype,
             "devices": names,
             "threads": threads,
             "note": crowded,

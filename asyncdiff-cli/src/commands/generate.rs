@@ -3,29 +3,33 @@
 use std::time::Duration;
 
 use asyncdiff_core::AsyncDiff;
+use asyncdiff_media::picture;
 use asyncdiff_models::{PartitionChoice, Run, Session, Strategy, Timings};
 use serde_json::json;
 
 use super::plan::{describe, heading};
-use crate::args::{Generate, SingleStrategy};
+use crate::args::{Generate, Sample, SingleStrategy};
 use crate::interrupt::{Interruptible, Place};
 use crate::jobs::{Job, Prompt, jobs, read_prompts};
-use crate::model;
-use crate::picture::{check_path, write_pngs};
+use crate::preview::{Previewing, Target};
 use crate::progress::Bar;
+use crate::model;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Generate) -> Result<()> {
-    check_path(&args.output)?;
+    picture::check_path(&args.output)?;
+    let preview = args.preview.clone().map(|file| Target {
+        file,
+        every: args.preview_every.get(),
+    });
+    if let Some(preview) = &preview {
+        picture::check_path(&preview.file)?;
+    }
     let prompts = match &args.prompt_file {
         Some(file) => read_prompts(file)?,
         None => vec![Prompt::typed(args.prompt.text.typed().unwrap_or_default())],
     };
-    let pipeline = model::open(
-        args.sample.model.as_deref(),
-        &args.sample.files,
-        args.printing.quiet || args.printing.json,
-    )?;
+    let pipeline = setup::pipeline(&args.sample, args.printing.quiet || args.printing.json)?;
     let seed = args.seeds.as_slice()[0];
     let first = Some((prompts[0].text.as_str(), &args.prompt));
     let request = setup::request(&pipeline, &args.sample, seed, first)?;
@@ -48,7 +52,7 @@ pub fn run(args: &Generate) -> Result<()> {
     let run = pipeline.plan(&request, &strategy)?;
     let jobs = jobs(&prompts, &args.seeds, request.num_images, &args.output)?;
     for path in jobs.iter().flat_map(|job| &job.files) {
-        check_path(path)?;
+        picture::check_path(path)?;
     }
     let ranks = run.plan.ranks.len();
     let workers = named.map_or_else(|| setup::cpu_workers(&args.devices, ranks), Ok)?;
@@ -67,16 +71,21 @@ pub fn run(args: &Generate) -> Result<()> {
     let mut session = Session::new(&pipeline, workers)?;
     session.prepare(&run)?;
     let model = model::name(args.sample.model.as_deref());
-    let mut progress = Interruptible::new(Bar::new(text))?;
+    let mut progress = Interruptible::new(Previewing::new(Bar::new(text), preview))?;
     let mut timings = Vec::with_capacity(jobs.len());
     for (index, job) in jobs.iter().enumerate() {
         let run = run.of(job.prompt, job.seed);
         let place = (index + 1, jobs.len());
+        progress.inner().follow(session.previewer(&run));
         let output = progress.watch(place, run.plan.calls, |progress| {
             session.generate(&run, progress)
-        })?;
-        let parameters = parameters(&run, &model);
-        write_pngs(&job.files, &output.images, &[("parameters", &parameters)])?;
+        });
+        if let Some(failure) = progress.inner().failure() {
+            return Err(failure.into());
+        }
+        let output = output?;
+        let parameters = parameters(&run, &args.sample);
+        picture::write_all(&job.files, &output.images, &parameters)?;
         timings.push(output.timings);
         if text {
             print_job(job, place, output.timings)?;
@@ -86,12 +95,17 @@ pub fn run(args: &Generate) -> Result<()> {
         let report = json!({
             "files": jobs.iter().flat_map(|job| &job.files).collect::<Vec<_>>(),
             "model": model,
+            "loras": args.sample.lora,
             "negative_prompt": request.negative_prompt,
+            "prompt_weighting": request.prompt_weighting,
             "steps": request.steps,
             "guidance_scale": request.guidance_scale,
             "width": request.width,
             "height": request.height,
+            "vae_tiling": request.vae_tiling,
+            "strength": request.init_image.as_ref().map(|init| init.strength),
             "scheduler": run.scheduler,
+            "dtype": run.dtype,
             "devices": devices,
             "strategy": run.plan.strategy,
             "summary": run.summary,
@@ -154,8 +168,8 @@ pub fn strategy(
 }
 
 /// The text that web UIs write into their pictures, and read from them.
-fn parameters(run: &Run, model: &str) -> String {
-    let request = &run.request;
+fn parameters(run: &Run, sample: &Sample) -> String {
+    let (request, model) = (&run.request, model::name(sample.model.as_deref()));
     let mut text = request.prompt.clone();
     if !request.negative_prompt.is_empty() {
         text += &format!("\nNegative prompt: {}", request.negative_prompt);
@@ -170,6 +184,12 @@ fn parameters(run: &Run, model: &str) -> String {
         request.height,
         run.summary.segments,
     );
+    for lora in &sample.lora {
+        text += &format!(", LoRA: {}:{}", lora.file.display(), lora.strength);
+    }
+    if let Some(init) = &request.init_image {
+        text += &format!(", Denoising strength: {}", init.strength);
+    }
     if let Some(asyncdiff) = &run.plan.strategy {
         text += &format!(
             ", Stride: {}, Warm-up: {}, Time shift: {}, Forecast: {}",

@@ -29,9 +29,14 @@ fn print(it: &Description) -> Result<()> {
         it.height
     )?;
     say!(
-        "scheduler  {}, the denoiser predicts {}",
+        "scheduler  {}, the denoiser predicts {}{}",
         it.scheduler,
-        it.prediction_type
+        it.prediction_type,
+        if it.reads_mask {
+            " and reads a mask, for inpainting"
+        } else {
+            ""
+        }
     )?;
     say!(
         "defaults   {} steps, guidance scale {}",

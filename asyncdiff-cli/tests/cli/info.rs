@@ -31,6 +31,7 @@ fn info_agrees_with_the_files_and_with_what_is_loaded() {
         let sandbox = Sandbox::new();
         let model = sandbox.model(fixture);
         let found = describe(&sandbox);
+        assert_eq!(found["reads_mask"], false);
         let index: Value =
             serde_json::from_slice(&fs::read(model.join("model_index.json")).unwrap()).unwrap();
         assert_eq!(found["class"], index["_class_name"]);
@@ -82,6 +83,14 @@ fn info_agrees_with_the_files_and_with_what_is_loaded() {
             assert_eq!(way["partition"], expected);
         }
     }
+}
+
+#[test]
+fn info_knows_models_that_only_inpaint() {
+    let sandbox = Sandbox::new();
+    sandbox.model("sdxl_inpaint");
+    assert_eq!(describe(&sandbox)["reads_mask"], true);
+    assert!(sandbox.ok(&["info", "model"]).contains("reads a mask"));
 }
 
 #[test]

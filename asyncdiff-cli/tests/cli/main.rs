@@ -1,12 +1,17 @@
 //! The program as a person uses it: the real binary, in a folder of its own.
 
+mod dtypes;
 mod info;
+mod init_images;
 #[cfg(target_os = "linux")]
 mod interrupts;
 mod lists;
+mod loras;
 mod models;
 mod pictures;
 mod plans;
+mod previews;
 mod requests;
 mod sandbox;
 mod sources;
+mod weights;

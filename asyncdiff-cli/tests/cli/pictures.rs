@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::sandbox::{Sandbox, edit_json, png, quick};
+use super::sandbox::{Sandbox, edit_json, pixels, png, quick};
 
 #[test]
 fn generate_writes_a_picture_with_its_parameters() {
@@ -35,6 +35,23 @@ fn generate_writes_a_picture_with_its_parameters() {
             env!("CARGO_PKG_VERSION")
         )
     );
+}
+
+#[test]
+fn the_extension_chooses_the_format() {
+    let sandbox = Sandbox::new();
+    let read = |name: &str| {
+        sandbox.ok(&quick(&["--steps", "1", "-o", name]));
+        asyncdiff_media::picture::read(&sandbox.path(name)).unwrap()
+    };
+    let png = read("a.png");
+    assert_eq!(read("a.webp"), png);
+    let jpeg = read("a.JPG");
+    assert_eq!((jpeg.width, jpeg.height), (64, 64));
+    let begins = |name: &str| fs::read(sandbox.path(name)).unwrap()[..4].to_owned();
+    assert_eq!(begins("a.png"), b"\x89PNG");
+    assert_eq!(begins("a.webp"), b"RIFF");
+    assert_eq!(begins("a.JPG"), b"\xff\xd8\xff\xe0");
 }
 
 #[test]
@@ -141,16 +158,8 @@ fn given_latents_replace_the_seed() {
             name,
         ]));
     }
-    let pixels = |name: &str| {
-        let bytes = fs::read(sandbox.path(name)).unwrap();
-        let mut reader = png::Decoder::new(std::io::Cursor::new(bytes))
-            .read_info()
-            .unwrap();
-        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-        reader.next_frame(&mut pixels).unwrap();
-        pixels
-    };
-    assert_eq!(pixels("a.png"), pixels("b.png"));
+    let [first, second] = ["a.png", "b.png"].map(|name| pixels(&sandbox.path(name)));
+    assert_eq!(first, second);
 
     write("small.safetensors", 512);
     let error = sandbox.fails(&quick(&["--latents", "small.safetensors", "-o", "c.png"]));
@@ -218,31 +227,25 @@ fn stable_diffusion_xl_takes_its_defaults_from_its_pipeline_class() {
 fn an_empty_negative_prompt_means_zeros_if_the_model_says_so() {
     let sandbox = Sandbox::new();
     let model = sandbox.model("sdxl");
-    let pixels = |name: &str, more: &[&str]| {
+    let generate = |name: &str, more: &[&str]| {
         let base = [
             "generate", "x", "--model", "model", "--steps", "2", "--quiet",
         ];
         sandbox.ok(&[&base, more, &["-o", name]].concat());
-        let file = fs::File::open(sandbox.path(name)).unwrap();
-        let mut reader = png::Decoder::new(std::io::BufReader::new(file))
-            .read_info()
-            .unwrap();
-        let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
-        reader.next_frame(&mut bytes).unwrap();
-        bytes
+        pixels(&sandbox.path(name))
     };
     let strong = ["--guidance-scale", "30"];
-    let zeros = pixels("zeros.png", &strong);
-    let unguided = pixels("unguided.png", &["--guidance-scale", "1"]);
+    let zeros = generate("zeros.png", &strong);
+    let unguided = generate("unguided.png", &["--guidance-scale", "1"]);
     edit_json(&model.join("model_index.json"), |index| {
         index["force_zeros_for_empty_prompt"] = json!(false)
     });
-    assert_ne!(pixels("empty.png", &strong), zeros);
-    assert_eq!(pixels("same.png", &["--guidance-scale", "1"]), unguided);
+    assert_ne!(generate("empty.png", &strong), zeros);
+    assert_eq!(generate("same.png", &["--guidance-scale", "1"]), unguided);
     // diffusers' default.
     edit_json(&model.join("model_index.json"), |index| {
         let index = index.as_object_mut().unwrap();
         index.remove("force_zeros_for_empty_prompt");
     });
-    assert_eq!(pixels("default.png", &strong), zeros);
+    assert_eq!(generate("default.png", &strong), zeros);
 }

@@ -134,6 +134,15 @@ pub fn png(path: &Path) -> (u32, u32, String) {
     (info.width, info.height, text)
 }
 
+/// The pixels of a PNG file, whatever its texts say.
+pub fn pixels(path: &Path) -> Vec<u8> {
+    let file = std::io::BufReader::new(fs::File::open(path).unwrap());
+    let mut reader = png::Decoder::new(file).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut pixels).unwrap();
+    pixels
+}
+
 const QUICK: [&str; 3] = ["generate", "red apple, fluent style", "--quiet"];
 
 pub fn quick<'a>(more: &[&'a str]) -> Vec<&'a str> {

@@ -6,9 +6,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::image::Mask;
 use crate::pipeline::{InitImage, Run};
 use crate::random::TorchRng;
-use crate::vae::AutoencoderKl;
+use crate::vae::{AutoencoderKl, LatentDistribution};
 
-use super::{repeat_each, values};
+use super::{animate, repeat_each, values};
 
 /// What the rank that advances the latents is given.
 pub(super) struct Start {
@@ -26,9 +26,9 @@ pub(super) struct Kept {
     pub noise: Vec<f32>,
 }
 
-/// What all ranks are told of a mask, on the autoencoder's device.
+/// What all ranks are told of a mask, or of the picture that a video is made of, on the autoencoder's device.
 #[derive(Default)]
-pub(super) struct Masked {
+pub(super) struct Beside {
     /// [`Conditioning::concat`](crate::unet::Conditioning).
     pub concat: Option<Tensor<4>>,
     /// [`Conditioning::mask`](crate::unet::Conditioning).
@@ -42,7 +42,7 @@ pub(super) fn start(
     reads_mask: bool,
     vae: &AutoencoderKl,
     device: &Device,
-) -> (Start, Masked) {
+) -> (Start, Beside) {
     let mut rng = TorchRng::new(run.request.seed);
     let given = run
         .request
@@ -55,6 +55,11 @@ pub(super) fn start(
         let sigma = run.schedule.init_noise_sigma as f32;
         noise.iter().map(|value| value * sigma).collect()
     };
+    let concat = run
+        .request
+        .image_to_video
+        .as_ref()
+        .map(|video| animate::concat(video, run, passes, vae, device, &mut rng));
     let Some(init) = &run.request.init_image else {
         let noise = given.unwrap_or_else(|| rng.randn(count));
         let start = Start {
@@ -62,7 +67,8 @@ pub(super) fn start(
             kept: None,
             rng,
         };
-        return (start, Masked::default());
+        let beside = Beside { concat, mask: None };
+        return (start, beside);
     };
 
     let InitImage {
@@ -74,7 +80,12 @@ pub(super) fn start(
     let keeps = mask.is_some() && !reads_mask;
     let encode = |samples: Vec<f32>, rng: &mut TorchRng| {
         let picture = TensorData::new(samples, [1, 3, image.height, image.width]);
-        encode(vae, Tensor::from_data(picture, device), rng)
+        let picture = Tensor::from_data(picture, device);
+        let distribution = match run.request.vae_tiling {
+            true => vae.encode_tiled(picture),
+            false => vae.encode(picture),
+        };
+        sample(vae, distribution, rng)
     };
     // One picture for the whole batch.
     let clean = (!from_noise || keeps)
@@ -91,8 +102,8 @@ pub(super) fn start(
         }
         _ => pure(&noise),
     };
-    let masked = match mask {
-        None => Masked::default(),
+    let beside = match mask {
+        None => Beside::default(),
         Some(mask) => {
             let on_latents = shrink(mask, [shape[2], shape[3]], device);
             if reads_mask {
@@ -100,12 +111,12 @@ pub(super) fn start(
                 outside(&mut rest, mask);
                 let rest = encode(rest, &mut rng);
                 let concat = Tensor::cat(vec![on_latents, rest], 1);
-                Masked {
+                Beside {
                     concat: Some(repeat_each(concat, passes * shape[0])),
                     mask: None,
                 }
             } else {
-                Masked {
+                Beside {
                     concat: None,
                     mask: Some(on_latents),
                 }
@@ -113,13 +124,12 @@ pub(super) fn start(
         }
     };
     let kept = clean.filter(|_| keeps).map(|image| Kept { image, noise });
-    (Start { latents, kept, rng }, masked)
+    (Start { latents, kept, rng }, beside)
 }
 
-/// A sample of the latents of a picture `[1, 3, height, width]`, `[1, channels, height, width]`.
-fn encode(vae: &AutoencoderKl, picture: Tensor<4>, rng: &mut TorchRng) -> Tensor<4> {
-    let device = picture.device();
-    let distribution = vae.encode(picture);
+/// Some of the latents that a picture may have, as the denoiser takes them.
+fn sample(vae: &AutoencoderKl, distribution: LatentDistribution, rng: &mut TorchRng) -> Tensor<4> {
+    let device = distribution.mean.device();
     let shape = distribution.mean.dims();
     let noise = TensorData::new(rng.randn(shape.iter().product()), shape);
     vae.scale(distribution.sample(Tensor::from_data(noise, &device)))

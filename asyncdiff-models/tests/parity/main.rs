@@ -4,8 +4,11 @@
 
 mod fixtures;
 mod image_to_image;
+mod image_to_video;
+mod loras;
 mod networks;
 mod pipelines;
 mod prompt_weighting;
 mod schedulers;
 mod tokenizer;
+mod vae_tiling;

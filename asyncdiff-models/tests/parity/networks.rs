@@ -3,13 +3,15 @@
 use asyncdiff_burn::weights::WeightFile;
 use asyncdiff_core::{Denoiser, Input};
 use asyncdiff_models::clip::{ClipTextModel, ClipTextModelWithProjection};
+use asyncdiff_models::text::TextEncoders;
 use asyncdiff_models::unet::{AddedConditioning, Conditioning, UNet};
 use asyncdiff_models::vae::{AutoencoderKl, VaeConfig};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 use super::fixtures::{Model, Reference, models};
+use super::image_to_video;
 
-fn tensor<const D: usize>(reference: &Reference, name: &str) -> Tensor<D> {
+pub fn tensor<const D: usize>(reference: &Reference, name: &str) -> Tensor<D> {
     let data = TensorData::new(
         reference.values(name).to_vec(),
         reference.shape(name).to_vec(),
@@ -17,11 +19,11 @@ fn tensor<const D: usize>(reference: &Reference, name: &str) -> Tensor<D> {
     Tensor::from_data(data, &Device::flex())
 }
 
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_to_vec::<f32>().unwrap()
 }
 
-fn config<T: serde::de::DeserializeOwned>(model: &Model, part: &str) -> T {
+pub fn config<T: serde::de::DeserializeOwned>(model: &Model, part: &str) -> T {
     let path = model
         .folder
         .join("checkpoint")
@@ -30,7 +32,7 @@ fn config<T: serde::de::DeserializeOwned>(model: &Model, part: &str) -> T {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-fn weights(model: &Model, file: &str) -> WeightFile {
+pub fn weights(model: &Model, file: &str) -> WeightFile {
     WeightFile::open(&model.folder.join("checkpoint").join(file)).unwrap()
 }
 
@@ -38,7 +40,8 @@ fn weights(model: &Model, file: &str) -> WeightFile {
 fn text_encoders() {
     let mut checked = 0;
     for model in models() {
-        for encoder in model.pipeline.text_encoders().iter() {
+        let encoders = model.pipeline.text_encoders().into_iter();
+        for encoder in encoders.flat_map(TextEncoders::iter) {
             let Some(reference) = model.reference(encoder.folder) else {
                 println!("{}: no reference for {}", model.name, encoder.folder);
                 continue;
@@ -108,23 +111,32 @@ const INSIDE: [&str; 5] = [
     "time_proj",
 ];
 
-/// The text, and what a UNet with an `addition_embed_type` is told beside it.
-fn conditioning(reference: &Reference) -> Conditioning {
+/// The sample of a denoiser call, `[batch, channels, height, width]`, and what the denoiser is told beside it.
+fn inputs(model: &Model, reference: &Reference) -> (Tensor<4>, Conditioning) {
+    if model.pipeline.image_encoder().is_some() {
+        return image_to_video::inputs(reference);
+    }
     let added = reference.has("in.text_embeds").then(|| AddedConditioning {
-        text_embeds: tensor(reference, "in.text_embeds"),
-        time_ids: reference
-            .values("in.time_ids")
-            .chunks(reference.shape("in.time_ids")[1])
-            .map(|row| row.iter().map(|number| f64::from(*number)).collect())
-            .collect(),
+        text_embeds: Some(tensor(reference, "in.text_embeds")),
+        time_ids: rows(reference, "in.time_ids"),
     });
-    Conditioning {
+    let conditioning = Conditioning {
         context: tensor(reference, "in.encoder_hidden_states"),
         added,
         concat: None,
         mask: None,
         frames: 1,
-    }
+    };
+    (tensor(reference, "in.sample"), conditioning)
+}
+
+/// The rows of a matrix.
+pub fn rows(reference: &Reference, name: &str) -> Vec<Vec<f64>> {
+    reference
+        .values(name)
+        .chunks(reference.shape(name)[1])
+        .map(|row| row.iter().map(|number| f64::from(*number)).collect())
+        .collect()
 }
 
 #[test]
@@ -137,12 +149,13 @@ fn unet_blocks() {
             let Some(reference) = model.reference(case) else {
                 continue;
             };
-            let [batch, _, height, width] =
-                <[usize; 4]>::try_from(reference.shape("in.sample")).unwrap();
-            let graph = unet_spec.graph(
+            let (sample, conditioning) = inputs(&model, &reference);
+            let [batch, _, height, width] = sample.dims();
+            let graph = unet_spec.video_graph(
                 1,
+                conditioning.frames,
                 [batch, height, width],
-                reference.shape("in.encoder_hidden_states")[1],
+                conditioning.context.dims()[1],
             );
             let all: Vec<_> = graph.iter().map(|(id, _)| id).collect();
             let unet = UNet::load(
@@ -161,12 +174,12 @@ fn unet_blocks() {
             );
 
             let given = Box::new(|_| unreachable!("a denoiser call reads nothing else"));
-            let mut denoiser = unet.denoiser(conditioning(&reference), [height, width], given);
+            let mut denoiser = unet.denoiser(conditioning, [height, width], given);
             let timestep = f64::from(reference.values("in.timestep")[0]);
             let mut outputs: Vec<Tensor<4>> = Vec::new();
             for (id, block) in graph.iter() {
                 let inputs = block.inputs.iter().map(|input| match input {
-                    Input::Latents => tensor(&reference, "in.sample"),
+                    Input::Latents => sample.clone(),
                     Input::Block(from) => outputs[from.0].clone(),
                 });
                 let output = denoiser.run(id, timestep, inputs.collect()).unwrap();
@@ -225,7 +238,7 @@ fn autoencoders() {
         let weights = file.read().unwrap();
         let vae =
             AutoencoderKl::load(&config, &weights.on(&Device::flex(), FloatDType::F32)).unwrap();
-        weights.finish(|_| false).unwrap();
+        weights.finish(|name| config.leaves_out(name)).unwrap();
         let name = &model.name;
 
         let picture: Tensor<3> = tensor(&reference, "image_uint8");

@@ -1,0 +1,107 @@
+//! Pictures of latents, finished or not.
+
+use std::sync::Arc;
+
+use burn::tensor::Device;
+
+use crate::error::Error;
+use crate::image::Image;
+use crate::pipeline::{Request, Run};
+use crate::session::{Latents, values};
+use crate::vae::AutoencoderKl;
+
+/// Makes pictures of what a run has so far, for use in [`Progress::step`](crate::Progress::step).
+///
+/// Latents on the way are part picture, part noise; they are decoded as they are, at the scale at which the denoiser sees
+/// them. So early previews are noise, and the last one is the picture. Each costs as much as decoding the result does, on
+/// the thread that asks, while the run waits; what the run computes stays the same to the last bit.
+#[derive(Clone, Debug)]
+pub struct Previewer {
+    decoder: PictureDecoder,
+    /// By the number of denoiser calls that are done, except all.
+    scales: Vec<f64>,
+    decoding: Decoding,
+}
+
+impl Previewer {
+    pub(crate) fn new(decoder: PictureDecoder, run: &Run) -> Self {
+        let steps = run.schedule.steps.iter();
+        Self {
+            decoder,
+            scales: steps.map(|step| step.input_scale).collect(),
+            decoding: Decoding::of(&run.request),
+        }
+    }
+
+    /// The pictures of `latents` after `done` denoiser calls, as [`Progress::step`](crate::Progress::step) gets them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Image`] for latents without elements.
+    pub fn pictures(&self, done: usize, latents: &Latents) -> Result<Vec<Image>, Error> {
+        let latents = match self.scales.get(done) {
+            Some(scale) if *scale != 1.0 => latents.clone() * *scale,
+            _ => latents.clone(),
+        };
+        self.decoder.pictures(latents, self.decoding)
+    }
+}
+
+/// How a request's latents are decoded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decoding {
+    /// In overlapping tiles.
+    tiling: bool,
+    /// Rows of the latents that belong to one video.
+    frames: usize,
+    /// How many of them a temporal decoder takes together; all if it is `None`.
+    chunk: Option<usize>,
+}
+
+impl Decoding {
+    pub fn of(request: &Request) -> Self {
+        let video = request.image_to_video.as_ref();
+        Self {
+            tiling: request.vae_tiling,
+            frames: request.frames,
+            chunk: video.and_then(|video| video.decode_chunk_size),
+        }
+    }
+}
+
+/// The autoencoder on its device.
+#[derive(Clone, Debug)]
+pub(crate) struct PictureDecoder {
+    pub vae: Arc<AutoencoderKl>,
+    pub device: Device,
+}
+
+impl PictureDecoder {
+    /// The pictures of the denoiser's latents, `[batch, channels, height, width]`, computed on the calling thread.
+    pub fn pictures(&self, latents: Latents, decoding: Decoding) -> Result<Vec<Image>, Error> {
+        let [batch, ..] = latents.dims();
+        let frames = decoding.frames;
+        // One at a time where it makes no difference: the decoder's activations are the largest of the whole pipeline.
+        let chunk = match self.vae.config().is_temporal() {
+            true => decoding.chunk.unwrap_or(frames),
+            false => 1,
+        };
+        let latents = self.vae.unscale(latents.to_device(&self.device));
+        let mut images = Vec::with_capacity(batch);
+        for video in (0..batch).step_by(frames) {
+            for start in (0..frames).step_by(chunk) {
+                let count = chunk.min(frames - start);
+                let latents = latents.clone().narrow(0, video + start, count);
+                let pictures = match decoding.tiling {
+                    true => self.vae.decode_tiled(latents),
+                    false => self.vae.decode(latents),
+                };
+                let [_, channels, height, width] = pictures.dims();
+                for picture in values(pictures).chunks(channels * height * width) {
+                    images.push(Image::from_samples(picture, [channels, height, width])?);
+                }
+            }
+        }
+        Ok(images)
+    }
+}
