@@ -126,9 +126,12 @@ pub struct Plan {
 
 #[derive(Debug, Args)]
 pub struct Info {
-    /// Model folder in diffusers layout [default: the embedded emoji model]
+    /// Model: a folder in diffusers layout, a .safetensors checkpoint, or a Hub id such as org/name
+    /// [default: the embedded emoji model]
     #[arg(value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub files: ModelFiles,
     /// Print a machine-readable report instead of text [default: off]
     #[arg(long)]
     pub json: bool,
@@ -184,9 +187,12 @@ pub struct Seed {
 
 #[derive(Debug, Args)]
 pub struct Sample {
-    /// Model folder in diffusers layout [default: the embedded emoji model]
-    #[arg(long, value_name = "DIR")]
+    /// Model: a folder in diffusers layout, a .safetensors checkpoint, or a Hub id such as org/name, or org/name@revision
+    /// [default: the embedded emoji model]
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub files: ModelFiles,
     /// LoRA to merge into the model as it is loaded, times a strength; may be given several times [default strength: 1]
     #[arg(long, value_name = "FILE[:STRENGTH]")]
     pub lora: Vec<LoraFlag>,
@@ -228,6 +234,17 @@ pub struct Sample {
     /// Initial noise from a safetensors file with one tensor [default: the seed's]
     #[arg(long, value_name = "FILE")]
     pub latents: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ModelFiles {
+    /// Folder with configurations and tokenizers for a .safetensors checkpoint, in diffusers layout, as far as they are not
+    /// those of Stable Diffusion [default: inferred]
+    #[arg(long, value_name = "DIR")]
+    pub config: Option<PathBuf>,
+    /// Variant of the weights, such as fp16, in the parts that have it [default: the plain weights, or the only variant]
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -8,49 +8,23 @@ use asyncdiff_burn::weights::read_tensors;
 use asyncdiff_media::picture;
 use asyncdiff_models::lora::Lora;
 use asyncdiff_models::{
-    Checkpoint, InitImage, NamedTensor, PartitionChoice, Request, StableDiffusion,
+    InitImage, NamedTensor, PartitionChoice, Request, StableDiffusion,
 };
 
 use crate::args::{Devices, Prompt, Sample};
+use crate::model;
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Opens the model of that name, or the embedded one.
-pub fn open(model: Option<&Path>) -> Result<StableDiffusion> {
-    let checkpoint = match model {
-        Some(folder) => Checkpoint::folder(folder)?,
-        None => embedded()?,
-    };
-    Ok(StableDiffusion::open(checkpoint)?)
-}
-
-/// Opens the model that the flags name, with its LoRAs and in its type.
-pub fn pipeline(sample: &Sample) -> Result<StableDiffusion> {
+/// Opens the model that the flags name, with its LoRAs and in its type; `quiet` hides how far a download is.
+pub fn pipeline(sample: &Sample, quiet: bool) -> Result<StableDiffusion> {
     let loras = sample.lora.iter().map(|flag| {
         let lora = Lora::open(&flag.file)?;
         Ok((lora, flag.strength))
     });
     let loras = loras.collect::<Result<_>>()?;
-    let pipeline = open(sample.model.as_deref())?.with_loras(loras)?;
+    let pipeline = model::open(sample.model.as_deref(), &sample.files, quiet)?.with_loras(loras)?;
     Ok(pipeline.with_dtype(sample.dtype))
-}
-
-#[cfg(feature = "embedded")]
-fn embedded() -> Result<Checkpoint> {
-    Ok(Checkpoint::embedded())
-}
-
-#[cfg(not(feature = "embedded"))]
-fn embedded() -> Result<Checkpoint> {
-    Err("this program was built without the embedded model: name a folder with --model, or build it with --features embedded".into())
-}
-
-/// What the model is called in reports.
-pub fn model_name(model: Option<&Path>) -> String {
-    match model {
-        Some(folder) => folder.display().to_string(),
-        None => "embedded".to_owned(),
-    }
 }
 
 /// The request that the flags describe, for the first of several prompts and seeds.

@@ -12,11 +12,12 @@ use super::plan::heading;
 use crate::args::Compare;
 use crate::interrupt::Interruptible;
 use crate::progress::Bar;
+use crate::model;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Compare) -> Result<()> {
     picture::check_path(&args.output)?;
-    let pipeline = setup::pipeline(&args.sample)?;
+    let pipeline = setup::pipeline(&args.sample, args.printing.quiet || args.printing.json)?;
     let prompt = args.prompt.text.typed().unwrap_or_default();
     let prompts = Some((prompt, &args.prompt));
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, prompts)?;
@@ -61,7 +62,7 @@ pub fn run(args: &Compare) -> Result<()> {
     if args.printing.json {
         let report = json!({
             "file": args.output,
-            "model": setup::model_name(args.sample.model.as_deref()),
+            "model": model::name(args.sample.model.as_deref()),
             "loras": args.sample.lora,
             "prompt": request.prompt,
             "dtype": args.sample.dtype,

@@ -13,6 +13,7 @@ use crate::interrupt::{Interruptible, Place};
 use crate::jobs::{Job, Prompt, jobs, read_prompts};
 use crate::preview::{Previewing, Target};
 use crate::progress::Bar;
+use crate::model;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Generate) -> Result<()> {
@@ -28,7 +29,7 @@ pub fn run(args: &Generate) -> Result<()> {
         Some(file) => read_prompts(file)?,
         None => vec![Prompt::typed(args.prompt.text.typed().unwrap_or_default())],
     };
-    let pipeline = setup::pipeline(&args.sample)?;
+    let pipeline = setup::pipeline(&args.sample, args.printing.quiet || args.printing.json)?;
     let seed = args.seeds.as_slice()[0];
     let first = Some((prompts[0].text.as_str(), &args.prompt));
     let request = setup::request(&pipeline, &args.sample, seed, first)?;
@@ -69,7 +70,7 @@ pub fn run(args: &Generate) -> Result<()> {
 
     let mut session = Session::new(&pipeline, workers)?;
     session.prepare(&run)?;
-    let model = setup::model_name(args.sample.model.as_deref());
+    let model = model::name(args.sample.model.as_deref());
     let mut progress = Interruptible::new(Previewing::new(Bar::new(text), preview))?;
     let mut timings = Vec::with_capacity(jobs.len());
     for (index, job) in jobs.iter().enumerate() {
@@ -168,7 +169,7 @@ pub fn strategy(
 
 /// The text that web UIs write into their pictures, and read from them.
 fn parameters(run: &Run, sample: &Sample) -> String {
-    let (request, model) = (&run.request, setup::model_name(sample.model.as_deref()));
+    let (request, model) = (&run.request, model::name(sample.model.as_deref()));
     let mut text = request.prompt.clone();
     if !request.negative_prompt.is_empty() {
         text += &format!("\nNegative prompt: {}", request.negative_prompt);

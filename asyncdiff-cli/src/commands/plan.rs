@@ -12,7 +12,7 @@ use crate::args::Plan;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Plan) -> Result<()> {
-    let pipeline = setup::pipeline(&args.sample)?;
+    let pipeline = setup::pipeline(&args.sample, args.printing.quiet || args.printing.json)?;
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, None)?;
     let strategy = strategy(&args.strategy, args.segments, 2)?;
     let run = pipeline.plan(&request, &strategy)?;

@@ -13,4 +13,5 @@ mod plans;
 mod previews;
 mod requests;
 mod sandbox;
+mod sources;
 mod weights;
