@@ -14,4 +14,5 @@ mod previews;
 mod requests;
 mod sandbox;
 mod sources;
+mod videos;
 mod weights;
