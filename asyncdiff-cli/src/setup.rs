@@ -7,9 +7,7 @@ use asyncdiff_burn::device::{Worker, workers};
 use asyncdiff_burn::weights::read_tensors;
 use asyncdiff_media::picture;
 use asyncdiff_models::lora::Lora;
-use asyncdiff_models::{
-    InitImage, NamedTensor, PartitionChoice, Request, StableDiffusion,
-};
+use asyncdiff_models::{InitImage, NamedTensor, PartitionChoice, Request, StableDiffusion};
 
 use crate::args::{Devices, Prompt, Sample};
 use crate::model;

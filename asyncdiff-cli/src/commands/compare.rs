@@ -11,8 +11,8 @@ use serde_json::json;
 use super::plan::heading;
 use crate::args::Compare;
 use crate::interrupt::Interruptible;
-use crate::progress::Bar;
 use crate::model;
+use crate::progress::Bar;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Compare) -> Result<()> {

@@ -11,9 +11,9 @@ use super::plan::{describe, heading};
 use crate::args::{Generate, Sample, SingleStrategy};
 use crate::interrupt::{Interruptible, Place};
 use crate::jobs::{Job, Prompt, jobs, read_prompts};
+use crate::model;
 use crate::preview::{Previewing, Target};
 use crate::progress::Bar;
-use crate::model;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Generate) -> Result<()> {
