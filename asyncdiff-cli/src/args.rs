@@ -1,5 +1,7 @@
 //! The flags. Help, shell completions and the man page all come from here.
 
+mod video;
+
 use std::num::NonZero;
 use std::path::PathBuf;
 
@@ -9,6 +11,8 @@ use clap_complete::Shell;
 
 use crate::jobs::Seeds;
 use crate::lora_flag::LoraFlag;
+
+pub use video::Video;
 
 /// Pictures from Stable Diffusion checkpoints, sooner: asynchronous denoising on several devices
 #[derive(Debug, Parser)]
@@ -58,10 +62,11 @@ pub struct Generate {
     pub segments: Option<usize>,
     #[command(flatten)]
     pub strategy: SingleStrategy,
-    /// The picture to write, a .png, .jpg or .webp file; several images get -0, -1, … before the extension, in the order of the prompts, of the seeds
-    /// for each prompt, and of the images of each seed
-    #[arg(long, short, value_name = "FILE", default_value = "asyncdiff.png")]
-    pub output: PathBuf,
+    /// The file to write: .png, .jpg or .webp for pictures; .mp4, .gif, .webp, .png or a folder (DIR/) for videos; several get
+    /// -0, -1, … before the extension, in the order of the prompts, of the seeds for each prompt, and of the images of
+    /// each seed [default: asyncdiff.png, for videos asyncdiff.mp4]
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     /// Write the picture so far, still noisy, into this PNG file every few steps; takes time [default: none]
     #[arg(long, value_name = "FILE")]
     pub preview: Option<PathBuf>,
@@ -99,9 +104,10 @@ pub struct Compare {
     /// How often to run each, to take the median time
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub repeat: u16,
-    /// The picture to write, a .png, .jpg or .webp file; all pictures side by side
-    #[arg(long, short, value_name = "FILE", default_value = "compare.png")]
-    pub output: PathBuf,
+    /// The file to write, all pictures or videos side by side: .png, .jpg or .webp for pictures; .mp4, .gif, .webp, .png or a
+    /// folder (DIR/) for videos [default: compare.png, for videos compare.mp4]
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     #[command(flatten)]
     pub printing: Printing,
 }
@@ -227,6 +233,8 @@ pub struct Sample {
     /// Images of the prompt, made as one batch
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub num_images: usize,
+    #[command(flatten)]
+    pub video: Video,
     /// Decode pictures that are larger than the model's in overlapping tiles: needs less memory; tiles may differ a little
     /// in tone [default: off]
     #[arg(long)]

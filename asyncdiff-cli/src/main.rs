@@ -11,6 +11,7 @@ mod interrupt;
 mod jobs;
 mod lora_flag;
 mod model;
+mod output;
 mod preview;
 mod progress;
 mod setup;

@@ -1,15 +1,19 @@
 //! From what was typed to what it means.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::path::Path;
 
 use asyncdiff_burn::device::{Worker, workers};
 use asyncdiff_burn::weights::read_tensors;
 use asyncdiff_media::picture;
 use asyncdiff_models::lora::Lora;
-use asyncdiff_models::{InitImage, NamedTensor, PartitionChoice, Request, StableDiffusion};
+use asyncdiff_models::{
+    Checkpoint, ImageToVideo, InitImage, MotionAdapter, NamedTensor, PartitionChoice, Request,
+    StableDiffusion,
+};
 
-use crate::args::{Devices, Prompt, Sample};
+use crate::args::{Devices, Prompt, Sample, Video};
 use crate::model;
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -22,6 +26,10 @@ pub fn pipeline(sample: &Sample, quiet: bool) -> Result<StableDiffusion> {
     });
     let loras = loras.collect::<Result<_>>()?;
     let pipeline = model::open(sample.model.as_deref(), &sample.files, quiet)?.with_loras(loras)?;
+    let pipeline = match &sample.video.motion_adapter {
+        Some(folder) => pipeline.with_motion(MotionAdapter::open(Checkpoint::part(folder)?)?)?,
+        None => pipeline,
+    };
     Ok(pipeline.with_dtype(sample.dtype))
 }
 
@@ -51,6 +59,9 @@ pub fn request(
     request.num_images = sample.num_images;
     request.vae_tiling = sample.vae_tiling;
     request.latents = sample.latents.as_deref().map(latents).transpose()?;
+    request.frames = sample.video.frames.unwrap_or(request.frames);
+    request.fps = sample.video.fps.unwrap_or(request.fps);
+    request.image_to_video = image_to_video(&sample.video)?;
     Ok(request)
 }
 
@@ -60,6 +71,9 @@ pub fn warn_of_truncation<'a>(
     request: &'a Request,
     prompts: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) {
+    let Some(encoders) = pipeline.text_encoders() else {
+        return;
+    };
     let negative = [("negative prompt", request.negative_prompt.as_str())];
     for (name, text) in prompts.into_iter().chain(negative) {
         let Some(cut) = pipeline.truncated(text, request.prompt_weighting) else {
@@ -67,7 +81,7 @@ pub fn warn_of_truncation<'a>(
         };
         eprintln!(
             "warning: the {name} is longer than the {} tokens that the model reads; cut off: {cut:?}",
-            pipeline.text_encoders().tokens()
+            encoders.tokens()
         );
     }
 }
@@ -84,6 +98,19 @@ fn init_image(sample: &Sample) -> Result<Option<InitImage>> {
     };
     init.strength = sample.strength.unwrap_or(init.strength);
     Ok(Some(init))
+}
+
+/// The picture that a video is made of.
+fn image_to_video(flags: &Video) -> Result<Option<ImageToVideo>> {
+    let Some(path) = &flags.image else {
+        return Ok(None);
+    };
+    let mut video = ImageToVideo::new(picture::read(path)?);
+    video.motion_bucket_id = flags.motion_bucket_id.unwrap_or(video.motion_bucket_id);
+    video.noise_aug_strength = flags.noise_aug_strength.unwrap_or(video.noise_aug_strength);
+    video.min_guidance_scale = flags.min_guidance_scale.unwrap_or(video.min_guidance_scale);
+    video.decode_chunk_size = flags.decode_chunk_size.map(NonZero::get);
+    Ok(Some(video))
 }
 
 fn latents(path: &Path) -> Result<NamedTensor> {

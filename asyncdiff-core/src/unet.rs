@@ -1,14 +1,17 @@
-//! The block structure of diffusers' `UNet2DConditionModel` and `UNetSpatioTemporalConditionModel`, from their `config.json`.
+//! The block structure of diffusers' `UNet2DConditionModel`, `UNetMotionModel` and `UNetSpatioTemporalConditionModel`, from
+//! their `config.json`.
 //!
 //! This is arithmetic only: which blocks there are, how many channels each reads and writes, and what each costs. The
 //! weights and the tensors are another crate's business; it builds its modules from the same [`UNetBlock`] list.
 
 mod config;
 mod cost;
+mod motion;
 mod spatio_temporal;
 mod working;
 
 pub use config::{AddedEmbedding, PerBlock, UNet2dConfig};
+pub use motion::{MotionConfig, MotionError};
 pub use spatio_temporal::SpatioTemporalConfig;
 
 use crate::graph::{Block, BlockId, Input, SegmentGraph, Structure};
@@ -54,6 +57,17 @@ pub enum BlockKind {
         heads: usize,
         /// Transformer layers, of each of both.
         layers: usize,
+    },
+    /// `AnimateDiffTransformer3D`, a motion module: attention along the frames at each position.
+    Motion {
+        /// Channels in and out.
+        channels: usize,
+        /// Attention heads.
+        heads: usize,
+        /// Transformer layers.
+        layers: usize,
+        /// Positional encodings: the most frames that a video can have.
+        positions: usize,
     },
     /// 3x3 convolution of stride 2.
     Downsample {
@@ -316,6 +330,7 @@ impl BlockKind {
             | BlockKind::ConvOut { output, .. } => output,
             BlockKind::Transformer { channels, .. }
             | BlockKind::SpatioTemporalTransformer { channels, .. }
+            | BlockKind::Motion { channels, .. }
             | BlockKind::Downsample { channels }
             | BlockKind::Upsample { channels } => channels,
         }

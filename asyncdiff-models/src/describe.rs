@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use asyncdiff_burn::weights::WeightSet;
 use asyncdiff_core::{BlockId, Partition, SegmentGraph};
 use serde::Serialize;
 
@@ -100,6 +101,7 @@ impl StableDiffusion {
     pub fn describe(&self) -> Result<Description, Error> {
         let request = self.request("");
         let graph = self.graph(&request)?;
+        let motion = self.motion(&request);
         let [_, channels, height, width] = graph.latents;
         let text_encoders: Vec<_> = self
             .text_encoders()
@@ -119,8 +121,13 @@ impl StableDiffusion {
             .chain(self.image_encoder().map(|_| ImageEncoder::FOLDER))
             .map(|folder| (folder, "model"))
             .chain(["unet", "vae"].map(|part| (part, "diffusion_pytorch_model")))
-            .map(|(folder, stem)| self.describe_part(folder, stem))
+            .map(|(folder, stem)| {
+                let weights = self.checkpoint.weights(folder, stem)?;
+                describe_part(folder, &weights)
+            })
+            .chain(motion.map(|motion| describe_part("motion_adapter", &motion.adapter.weights()?)))
             .collect::<Result<_, _>>()?;
+        let scheduler = self.scheduler_of(&request);
         Ok(Description {
             class: self.class.name().to_owned(),
             width: request.width,
@@ -129,9 +136,8 @@ impl StableDiffusion {
             latents: [channels, height, width],
             steps: request.steps,
             guidance_scale: request.guidance_scale,
-            scheduler: self.scheduler().class_name.clone(),
-            prediction_type: self
-                .scheduler()
+            scheduler: scheduler.class_name.clone(),
+            prediction_type: scheduler
                 .prediction_type
                 .clone()
                 // The default of every class.
@@ -142,16 +148,15 @@ impl StableDiffusion {
             partitions: describe_partitions(&graph, self.dtype),
         })
     }
+}
 
-    fn describe_part(&self, folder: &str, stem: &str) -> Result<PartDescription, Error> {
-        let file = self.checkpoint.weights(folder, stem)?;
-        let stored = file.read()?.parameters_by_dtype();
-        Ok(PartDescription {
-            folder: folder.to_owned(),
-            parameters: stored.values().sum(),
-            stored,
-        })
-    }
+fn describe_part(folder: &str, weights: &WeightSet) -> Result<PartDescription, Error> {
+    let stored = weights.read()?.parameters_by_dtype();
+    Ok(PartDescription {
+        folder: folder.to_owned(),
+        parameters: stored.values().sum(),
+        stored,
+    })
 }
 
 fn describe_partitions(graph: &SegmentGraph, dtype: Dtype) -> Vec<PartitionDescription> {

@@ -64,7 +64,8 @@ pub use describe::{Description, PartDescription, PartitionDescription, TextEncod
 pub use dtype::{Dtype, UnknownDtype};
 pub use error::Error;
 pub use pipeline::{
-    ImageToVideo, InitImage, PartitionChoice, Request, Run, StableDiffusion, Strategy,
+    ImageToVideo, InitImage, MotionAdapter, PartitionChoice, Request, Run, StableDiffusion,
+    Strategy,
 };
 pub use preview::Previewer;
 pub use session::{Latents, Output, Progress, Session, Timings};

@@ -4,6 +4,7 @@
 mod checks;
 mod class;
 mod loras;
+mod motion;
 mod request;
 
 use asyncdiff_core::plan::Guidance;
@@ -22,6 +23,8 @@ use crate::vae::VaeConfig;
 use crate::vision::ImageEncoder;
 
 pub(crate) use class::Class;
+use motion::Motion;
+pub use motion::MotionAdapter;
 pub use request::{ImageToVideo, InitImage, PartitionChoice, Request, Run, Strategy};
 
 /// Far above what any model was trained for, and low enough that no product of sizes overflows.
@@ -40,9 +43,13 @@ pub struct StableDiffusion {
     /// Frames of the videos that the denoiser was trained for; 1 for pictures.
     frames: usize,
     pub(crate) vae: VaeConfig,
+    motion: Option<Motion>,
     pub(crate) loras: Vec<Fitted>,
     pub(crate) dtype: Dtype,
+    /// The checkpoint's.
     scheduler: SchedulerConfig,
+    /// In place of the checkpoint's, and of that for videos.
+    given_scheduler: Option<SchedulerConfig>,
     recommended: GenerationConfig,
 }
 
@@ -54,8 +61,10 @@ struct GenerationConfig {
     num_inference_steps: Option<usize>,
 }
 
+const SCHEDULER_CONFIG: &str = "scheduler/scheduler_config.json";
+
 fn scheduler(checkpoint: &Checkpoint) -> Result<SchedulerConfig, Error> {
-    let name = "scheduler/scheduler_config.json";
+    let name = SCHEDULER_CONFIG;
     String::from_utf8_lossy(&checkpoint.read(name)?)
         .parse()
         .map_err(|source| Error::SchedulerFile {
@@ -115,7 +124,9 @@ impl StableDiffusion {
             unet,
             frames,
             vae: checkpoint.json("vae/config.json")?,
+            motion: None,
             scheduler: scheduler(&checkpoint)?,
+            given_scheduler: None,
             recommended,
             loras: Vec::new(),
             dtype: Dtype::default(),
@@ -133,9 +144,18 @@ impl StableDiffusion {
         Self { dtype, ..self }
     }
 
+    /// The same pipeline with a noise scheduler in place of its own, for pictures and videos.
+    #[must_use]
+    pub fn with_scheduler(self, config: SchedulerConfig) -> Self {
+        Self {
+            given_scheduler: Some(config),
+            ..self
+        }
+    }
+
     /// A request for one picture or video with the model's defaults: its training size and frames, and the steps and guidance
-    /// scale of its
-    /// `generation_config.json` where it has one (otherwise those of its pipeline class in diffusers).
+    /// scale of its `generation_config.json` where it has one (otherwise those of its pipeline class in diffusers). With a
+    /// motion adapter, 16 frames, or as many as it can make if that is less.
     #[must_use]
     pub fn request(&self, prompt: impl Into<String>) -> Request {
         let defaults = self.class.defaults();
@@ -155,8 +175,8 @@ impl StableDiffusion {
             width,
             height,
             num_images: 1,
-            frames: self.frames,
-            fps: defaults.fps,
+            frames: self.default_frames(),
+            fps: self.default_fps(),
             prompt_weighting: false,
             vae_tiling: false,
             scheduler: None,
@@ -186,9 +206,10 @@ impl StableDiffusion {
         }
         let guidance = self.guidance(request)?;
         let graph = self.graph(request)?;
+        let own = self.scheduler_of(request);
         let scheduler = match &request.scheduler {
-            Some(name) => self.scheduler.with_class(name)?,
-            None => self.scheduler.clone(),
+            Some(name) => own.with_class(name)?,
+            None => own.clone(),
         };
         let schedule = self.schedule(&scheduler, request)?;
         let sequential = Plan::sequential(&graph, &schedule, guidance)?;
@@ -223,7 +244,9 @@ impl StableDiffusion {
         } else {
             1
         };
-        Ok(self.unet.video_graph(
+        let motion = self.motion(request);
+        let unet = motion.map_or(&self.unet, |motion| &motion.unet);
+        Ok(unet.video_graph(
             passes,
             request.frames,
             [batch, height, width],
@@ -278,7 +301,7 @@ impl StableDiffusion {
         })
     }
 
-    /// `[batch, channels, height, width]` of the request's latents.
+    /// `[batch, channels, height, width]` of the request's latents; a video has a row for each frame.
     fn latents_shape(&self, request: &Request) -> Result<[usize; 4], Error> {
         if request.num_images == 0 {
             return Err(Error::NoImages);
@@ -333,9 +356,11 @@ impl StableDiffusion {
         })
     }
 
-    /// The configuration of the checkpoint's noise scheduler.
-    pub(crate) fn scheduler(&self) -> &SchedulerConfig {
-        &self.scheduler
+    /// The configuration of a request's noise scheduler, before the request's own changes to it.
+    pub(crate) fn scheduler_of(&self, request: &Request) -> &SchedulerConfig {
+        let videos = self.motion(request).map(|motion| &motion.scheduler);
+        let given = self.given_scheduler.as_ref();
+        given.or(videos).unwrap_or(&self.scheduler)
     }
 
     /// The tokenizers and text encoders, of a model that reads texts.
@@ -356,7 +381,7 @@ impl StableDiffusion {
         }
     }
 
-    /// The denoiser's structure.
+    /// The structure of the denoiser of pictures.
     #[must_use]
     pub fn unet(&self) -> &UNet2d {
         &self.unet

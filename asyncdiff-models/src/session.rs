@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use asyncdiff_burn::device::Worker;
 use asyncdiff_burn::exchange::OnDevice;
 use asyncdiff_burn::ranks::{RankError, on_each};
+use asyncdiff_burn::weights::WeightSet;
 use asyncdiff_comm::{CommError, local};
 use asyncdiff_core::plan::{Value, Versioned};
 use asyncdiff_core::{BlockId, Engine, EngineError};
@@ -24,7 +25,7 @@ use crate::preview::{Decoding, PictureDecoder, Previewer};
 use crate::text::LoadedTextEncoders;
 use crate::unet::{AddedConditioning, Conditioning, UNet};
 use crate::vae::AutoencoderKl;
-use start::{Beside, Start, start};
+use start::{Beside, Start, noise, start};
 
 /// How long a rank waits for another before it gives up: longer than any denoiser call, or any callback, should take.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -62,10 +63,19 @@ pub struct Timings {
 pub struct Output {
     /// The pictures; the frames of each video next to each other.
     pub images: Vec<Image>,
-    /// The final latents, `[batch, channels, height, width]`, row-major.
+    /// Frames of each video; 1 for pictures.
+    pub frames: usize,
+    /// The final latents, `[batch, channels, height, width]`, row-major, with a row for each of `images`.
     pub latents: Vec<f32>,
     /// How long it took.
     pub timings: Timings,
+}
+
+impl Output {
+    /// The frames of each video; a picture is a video of one frame.
+    pub fn videos(&self) -> impl Iterator<Item = &[Image]> {
+        self.images.chunks(self.frames)
+    }
 }
 
 /// A pipeline with its weights on workers.
@@ -165,6 +175,7 @@ impl<'a> Session<'a> {
                 found: self.workers.len(),
             });
         }
+        // All ranks together have all blocks of a UNet, so those of pictures and of videos are not taken for each other.
         if self
             .ranks
             .iter()
@@ -178,12 +189,17 @@ impl<'a> Session<'a> {
             .pipeline
             .checkpoint
             .weights("unet", "diffusion_pytorch_model")?;
+        let motion = self.pipeline.motion(&run.request);
+        let unet = motion.map_or(&self.pipeline.unet, |motion| &motion.unet);
+        let motion_file = motion.map(|motion| motion.adapter.weights()).transpose()?;
         for (worker, blocks) in self.workers.iter().zip(&run.plan.blocks) {
             let unet = worker.install(|| {
                 let deltas = PartDeltas::new(&self.pipeline.loras, Part::UNet)?;
+                let motion = motion_file.as_ref().map(WeightSet::read).transpose()?;
                 UNet::load(
-                    &self.pipeline.unet,
+                    unet,
                     &file.read()?.with_deltas(&deltas),
+                    motion.as_ref(),
                     blocks,
                     worker.device(),
                     self.pipeline.dtype.of_tensors(),
@@ -237,6 +253,7 @@ impl<'a> Session<'a> {
         let decode = start.elapsed();
         Ok(Output {
             images,
+            frames: run.request.frames,
             latents,
             timings: Timings {
                 encode,
@@ -313,9 +330,8 @@ impl<'a> Session<'a> {
                 }
                 None => (None, None, None),
             };
-            let count = shape.iter().product();
             let given = Box::new(move |what: Versioned| match (&mut source, what.value) {
-                (Some((_, rng)), Value::Noise) => tensor(rng.randn(count)),
+                (Some((_, rng)), Value::Noise) => tensor(noise(rng, run)),
                 (Some((Some(kept), _)), Value::Image) => tensor(kept.image.clone()),
                 (Some((Some(kept), _)), Value::ImageNoise) => tensor(kept.noise.clone()),
                 _ => unreachable!("only the rank that advances the latents reads {what}"),

@@ -12,12 +12,15 @@ use crate::args::{Generate, Sample, SingleStrategy};
 use crate::interrupt::{Interruptible, Place};
 use crate::jobs::{Job, Prompt, jobs, read_prompts};
 use crate::model;
+use crate::output;
 use crate::preview::{Previewing, Target};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Generate) -> Result<()> {
-    picture::check_path(&args.output)?;
+    if let Some(file) = &args.output {
+        output::check_either(file)?;
+    }
     let preview = args.preview.clone().map(|file| Target {
         file,
         every: args.preview_every.get(),
@@ -50,9 +53,11 @@ pub fn run(args: &Generate) -> Result<()> {
         other => other,
     };
     let run = pipeline.plan(&request, &strategy)?;
-    let jobs = jobs(&prompts, &args.seeds, request.num_images, &args.output)?;
+    let default = || output::default_file("asyncdiff", &request);
+    let file = args.output.clone().unwrap_or_else(default);
+    let jobs = jobs(&prompts, &args.seeds, request.num_images, &file)?;
     for path in jobs.iter().flat_map(|job| &job.files) {
-        picture::check_path(path)?;
+        output::check(path, &request, 1)?;
     }
     let ranks = run.plan.ranks.len();
     let workers = named.map_or_else(|| setup::cpu_workers(&args.devices, ranks), Ok)?;
@@ -77,18 +82,18 @@ pub fn run(args: &Generate) -> Result<()> {
         let run = run.of(job.prompt, job.seed);
         let place = (index + 1, jobs.len());
         progress.inner().follow(session.previewer(&run));
-        let output = progress.watch(place, run.plan.calls, |progress| {
+        let made = progress.watch(place, run.plan.calls, |progress| {
             session.generate(&run, progress)
         });
         if let Some(failure) = progress.inner().failure() {
             return Err(failure.into());
         }
-        let output = output?;
+        let made = made?;
         let parameters = parameters(&run, &args.sample);
-        picture::write_all(&job.files, &output.images, &parameters)?;
-        timings.push(output.timings);
+        output::write(&job.files, made.videos(), &request, &parameters)?;
+        timings.push(made.timings);
         if text {
-            print_job(job, place, output.timings)?;
+            print_job(job, place, made.timings)?;
         }
     }
     if args.printing.json {
@@ -102,6 +107,8 @@ pub fn run(args: &Generate) -> Result<()> {
             "guidance_scale": request.guidance_scale,
             "width": request.width,
             "height": request.height,
+            "frames": request.frames,
+            "fps": (request.frames > 1).then_some(request.fps),
             "vae_tiling": request.vae_tiling,
             "strength": request.init_image.as_ref().map(|init| init.strength),
             "scheduler": run.scheduler,

@@ -50,6 +50,15 @@ impl UNet2d {
                 let feed_forwards = 2 * 12 * channels * channels;
                 spatial + layers * pixels * (self_attention + cross_attention + feed_forwards)
             }
+            BlockKind::Motion {
+                channels, layers, ..
+            } => {
+                let (channels, layers) = (channels as u64, layers as u64);
+                let projections = 2 * channels * channels;
+                let self_attention = 4 * channels * channels + 2 * frames * channels;
+                let feed_forward = 12 * channels * channels;
+                pixels * (projections + layers * (2 * self_attention + feed_forward))
+            }
             BlockKind::ConvIn { input, output } | BlockKind::ConvOut { input, output } => {
                 9 * (input * output) as u64 * pixels
             }
@@ -118,6 +127,18 @@ impl UNet2d {
                 let position = linear(channels, 4 * channels) + linear(4 * channels, channels);
                 let mixer = 1;
                 return self.parameters(&spatial) + (layers * layer + position + mixer) as u64;
+            }
+            BlockKind::Motion {
+                channels,
+                layers,
+                positions,
+                ..
+            } => {
+                let layer = 3 * norm(channels)
+                    + 2 * attention(channels, channels)
+                    + feed_forward(channels)
+                    + positions * channels;
+                norm(channels) + 2 * linear(channels, channels) + layers * layer
             }
             BlockKind::Downsample { channels } | BlockKind::Upsample { channels } => {
                 conv3(channels, channels)

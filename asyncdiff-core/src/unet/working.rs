@@ -28,7 +28,9 @@ impl UNetBlock {
                 joined + 3 * map(input) + map(output) + convolution(input.max(output), output)
             }
             // In the feed-forward part: tokens, norm, eight times the features for GEGLU, and both halves of them apart.
-            BlockKind::Transformer { channels, .. } => 18 * map(channels),
+            BlockKind::Transformer { channels, .. } | BlockKind::Motion { channels, .. } => {
+                18 * map(channels)
+            }
             BlockKind::SpatioTemporalResnet { input, output } => {
                 let joined = if self.inputs.len() > 1 { map(input) } else { 0 };
                 let spatial = 3 * map(input) + map(output);

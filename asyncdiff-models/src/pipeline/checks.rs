@@ -180,13 +180,11 @@ impl StableDiffusion {
             })
         };
         let makes_videos = self.class == Class::StableVideoDiffusion;
-        let most = if makes_videos { MOST_FRAMES } else { 1 };
-        if !(1..=most).contains(&request.frames) {
-            let supported = match makes_videos {
-                true => "1 to 1024",
-                false => "1: this model makes pictures",
-            };
-            return out_of_range("number of frames", request.frames.to_string(), supported);
+        if !(1..=MOST_FRAMES).contains(&request.frames) {
+            return out_of_range("number of frames", request.frames.to_string(), "1 to 1024");
+        }
+        if !makes_videos {
+            self.check_motion(request)?;
         }
         if request.fps == 0 {
             return out_of_range("frames per second", "0".to_owned(), "1 or more");

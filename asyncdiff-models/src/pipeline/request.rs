@@ -31,7 +31,8 @@ pub struct Request {
     pub height: usize,
     /// Pictures or videos of this prompt, made as one batch.
     pub num_images: usize,
-    /// Frames of each video; 1 for a picture.
+    /// Frames of each video; 1 for a picture. A model of pictures needs a
+    /// [motion adapter](super::StableDiffusion::with_motion) for more.
     pub frames: usize,
     /// Frames per second of a video.
     pub fps: usize,
@@ -40,7 +41,8 @@ pub struct Request {
     /// A noise scheduler in place of the checkpoint's, by a name of
     /// [`SCHEDULERS`](asyncdiff_core::scheduler::SCHEDULERS).
     pub scheduler: Option<String>,
-    /// Initial noise in place of the seed's: standard normal, `[num_images · frames, channels, height, width]` of the latents.
+    /// Initial noise in place of the seed's: standard normal, `[num_images · frames, channels, height, width]` of the latents,
+    /// the frames of a video next to each other.
     pub latents: Option<NamedTensor>,
     /// The picture to start from, if it is not noise alone. Where there is a mask and `latents` are given, the run starts from
     /// them alone at any strength, as in diffusers.

@@ -1,6 +1,7 @@
 //! What a run starts from: noise, or a picture with noise on it. Random numbers are drawn in the order of diffusers'
 //! pipelines, so that the same seed means the same there.
 
+use asyncdiff_core::graph::Structure;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::image::Mask;
@@ -50,7 +51,6 @@ pub(super) fn start(
         .as_ref()
         .map(|latents| latents.values.clone());
     let shape = run.graph.latents;
-    let count = shape.iter().product();
     let pure = |noise: &[f32]| -> Vec<f32> {
         let sigma = run.schedule.init_noise_sigma as f32;
         noise.iter().map(|value| value * sigma).collect()
@@ -61,7 +61,7 @@ pub(super) fn start(
         .as_ref()
         .map(|video| animate::concat(video, run, passes, vae, device, &mut rng));
     let Some(init) = &run.request.init_image else {
-        let noise = given.unwrap_or_else(|| rng.randn(count));
+        let noise = given.unwrap_or_else(|| noise(&mut rng, run));
         let start = Start {
             latents: pure(&noise),
             kept: None,
@@ -90,7 +90,7 @@ pub(super) fn start(
     // One picture for the whole batch.
     let clean = (!from_noise || keeps)
         .then(|| values(encode(image.to_samples(), &mut rng)).repeat(shape[0]));
-    let noise = given.unwrap_or_else(|| rng.randn(count));
+    let noise = given.unwrap_or_else(|| noise(&mut rng, run));
     let latents = match &clean {
         Some(clean) if !from_noise => {
             let level = run.schedule.levels[0];
@@ -125,6 +125,29 @@ pub(super) fn start(
     };
     let kept = clean.filter(|_| keeps).map(|image| Kept { image, noise });
     (Start { latents, kept, rng }, beside)
+}
+
+/// Standard normal numbers for the latents of `run`, in their order.
+///
+/// diffusers draws those of a video as `[frames, channels, height, width]`, but with motion modules as
+/// `[channels, frames, height, width]`.
+pub(super) fn noise(rng: &mut TorchRng, run: &Run) -> Vec<f32> {
+    let [batch, channels, height, width] = run.graph.latents;
+    let drawn = rng.randn(batch * channels * height * width);
+    if run.graph.structure != Structure::Motion {
+        return drawn;
+    }
+    let frames = run.request.frames;
+    let plane = height * width;
+    let mut rows = Vec::with_capacity(drawn.len());
+    for video in drawn.chunks(channels * frames * plane) {
+        for frame in 0..frames {
+            for channel in video.chunks(frames * plane) {
+                rows.extend_from_slice(&channel[frame * plane..(frame + 1) * plane]);
+            }
+        }
+    }
+    rows
 }
 
 /// Some of the latents that a picture may have, as the denoiser takes them.

@@ -35,8 +35,9 @@ pub(super) struct FeedForward {
     down: Linear,
 }
 
+/// diffusers' `Attention`, of several heads.
 #[derive(Debug)]
-struct Attention {
+pub(super) struct Attention {
     query: Linear,
     key: Linear,
     value: Linear,
@@ -149,7 +150,7 @@ impl FeedForward {
 }
 
 impl Attention {
-    fn load(
+    pub fn load(
         loader: &Loader<'_>,
         channels: usize,
         heads: usize,
@@ -164,7 +165,8 @@ impl Attention {
         })
     }
 
-    fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
+    /// `x` and `context` are as for [`Layer::forward`].
+    pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
         let shape = x.dims();
         let [batch, tokens, channels] = shape;
         // What shares a context may as well be one text: no token looks at another.

@@ -8,6 +8,7 @@ use asyncdiff_models::unet::{AddedConditioning, Conditioning, UNet};
 use asyncdiff_models::vae::{AutoencoderKl, VaeConfig};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
+use super::animatediff;
 use super::fixtures::{Model, Reference, models};
 use super::image_to_video;
 
@@ -116,6 +117,10 @@ fn inputs(model: &Model, reference: &Reference) -> (Tensor<4>, Conditioning) {
     if model.pipeline.image_encoder().is_some() {
         return image_to_video::inputs(reference);
     }
+    let (sample, frames) = match model.pipeline.motion_unet() {
+        Some(_) => animatediff::frame_by_frame(tensor(reference, "in.sample")),
+        None => (tensor(reference, "in.sample"), 1),
+    };
     let added = reference.has("in.text_embeds").then(|| AddedConditioning {
         text_embeds: Some(tensor(reference, "in.text_embeds")),
         time_ids: rows(reference, "in.time_ids"),
@@ -125,9 +130,9 @@ fn inputs(model: &Model, reference: &Reference) -> (Tensor<4>, Conditioning) {
         added,
         concat: None,
         mask: None,
-        frames: 1,
+        frames,
     };
-    (tensor(reference, "in.sample"), conditioning)
+    (sample, conditioning)
 }
 
 /// The rows of a matrix.
@@ -143,17 +148,25 @@ pub fn rows(reference: &Reference, name: &str) -> Vec<Vec<f64>> {
 fn unet_blocks() {
     let mut taps = 0;
     for model in models() {
-        let unet_spec = model.pipeline.unet();
+        let unet_spec = model
+            .pipeline
+            .motion_unet()
+            .unwrap_or(model.pipeline.unet());
         let file = weights(&model, "unet/diffusion_pytorch_model.safetensors");
+        let motion_file = model
+            .pipeline
+            .motion_unet()
+            .map(|_| weights(&model, "motion_adapter/diffusion_pytorch_model.safetensors"));
         for case in ["unet_even", "unet_odd"] {
             let Some(reference) = model.reference(case) else {
                 continue;
             };
             let (sample, conditioning) = inputs(&model, &reference);
+            let frames = conditioning.frames;
             let [batch, _, height, width] = sample.dims();
             let graph = unet_spec.video_graph(
                 1,
-                conditioning.frames,
+                frames,
                 [batch, height, width],
                 conditioning.context.dims()[1],
             );
@@ -161,6 +174,10 @@ fn unet_blocks() {
             let unet = UNet::load(
                 unet_spec,
                 &file.read().unwrap(),
+                motion_file
+                    .as_ref()
+                    .map(|file| file.read().unwrap())
+                    .as_ref(),
                 &all,
                 &Device::flex(),
                 FloatDType::F32,
@@ -216,11 +233,15 @@ fn unet_blocks() {
                 );
                 taps += 1;
             }
-            reference.check(
-                &format!("{} {case}: out", model.name),
-                "out",
-                &values(outputs.pop().unwrap()),
-            );
+            let out = outputs.pop().unwrap();
+            let [_, channels, ..] = out.dims();
+            let out = match motion_file {
+                Some(_) => {
+                    animatediff::as_in_diffusers(&values(out), batch / frames, frames, channels)
+                }
+                None => values(out),
+            };
+            reference.check(&format!("{} {case}: out", model.name), "out", &out);
         }
     }
     println!("{taps} block outputs checked");

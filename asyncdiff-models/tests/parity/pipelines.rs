@@ -11,8 +11,10 @@ use asyncdiff_models::{
 };
 use burn::tensor::Tensor;
 
+use super::animatediff;
 use super::fixtures::{Model, Reference, distance, models};
 use super::image_to_video;
+use super::networks::{self, tensor};
 
 /// Keeps the latents after every step.
 #[derive(Default)]
@@ -52,14 +54,27 @@ fn request(model: &Model, sequential: &Reference) -> Option<Request> {
     request.width = number("width");
     request.height = number("height");
     request.num_images = sequential.shape("in.init_noise")[0];
+    let (mut shape, mut values) = (
+        sequential.shape("in.init_noise").to_vec(),
+        sequential.values("in.init_noise").to_vec(),
+    );
+    if model.pipeline.motion_unet().is_some() {
+        request.frames = number("frames");
+        let noise: Tensor<5> = tensor(sequential, "in.init_noise");
+        let (rows, frames) = animatediff::frame_by_frame(noise);
+        assert_eq!(frames, request.frames);
+        shape = rows.dims().to_vec();
+        values = networks::values(rows);
+    }
     request.latents = Some(NamedTensor {
         name: "in.init_noise".to_owned(),
-        shape: sequential.shape("in.init_noise").to_vec(),
-        values: sequential.values("in.init_noise").to_vec(),
+        shape,
+        values,
     });
     Some(request)
 }
 
+/// The latents are in the order of the reference's.
 fn run(
     session: &mut Session<'_>,
     model: &Model,
@@ -68,7 +83,16 @@ fn run(
 ) -> (Output, Vec<Vec<f32>>) {
     let run = model.pipeline.plan(request, strategy).unwrap();
     let mut steps = Steps::default();
-    let output = session.generate(&run, &mut steps).unwrap();
+    let mut output = session.generate(&run, &mut steps).unwrap();
+    if model.pipeline.motion_unet().is_some() {
+        let [_, channels, ..] = run.graph.latents;
+        for latents in steps.0.iter_mut().chain([&mut output.latents]) {
+            let Request {
+                num_images, frames, ..
+            } = *request;
+            *latents = animatediff::as_in_diffusers(latents, num_images, frames, channels);
+        }
+    }
     (output, steps.0)
 }
 
@@ -273,6 +297,7 @@ fn a_warm_up_to_the_end_is_the_sequential_run_wherever_the_latents_are() {
         }
         request.steps = 3;
         request.num_images = 2;
+        request.frames = request.frames.min(3);
         request.seed = 7;
         request.scheduler = Some("euler-ancestral".to_owned());
         let mut session = Session::new(&model.pipeline, workers("cpu:4", None).unwrap()).unwrap();
