@@ -5,6 +5,7 @@
 
 mod conditioning;
 mod embedding;
+pub(crate) mod original;
 mod transformer;
 
 use std::collections::HashMap;
