@@ -60,13 +60,61 @@ pub fn conv2d(
     padding: usize,
 ) -> Result<Conv2d, WeightError> {
     let [input, output] = channels;
-    let mut layer = Conv2dConfig::new(channels, [kernel, kernel])
+    let config = Conv2dConfig::new(channels, [kernel, kernel])
         .with_stride([stride, stride])
         .with_padding(PaddingConfig2d::Explicit(
             padding, padding, padding, padding,
-        ))
+        ));
+    let weight = loader.tensor("weight", [output, input, kernel, kernel])?;
+    filled(&config, loader, weight)
+}
+
+/// `torch.nn.Conv3d` with a kernel of `[kernel, 1, 1]`, a bias, and as many frames out as in: it looks along time only, so it is
+/// the two-dimensional convolution over `[batch, channels, frames, positions]`.
+///
+/// # Errors
+///
+/// As [`Loader::tensor`].
+pub fn conv_over_frames(
+    loader: &Loader<'_>,
+    channels: [usize; 2],
+    kernel: usize,
+) -> Result<Conv2d, WeightError> {
+    let [input, output] = channels;
+    let padding = kernel / 2;
+    let config = Conv2dConfig::new(channels, [kernel, 1])
+        .with_padding(PaddingConfig2d::Explicit(padding, 0, padding, 0));
+    let weight = loader.tensor("weight", [output, input, kernel, 1, 1])?;
+    filled(&config, loader, weight.reshape([output, input, kernel, 1]))
+}
+
+/// `torch.nn.Conv2d` without a bias whose kernel and stride are both `size`: what cuts a picture into patches.
+///
+/// # Errors
+///
+/// As [`Loader::tensor`].
+pub fn patches(
+    loader: &Loader<'_>,
+    channels: [usize; 2],
+    size: usize,
+) -> Result<Conv2d, WeightError> {
+    let [input, output] = channels;
+    let mut layer = Conv2dConfig::new(channels, [size, size])
+        .with_stride([size, size])
+        .with_bias(false)
         .init(loader.device());
-    layer.weight = Param::from_tensor(loader.tensor("weight", [output, input, kernel, kernel])?);
+    layer.weight = Param::from_tensor(loader.tensor("weight", [output, input, size, size])?);
+    Ok(layer)
+}
+
+fn filled(
+    config: &Conv2dConfig,
+    loader: &Loader<'_>,
+    weight: Tensor<4>,
+) -> Result<Conv2d, WeightError> {
+    let [output, ..] = weight.dims();
+    let mut layer = config.init(loader.device());
+    layer.weight = Param::from_tensor(weight);
     layer.bias = Some(Param::from_tensor(loader.tensor("bias", [output])?));
     Ok(layer)
 }

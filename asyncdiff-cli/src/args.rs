@@ -1,5 +1,7 @@
 //! The flags. Help, shell completions and the man page all come from here.
 
+mod video;
+
 use std::num::NonZero;
 use std::path::PathBuf;
 
@@ -9,6 +11,8 @@ use clap_complete::Shell;
 
 use crate::jobs::Seeds;
 use crate::lora_flag::LoraFlag;
+
+pub use video::Video;
 
 /// Pictures from Stable Diffusion checkpoints, sooner: asynchronous denoising on several devices
 #[derive(Debug, Parser)]
@@ -58,10 +62,11 @@ pub struct Generate {
     pub segments: Option<usize>,
     #[command(flatten)]
     pub strategy: SingleStrategy,
-    /// The PNG file to write; several images get -0, -1, … before the extension, in the order of the prompts, of the seeds
-    /// for each prompt, and of the images of each seed
-    #[arg(long, short, value_name = "FILE", default_value = "asyncdiff.png")]
-    pub output: PathBuf,
+    /// The file to write: .png, .jpg or .webp for pictures; .mp4, .gif, .webp, .png or a folder (DIR/) for videos; several get
+    /// -0, -1, … before the extension, in the order of the prompts, of the seeds for each prompt, and of the images of
+    /// each seed [default: asyncdiff.png, for videos asyncdiff.mp4]
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     /// Write the picture so far, still noisy, into this PNG file every few steps; takes time [default: none]
     #[arg(long, value_name = "FILE")]
     pub preview: Option<PathBuf>,
@@ -99,9 +104,10 @@ pub struct Compare {
     /// How often to run each, to take the median time
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub repeat: u16,
-    /// The PNG file to write, all pictures side by side
-    #[arg(long, short, value_name = "FILE", default_value = "compare.png")]
-    pub output: PathBuf,
+    /// The file to write, all pictures or videos side by side: .png, .jpg or .webp for pictures; .mp4, .gif, .webp, .png or a
+    /// folder (DIR/) for videos [default: compare.png, for videos compare.mp4]
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     #[command(flatten)]
     pub printing: Printing,
 }
@@ -126,9 +132,12 @@ pub struct Plan {
 
 #[derive(Debug, Args)]
 pub struct Info {
-    /// Model folder in diffusers layout [default: the embedded emoji model]
+    /// Model: a folder in diffusers layout, a .safetensors checkpoint, or a Hub id such as org/name
+    /// [default: the embedded emoji model]
     #[arg(value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub files: ModelFiles,
     /// Print a machine-readable report instead of text [default: off]
     #[arg(long)]
     pub json: bool,
@@ -146,9 +155,13 @@ pub struct Prompt {
         hide_default_value = true
     )]
     pub negative_prompt: String,
-    /// Read brackets in prompts as text [default: off, they weigh words as in web UIs: (word:1.3), (word) for 1.1, [word]
-    /// for 1/1.1, nested they multiply, \( \) \[ \] for brackets as text; BREAK and [from:to:when] mean nothing]
-    #[arg(long)]
+    // Not a doc comment: its brackets would be links.
+    #[arg(
+        long,
+        help = "Read brackets in prompts as text [default: off, they weigh words as in web UIs: (word:1.3), (word) for 1.1, \
+                [word] for 1/1.1, nested they multiply, \\( \\) \\[ \\] for brackets as text; BREAK and [from:to:when] mean \
+                nothing]"
+    )]
     pub literal_prompts: bool,
 }
 
@@ -180,9 +193,12 @@ pub struct Seed {
 
 #[derive(Debug, Args)]
 pub struct Sample {
-    /// Model folder in diffusers layout [default: the embedded emoji model]
-    #[arg(long, value_name = "DIR")]
+    /// Model: a folder in diffusers layout, a .safetensors checkpoint, or a Hub id such as org/name, or org/name@revision
+    /// [default: the embedded emoji model]
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub files: ModelFiles,
     /// LoRA to merge into the model as it is loaded, times a strength; may be given several times [default strength: 1]
     #[arg(long, value_name = "FILE[:STRENGTH]")]
     pub lora: Vec<LoraFlag>,
@@ -195,10 +211,19 @@ pub struct Sample {
     /// Strength of classifier-free guidance, off at 1 and less [default: the model's, or 7.5; 5 for XL]
     #[arg(long, value_name = "X")]
     pub guidance_scale: Option<f64>,
-    /// Width in pixels [default: the model's]
+    /// Picture to start from (image to image): a .png, .jpg or .webp file [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub init_image: Option<PathBuf>,
+    /// Share of the steps that are run on the picture to start from, above 0 and up to 1 [default: 0.8; 1 with a mask]
+    #[arg(long, value_name = "X", requires = "init_image")]
+    pub strength: Option<f64>,
+    /// Grey picture of the same size: what is white in it is painted anew, the rest is kept (inpainting) [default: none]
+    #[arg(long, value_name = "FILE", requires = "init_image")]
+    pub mask: Option<PathBuf>,
+    /// Width in pixels [default: that of the picture to start from, or the model's]
     #[arg(long, value_name = "PIXELS")]
     pub width: Option<usize>,
-    /// Height in pixels [default: the model's]
+    /// Height in pixels [default: that of the picture to start from, or the model's]
     #[arg(long, value_name = "PIXELS")]
     pub height: Option<usize>,
     /// Noise scheduler: ddim, pndm, euler, euler-ancestral, heun, dpmpp-2m, dpmpp-2m-karras, dpmpp-2m-sde,
@@ -208,6 +233,8 @@ pub struct Sample {
     /// Images of the prompt, made as one batch
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub num_images: usize,
+    #[command(flatten)]
+    pub video: Video,
     /// Decode pictures that are larger than the model's in overlapping tiles: needs less memory; tiles may differ a little
     /// in tone [default: off]
     #[arg(long)]
@@ -215,6 +242,17 @@ pub struct Sample {
     /// Initial noise from a safetensors file with one tensor [default: the seed's]
     #[arg(long, value_name = "FILE")]
     pub latents: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ModelFiles {
+    /// Folder with configurations and tokenizers for a .safetensors checkpoint, in diffusers layout, as far as they are not
+    /// those of Stable Diffusion [default: inferred]
+    #[arg(long, value_name = "DIR")]
+    pub config: Option<PathBuf>,
+    /// Variant of the weights, such as fp16, in the parts that have it [default: the plain weights, or the only variant]
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -167,8 +167,15 @@ pub fn jobs<'a>(
 
 fn numbered(output: &Path, number: usize) -> PathBuf {
     let mut name = output.file_stem().unwrap_or_default().to_owned();
-    name.push(format!("-{number}."));
-    name.push(output.extension().unwrap_or_default());
+    name.push(format!("-{number}"));
+    match output.extension() {
+        Some(extension) => {
+            name.push(".");
+            name.push(extension);
+        }
+        // A folder of frames.
+        None => name.push(std::path::MAIN_SEPARATOR_STR),
+    }
     output.with_file_name(name)
 }
 

@@ -1,13 +1,17 @@
 //! `asyncdiff`: pictures from Stable Diffusion checkpoints, sooner.
 //!
-//! Flags, files and printing only; what is computed is in `asyncdiff-models` and below.
+//! Flags, environment and printing only; what is computed is in `asyncdiff-models` and below, and what becomes files is in
+//! `asyncdiff-media`.
 
 mod args;
 mod commands;
+#[cfg(feature = "hub")]
+mod hub;
 mod interrupt;
 mod jobs;
 mod lora_flag;
-mod picture;
+mod model;
+mod output;
 mod preview;
 mod progress;
 mod setup;

@@ -3,10 +3,9 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use asyncdiff_media::picture;
 use asyncdiff_models::image::Image;
 use asyncdiff_models::{Latents, Previewer, Progress};
-
-use crate::picture::write_pngs;
 
 /// Where previews go, and how often.
 #[derive(Clone, Debug)]
@@ -56,7 +55,7 @@ impl<P: Progress> Previewing<P> {
         let pictures = pictures.map_err(|error| error.to_string())?;
         let beside = Image::beside(&pictures.iter().collect::<Vec<_>>());
         let beside = beside.map_err(|error| error.to_string())?;
-        write_pngs(std::slice::from_ref(&target.file), &[beside], &[])
+        picture::write(&target.file, &beside, "").map_err(|error| error.to_string())
     }
 }
 

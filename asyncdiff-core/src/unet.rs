@@ -1,13 +1,18 @@
-//! The block structure of diffusers' `UNet2DConditionModel`, from its `config.json`.
+//! The block structure of diffusers' `UNet2DConditionModel`, `UNetMotionModel` and `UNetSpatioTemporalConditionModel`, from
+//! their `config.json`.
 //!
 //! This is arithmetic only: which blocks there are, how many channels each reads and writes, and what each costs. The
 //! weights and the tensors are another crate's business; it builds its modules from the same [`UNetBlock`] list.
 
 mod config;
 mod cost;
+mod motion;
+mod spatio_temporal;
 mod working;
 
 pub use config::{AddedEmbedding, PerBlock, UNet2dConfig};
+pub use motion::{MotionConfig, MotionError};
+pub use spatio_temporal::SpatioTemporalConfig;
 
 use crate::graph::{Block, BlockId, Input, SegmentGraph, Structure};
 
@@ -37,6 +42,33 @@ pub enum BlockKind {
         /// Transformer layers.
         layers: usize,
     },
+    /// `SpatioTemporalResBlock`: a [`BlockKind::Resnet`], then one along the frames of each video.
+    SpatioTemporalResnet {
+        /// Channels in, skip connection included.
+        input: usize,
+        /// Channels out.
+        output: usize,
+    },
+    /// `TransformerSpatioTemporalModel`: each layer of a [`BlockKind::Transformer`] is followed by one along the frames.
+    SpatioTemporalTransformer {
+        /// Channels in and out.
+        channels: usize,
+        /// Attention heads.
+        heads: usize,
+        /// Transformer layers, of each of both.
+        layers: usize,
+    },
+    /// `AnimateDiffTransformer3D`, a motion module: attention along the frames at each position.
+    Motion {
+        /// Channels in and out.
+        channels: usize,
+        /// Attention heads.
+        heads: usize,
+        /// Transformer layers.
+        layers: usize,
+        /// Positional encodings: the most frames that a video can have.
+        positions: usize,
+    },
     /// 3x3 convolution of stride 2.
     Downsample {
         /// Channels in and out.
@@ -57,7 +89,7 @@ pub enum BlockKind {
 }
 
 /// One block of a UNet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct UNetBlock {
     /// The diffusers module path.
     pub name: String,
@@ -67,13 +99,17 @@ pub struct UNetBlock {
     pub inputs: Vec<Input>,
     /// Its output is the latent size halved (rounded up) this many times.
     pub level: usize,
+    /// Epsilon of the group norms of its resnet, or before its convolution.
+    pub norm_eps: f64,
 }
 
-/// The blocks of a `UNet2DConditionModel`.
+/// The blocks of a `UNet2DConditionModel`, or of a UNet with the same blocks that also compute along time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UNet2d {
     /// The configuration that they follow from.
     pub config: UNet2dConfig,
+    /// What the published partitions are chosen by.
+    pub structure: Structure,
     /// The blocks in evaluation order.
     pub blocks: Vec<UNetBlock>,
 }
@@ -110,6 +146,7 @@ struct Builder {
     last: Input,
     channels: usize,
     skips: Vec<(Input, usize)>,
+    norm_eps: f64,
 }
 
 impl Builder {
@@ -119,6 +156,7 @@ impl Builder {
             kind,
             inputs: std::iter::once(self.last).chain(skip).collect(),
             level,
+            norm_eps: self.norm_eps,
         });
         self.last = Input::Block(BlockId(self.blocks.len() - 1));
     }
@@ -143,6 +181,11 @@ impl UNet2d {
     /// [`UNetError`] if the config asks for something that is not implemented, or contradicts itself.
     pub fn new(config: &UNet2dConfig) -> Result<Self, UNetError> {
         config.check()?;
+        Ok(Self::of(config))
+    }
+
+    /// The blocks of a configuration that is checked.
+    fn of(config: &UNet2dConfig) -> Self {
         let levels = config.block_out_channels.len();
         let transformer = |level: usize| BlockKind::Transformer {
             channels: config.block_out_channels[level],
@@ -155,6 +198,7 @@ impl UNet2d {
             last: Input::Latents,
             channels: first,
             skips: Vec::new(),
+            norm_eps: config.norm_eps,
         };
         let kind = BlockKind::ConvIn {
             input: config.in_channels,
@@ -209,18 +253,31 @@ impl UNet2d {
             output: config.out_channels,
         };
         build.push("conv_out".to_owned(), kind, None, 0);
-        Ok(Self {
+        Self {
             config: config.clone(),
+            structure: if config.use_linear_projection {
+                Structure::Linear
+            } else {
+                Structure::Convolution
+            },
             blocks: build.blocks,
-        })
+        }
     }
 
-    /// The segment graph for latents of `[batch, in_channels, height, width]`, where the denoiser sees `passes` batches
-    /// at once (2 with guidance), and texts of `tokens` tokens.
+    /// The segment graph for pictures, whose latents are `[batch, out_channels, height, width]`, where the denoiser sees
+    /// `passes` batches at once (2 with guidance), and texts of `tokens` tokens.
     #[must_use]
-    pub fn graph(
+    pub fn graph(&self, passes: usize, batch: [usize; 3], tokens: usize) -> SegmentGraph {
+        self.video_graph(passes, 1, batch, tokens)
+    }
+
+    /// The segment graph for videos of `frames` frames. The latents are `[batch, out_channels, height, width]` as for
+    /// pictures, with a row for each frame: `batch` is the number of videos times `frames`.
+    #[must_use]
+    pub fn video_graph(
         &self,
         passes: usize,
+        frames: usize,
         [batch, height, width]: [usize; 3],
         tokens: usize,
     ) -> SegmentGraph {
@@ -235,7 +292,12 @@ impl UNet2d {
                     name: block.name.clone(),
                     inputs: block.inputs.clone(),
                     macs: samples as u64
-                        * self.macs(&block.kind, (rows * columns) as u64, tokens as u64),
+                        * self.macs(
+                            &block.kind,
+                            (rows * columns) as u64,
+                            tokens as u64,
+                            frames as u64,
+                        ),
                     parameters: self.parameters(&block.kind),
                     working: block.working(samples as u64, (rows * columns) as u64),
                     output: [samples, block.kind.output_channels(), rows, columns],
@@ -246,11 +308,7 @@ impl UNet2d {
             blocks,
             latents: [batch, self.config.out_channels, height, width],
             shared_parameters: self.shared_parameters(),
-            structure: if self.config.use_linear_projection {
-                Structure::Linear
-            } else {
-                Structure::Convolution
-            },
+            structure: self.structure,
         }
     }
 }
@@ -268,8 +326,11 @@ impl BlockKind {
         match *self {
             BlockKind::ConvIn { output, .. }
             | BlockKind::Resnet { output, .. }
+            | BlockKind::SpatioTemporalResnet { output, .. }
             | BlockKind::ConvOut { output, .. } => output,
             BlockKind::Transformer { channels, .. }
+            | BlockKind::SpatioTemporalTransformer { channels, .. }
+            | BlockKind::Motion { channels, .. }
             | BlockKind::Downsample { channels }
             | BlockKind::Upsample { channels } => channels,
         }

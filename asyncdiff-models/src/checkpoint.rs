@@ -89,6 +89,17 @@ impl Checkpoint {
         })
     }
 
+    /// A folder of one model, such as a motion adapter: its `config.json`, and its weights beside that.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::NoFolder`] and [`CheckpointError::NoConfig`].
+    pub fn part(path: impl Into<PathBuf>) -> Result<Self, CheckpointError> {
+        Ok(Self {
+            source: Source::Folder(Folder::open_part(path.into())?),
+        })
+    }
+
     /// The small emoji model that is part of the program; `embedded/README.md` is its card.
     #[cfg(feature = "embedded")]
     #[must_use]
@@ -156,7 +167,8 @@ impl Checkpoint {
         })
     }
 
-    /// The weights of one part of the pipeline: `<part>/<stem>.safetensors`, or what there is in its place.
+    /// The weights of one part of the pipeline: `<part>/<stem>.safetensors`, or what there is in its place. An empty part is the
+    /// model itself.
     ///
     /// # Errors
     ///

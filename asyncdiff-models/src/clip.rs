@@ -1,12 +1,15 @@
 //! The CLIP text encoder (transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`).
 
+pub(crate) mod layer;
+
 use asyncdiff_burn::layers;
 use asyncdiff_burn::weights::{Loader, WeightError};
 use burn::nn::{Embedding, LayerNorm, Linear};
-use burn::tensor::{Int, Tensor, TensorData, activation};
+use burn::tensor::{Int, Tensor, TensorData};
 use serde::Deserialize;
 
-use crate::attention::{Mask, attend};
+use crate::attention::Mask;
+use layer::{Layer, LayerSettings};
 
 /// `config.json` of a text encoder.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -99,18 +102,6 @@ pub struct ClipTextModel {
     final_norm: LayerNorm,
 }
 
-#[derive(Debug)]
-struct Layer {
-    norm1: LayerNorm,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
-    norm2: LayerNorm,
-    up: Linear,
-    down: Linear,
-}
-
 impl ClipTextModel {
     /// Loads the weights. The file's keys may or may not begin with `text_model.`.
     ///
@@ -123,32 +114,27 @@ impl ClipTextModel {
         } else {
             loader.clone()
         };
-        let (width, eps) = (config.hidden_size, config.layer_norm_eps);
+        let width = config.hidden_size;
         let embeddings = root.at("embeddings");
-        let layer = |index: usize| {
-            let layer = root.at("encoder.layers").at(index);
-            let attention =
-                |name| layers::linear(&layer.at("self_attn").at(name), width, width, true);
-            Ok(Layer {
-                norm1: layers::layer_norm(&layer.at("layer_norm1"), width, eps)?,
-                query: attention("q_proj")?,
-                key: attention("k_proj")?,
-                value: attention("v_proj")?,
-                output: attention("out_proj")?,
-                norm2: layers::layer_norm(&layer.at("layer_norm2"), width, eps)?,
-                up: layers::linear(&layer.at("mlp.fc1"), width, config.intermediate_size, true)?,
-                down: layers::linear(&layer.at("mlp.fc2"), config.intermediate_size, width, true)?,
-            })
+        let settings = LayerSettings {
+            features: width,
+            inner_features: config.intermediate_size,
+            heads: config.num_attention_heads,
+            activation: config.hidden_act,
+            epsilon: config.layer_norm_eps,
+            mask: Mask::Causal,
         };
         Ok(Self {
             tokens: layers::embedding(&embeddings.at("token_embedding"), config.vocab_size, width)?,
             positions: embeddings
                 .at("position_embedding")
                 .tensor("weight", [config.max_position_embeddings, width])?,
-            layers: (0..config.num_hidden_layers)
-                .map(layer)
-                .collect::<Result<_, _>>()?,
-            final_norm: layers::layer_norm(&root.at("final_layer_norm"), width, eps)?,
+            layers: settings.load(&root, config.num_hidden_layers)?,
+            final_norm: layers::layer_norm(
+                &root.at("final_layer_norm"),
+                width,
+                config.layer_norm_eps,
+            )?,
             config: config.clone(),
         })
     }
@@ -169,7 +155,7 @@ impl ClipTextModel {
         let mut penultimate = hidden.clone();
         for layer in &self.layers {
             penultimate = hidden.clone();
-            hidden = layer.forward(hidden, &self.config);
+            hidden = layer.forward(hidden);
         }
         let last_hidden_state = self.final_norm.forward(hidden);
         let ends = ids.iter().enumerate().map(|(row, ids)| {
@@ -231,25 +217,5 @@ impl ClipTextModelWithProjection {
         let embedding = self.model.encode(ids);
         let text_embeds = self.projection.forward(embedding.pooled.clone());
         (embedding, text_embeds)
-    }
-}
-
-impl Layer {
-    fn forward(&self, hidden: Tensor<3>, config: &ClipTextConfig) -> Tensor<3> {
-        let normed = self.norm1.forward(hidden.clone());
-        let attended = attend(
-            self.query.forward(normed.clone()),
-            self.key.forward(normed.clone()),
-            self.value.forward(normed),
-            config.num_attention_heads,
-            Mask::Causal,
-        );
-        let hidden = hidden + self.output.forward(attended);
-        let inner = self.up.forward(self.norm2.forward(hidden.clone()));
-        let inner = match config.hidden_act {
-            Activation::QuickGelu => inner.clone() * activation::sigmoid(inner * 1.702),
-            Activation::Gelu => activation::gelu(inner),
-        };
-        hidden + self.down.forward(inner)
     }
 }

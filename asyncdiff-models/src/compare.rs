@@ -7,7 +7,7 @@ use asyncdiff_core::AsyncDiff;
 use crate::error::Error;
 use crate::image::Image;
 use crate::pipeline::{Request, Run, StableDiffusion, Strategy};
-use crate::quality::{psnr, relative_error, ssim};
+use crate::quality::{relative_error, ssim, video_psnr, video_ssim};
 use crate::session::{Output, Progress, Session};
 
 /// One line of a comparison.
@@ -27,16 +27,16 @@ pub struct Row {
     pub speed_up: f64,
     /// What it would be on equal devices and links that cost nothing, warm-up included.
     pub ideal_speed_up: f64,
-    /// Peak signal-to-noise ratio of the first picture against the baseline's, in dB.
+    /// Peak signal-to-noise ratio of the first picture or video against the baseline's, in dB, over all frames.
     pub psnr: f64,
-    /// Structural similarity of the first picture to the baseline's, up to 1.
+    /// Structural similarity of the first picture or video to the baseline's, up to 1, the mean over the frames.
     pub ssim: f64,
     /// `‖latents - baseline‖ / ‖baseline‖`.
     pub latent_error: f64,
     /// Whether the output is the same bit for bit in every repetition. If not, the times mean nothing.
     pub sound: bool,
-    /// The first picture.
-    pub image: Image,
+    /// The frames of the first video; a picture has one.
+    pub frames: Vec<Image>,
 }
 
 /// What a [`Row`] is about.
@@ -64,13 +64,14 @@ impl<'a> Comparison<'a> {
     ///
     /// # Errors
     ///
-    /// As [`StableDiffusion::plan`]; [`Error::Quality`] for pictures too small to be compared.
+    /// As [`StableDiffusion::plan`] and [`StableDiffusion::check_complete`]; [`Error::Quality`] for pictures too small to be compared.
     pub fn plan(
         pipeline: &'a StableDiffusion,
         request: &Request,
         strategies: &[Strategy],
     ) -> Result<Self, Error> {
         let baseline = pipeline.plan(request, &Strategy::Sequential)?;
+        pipeline.check_complete(request)?;
         let (width, height) = (request.width, request.height);
         let blank = Image {
             width,
@@ -90,6 +91,12 @@ impl<'a> Comparison<'a> {
     #[must_use]
     pub fn baseline(&self) -> &Run {
         &self.baseline
+    }
+
+    /// How many runs there are, the sequential one included, but not those with fewer steps.
+    #[must_use]
+    pub fn runs(&self) -> usize {
+        1 + self.runs.len()
     }
 
     /// The most ranks that a run needs.
@@ -187,7 +194,8 @@ impl Measured {
 
     fn row(&self, baseline: &Self) -> Result<Row, Error> {
         let (first, exact) = (&self.outputs[0], &baseline.outputs[0]);
-        let (image, reference) = (&first.images[0], &exact.images[0]);
+        let video = |output: &Output| output.images[..output.frames].to_vec();
+        let (frames, reference) = (video(first), video(exact));
         let calls = baseline.run.plan.calls as f64 / self.run.plan.calls as f64;
         Ok(Row {
             kind: self.kind.clone(),
@@ -197,14 +205,14 @@ impl Measured {
             time: self.time(),
             speed_up: baseline.time().as_secs_f64() / self.time().as_secs_f64(),
             ideal_speed_up: calls * self.run.summary.ideal_speed_up,
-            psnr: psnr(image, reference)?,
-            ssim: ssim(image, reference)?,
+            psnr: video_psnr(&frames, &reference)?,
+            ssim: video_ssim(&frames, &reference)?,
             latent_error: relative_error(&first.latents, &exact.latents)?,
             sound: self
                 .outputs
                 .iter()
                 .all(|output| output.latents == first.latents),
-            image: image.clone(),
+            frames,
         })
     }
 }

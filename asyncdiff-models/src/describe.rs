@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use asyncdiff_burn::weights::WeightSet;
 use asyncdiff_core::{BlockId, Partition, SegmentGraph};
 use serde::Serialize;
 
 use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::pipeline::StableDiffusion;
+use crate::text::TextEncoders;
+use crate::vision::ImageEncoder;
 
 /// The numbers of segments that partitions are published for.
 const SEGMENTS: [usize; 3] = [2, 3, 4];
@@ -22,7 +25,9 @@ pub struct Description {
     pub width: usize,
     /// Default height in pixels.
     pub height: usize,
-    /// Shape of the latents at that size: `[channels, height, width]`.
+    /// Default number of frames; 1 for pictures.
+    pub frames: usize,
+    /// Shape of a picture's or frame's latents at that size: `[channels, height, width]`.
     pub latents: [usize; 3],
     /// Default number of inference steps.
     pub steps: usize,
@@ -96,10 +101,12 @@ impl StableDiffusion {
     pub fn describe(&self) -> Result<Description, Error> {
         let request = self.request("");
         let graph = self.graph(&request)?;
+        let motion = self.motion(&request);
         let [_, channels, height, width] = graph.latents;
         let text_encoders: Vec<_> = self
             .text_encoders()
-            .iter()
+            .into_iter()
+            .flat_map(TextEncoders::iter)
             .map(|encoder| TextEncoderDescription {
                 folder: encoder.folder.to_owned(),
                 layers: encoder.config.num_hidden_layers,
@@ -110,20 +117,27 @@ impl StableDiffusion {
             .collect();
         let parts = text_encoders
             .iter()
-            .map(|encoder| (encoder.folder.as_str(), "model"))
+            .map(|encoder| encoder.folder.as_str())
+            .chain(self.image_encoder().map(|_| ImageEncoder::FOLDER))
+            .map(|folder| (folder, "model"))
             .chain(["unet", "vae"].map(|part| (part, "diffusion_pytorch_model")))
-            .map(|(folder, stem)| self.describe_part(folder, stem))
+            .map(|(folder, stem)| {
+                let weights = self.checkpoint.weights(folder, stem)?;
+                describe_part(folder, &weights)
+            })
+            .chain(motion.map(|motion| describe_part("motion_adapter", &motion.adapter.weights()?)))
             .collect::<Result<_, _>>()?;
+        let scheduler = self.scheduler_of(&request);
         Ok(Description {
             class: self.class.name().to_owned(),
             width: request.width,
             height: request.height,
+            frames: request.frames,
             latents: [channels, height, width],
             steps: request.steps,
             guidance_scale: request.guidance_scale,
-            scheduler: self.scheduler().class_name.clone(),
-            prediction_type: self
-                .scheduler()
+            scheduler: scheduler.class_name.clone(),
+            prediction_type: scheduler
                 .prediction_type
                 .clone()
                 // The default of every class.
@@ -134,16 +148,15 @@ impl StableDiffusion {
             partitions: describe_partitions(&graph, self.dtype),
         })
     }
+}
 
-    fn describe_part(&self, folder: &str, stem: &str) -> Result<PartDescription, Error> {
-        let file = self.checkpoint.weights(folder, stem)?;
-        let stored = file.read()?.parameters_by_dtype();
-        Ok(PartDescription {
-            folder: folder.to_owned(),
-            parameters: stored.values().sum(),
-            stored,
-        })
-    }
+fn describe_part(folder: &str, weights: &WeightSet) -> Result<PartDescription, Error> {
+    let stored = weights.read()?.parameters_by_dtype();
+    Ok(PartDescription {
+        folder: folder.to_owned(),
+        parameters: stored.values().sum(),
+        stored,
+    })
 }
 
 fn describe_partitions(graph: &SegmentGraph, dtype: Dtype) -> Vec<PartitionDescription> {

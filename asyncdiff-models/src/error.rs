@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use asyncdiff_burn::ranks::RankError;
 use asyncdiff_burn::weights::WeightError;
 use asyncdiff_core::scheduler::ScheduleError;
-use asyncdiff_core::unet::UNetError;
+use asyncdiff_core::unet::{MotionError, UNetError};
 use asyncdiff_core::{EngineError, PartitionError, PlanError};
 
 use crate::checkpoint::CheckpointError;
@@ -111,6 +111,47 @@ pub enum Error {
     /// A request for no picture at all.
     #[error("0 images are not possible: ask for at least 1")]
     NoImages,
+    /// A video without what moves it.
+    #[error("{0} frames are a video, which needs a motion adapter: give one, or ask for 1 frame")]
+    NeedsMotionAdapter(usize),
+    /// A video longer than the motion adapter reaches.
+    #[error(
+        "{found} frames are not possible: the motion adapter makes at most {most} (its motion_max_seq_length)"
+    )]
+    TooManyFrames {
+        /// The number asked for.
+        found: usize,
+        /// The adapter's limit.
+        most: usize,
+    },
+    /// A video that should start from a picture.
+    #[error(
+        "a video of {0} frames cannot start from a picture: leave out the picture, or ask for 1 frame"
+    )]
+    VideoFromPicture(usize),
+    /// A model that no motion adapter goes with.
+    #[error(
+        "no motion adapter goes with a model {0}: use one of Stable Diffusion 1 or 2 that makes pictures from text"
+    )]
+    NoMotion(String),
+    /// Another kind of model where a motion adapter should be.
+    #[error(
+        "{file} is that of a {found}, not of a MotionAdapter: give the folder of a motion adapter"
+    )]
+    NoMotionAdapter {
+        /// The config.json.
+        file: String,
+        /// Its `_class_name`.
+        found: String,
+    },
+    /// A motion adapter that does not fit, or is not supported.
+    #[error("{file}: {source}")]
+    Motion {
+        /// The adapter's config.json.
+        file: String,
+        /// What is wrong with it.
+        source: MotionError,
+    },
     /// A guidance scale that is not a number.
     #[error(
         "guidance scale {0} is not possible: use a finite number; 1 or less turns guidance off"
@@ -137,6 +178,40 @@ pub enum Error {
         "this model's UNet reads a mask: give a picture and a mask to paint in it, or use a model without one"
     )]
     NeedsMask,
+    /// A model that makes a video of a picture, without one.
+    #[error("this model makes a video of a picture: give one")]
+    NeedsPicture,
+    /// A prompt for a model that reads none.
+    #[error(
+        "this model makes a video of a picture and reads no text: leave out the prompt and the negative prompt"
+    )]
+    ReadsNoText,
+    /// A picture or mask to start from, for a model that makes a video of a picture.
+    #[error(
+        "this model makes a video of a picture, which it starts from noise: leave out the picture or mask to start from, or use an image model"
+    )]
+    StartsFromNoise,
+    /// A picture to make a video of, for a model that makes none.
+    #[error("this model makes no video of a picture: use a Stable Video Diffusion model for that")]
+    AnimatesNoPicture,
+    /// A number that no run can be made from.
+    #[error("{what} {found} is not possible: use {supported}")]
+    OutOfRange {
+        /// Which setting.
+        what: &'static str,
+        /// Its value.
+        found: String,
+        /// What would work.
+        supported: &'static str,
+    },
+    /// Noise for the picture that a video is made of, of another shape.
+    #[error("the noise for the picture has shape {found:?}, this request needs {expected:?}")]
+    PictureNoise {
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape needed.
+        expected: Vec<usize>,
+    },
     /// Initial latents of another shape.
     #[error("the initial latents have shape {found:?}, this request needs {expected:?}")]
     Latents {

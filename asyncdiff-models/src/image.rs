@@ -1,5 +1,7 @@
 //! A picture in memory.
 
+mod resize;
+
 /// An 8-bit RGB picture. Files are the caller's business.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
@@ -70,6 +72,11 @@ pub enum ImageError {
         /// Number of bytes given.
         found: usize,
     },
+    /// A picture, or a size asked for, that has no pixels.
+    #[error(
+        "a picture without pixels cannot be resized, nor one be made from it: give a width and height of at least 1"
+    )]
+    NoPixels,
     /// No picture at all.
     #[error("no picture to put side by side: give at least one")]
     Empty,

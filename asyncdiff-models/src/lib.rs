@@ -1,10 +1,10 @@
 //! The networks and pipelines of AsyncDiff, from diffusers checkpoints.
 //!
 //! * [`Checkpoint`]: where a model's files come from.
-//! * [`StableDiffusion`]: the text-to-image pipelines (1, 2 and XL); [`StableDiffusion::plan`] turns a [`Request`] and a
-//!   [`Strategy`] into a [`Run`] that can be inspected, [`Session`] holds the weights and makes the pictures.
+//! * [`StableDiffusion`]: the text-to-image pipelines (1, 2 and XL), and Stable Video Diffusion;
+//!   [`StableDiffusion::plan`] turns a [`Request`] and a [`Strategy`] into a [`Run`] that can be inspected, [`Session`] holds the weights and makes the pictures.
 //! * [`lora`]: low-rank changes of the weights, merged as they are loaded.
-//! * [`unet`], [`text`], [`clip`], [`vae`], [`tokenizer`]: the parts, each usable alone.
+//! * [`unet`], [`text`], [`clip`], [`vision`], [`vae`], [`tokenizer`]: the parts, each usable alone.
 //! * [`prompt`]: words that count more than others.
 //! * [`Description`]: what a checkpoint is, without loading it.
 //! * [`compare::Comparison`]: asynchronous runs beside the sequential one.
@@ -38,6 +38,7 @@ mod describe;
 mod dtype;
 #[cfg(feature = "embedded")]
 mod embedded;
+mod encoders;
 mod error;
 #[cfg(feature = "hub")]
 pub mod hub;
@@ -54,6 +55,7 @@ pub mod text;
 pub mod tokenizer;
 pub mod unet;
 pub mod vae;
+pub mod vision;
 
 pub use asyncdiff_burn::device;
 pub use asyncdiff_burn::weights::NamedTensor;
@@ -61,7 +63,10 @@ pub use checkpoint::{Checkpoint, CheckpointError, HubId, Location};
 pub use describe::{Description, PartDescription, PartitionDescription, TextEncoderDescription};
 pub use dtype::{Dtype, UnknownDtype};
 pub use error::Error;
-pub use pipeline::{InitImage, PartitionChoice, Request, Run, StableDiffusion, Strategy};
+pub use pipeline::{
+    ImageToVideo, InitImage, MotionAdapter, PartitionChoice, Request, Run, StableDiffusion,
+    Strategy,
+};
 pub use preview::Previewer;
 pub use session::{Latents, Output, Progress, Session, Timings};
 

@@ -1,41 +1,55 @@
-//! The Stable Diffusion pipelines: what a checkpoint is, and what a request asks of it. Weights come later, with
+//! The Stable Diffusion and Stable Video Diffusion pipelines: what a checkpoint is, and what a request asks of it. Weights come later, with
 //! [`Session`](crate::Session).
 
+mod checks;
 mod class;
 mod loras;
+mod motion;
 mod request;
 
 use asyncdiff_core::plan::Guidance;
 use asyncdiff_core::scheduler::SchedulerConfig;
-use asyncdiff_core::unet::{UNet2d, UNet2dConfig};
+use asyncdiff_core::unet::{SpatioTemporalConfig, UNet2d, UNet2dConfig};
 use asyncdiff_core::{Partition, PartitionError, Plan, Schedule, SegmentGraph, Summary};
 use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
+use crate::encoders::Encoders;
 use crate::error::Error;
 use crate::lora::Fitted;
 use crate::text::{TextEncoders, pieces};
 use crate::vae::VaeConfig;
+use crate::vision::ImageEncoder;
 
 pub(crate) use class::Class;
-pub use request::{InitImage, PartitionChoice, Request, Run, Strategy};
+use motion::Motion;
+pub use motion::MotionAdapter;
+pub use request::{ImageToVideo, InitImage, PartitionChoice, Request, Run, Strategy};
 
 /// Far above what any model was trained for, and low enough that no product of sizes overflows.
 const MOST_PIXELS: usize = 16_384;
 const MOST_IMAGES: usize = 1024;
+const MOST_FRAMES: usize = 1024;
 
-/// A text-to-image checkpoint (diffusers' `StableDiffusionPipeline` or `StableDiffusionXLPipeline`), without its weights.
+/// A checkpoint that makes pictures of texts (diffusers' `StableDiffusionPipeline` or `StableDiffusionXLPipeline`), or videos of
+/// pictures (`StableVideoDiffusionPipeline`), without its weights.
 #[derive(Debug)]
 pub struct StableDiffusion {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) class: Class,
-    pub(crate) text_encoders: TextEncoders,
+    pub(crate) encoders: Encoders,
     pub(crate) unet: UNet2d,
+    /// Frames of the videos that the denoiser was trained for; 1 for pictures.
+    frames: usize,
     pub(crate) vae: VaeConfig,
+    motion: Option<Motion>,
     pub(crate) loras: Vec<Fitted>,
     pub(crate) dtype: Dtype,
+    /// The checkpoint's.
     scheduler: SchedulerConfig,
+    /// In place of the checkpoint's, and of that for videos.
+    given_scheduler: Option<SchedulerConfig>,
     recommended: GenerationConfig,
 }
 
@@ -47,8 +61,10 @@ struct GenerationConfig {
     num_inference_steps: Option<usize>,
 }
 
+const SCHEDULER_CONFIG: &str = "scheduler/scheduler_config.json";
+
 fn scheduler(checkpoint: &Checkpoint) -> Result<SchedulerConfig, Error> {
-    let name = "scheduler/scheduler_config.json";
+    let name = SCHEDULER_CONFIG;
     String::from_utf8_lossy(&checkpoint.read(name)?)
         .parse()
         .map_err(|source| Error::SchedulerFile {
@@ -57,15 +73,18 @@ fn scheduler(checkpoint: &Checkpoint) -> Result<SchedulerConfig, Error> {
         })
 }
 
-fn same(what: &str, found: usize, other: &str, expected: usize) -> Result<(), Error> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(Error::Mismatch {
-        what: what.to_owned(),
-        found,
-        other: other.to_owned(),
-        expected,
+/// The denoiser, and the frames that it was trained for.
+fn denoiser(checkpoint: &Checkpoint, class: Class) -> Result<(UNet2d, usize), Error> {
+    let file = "unet/config.json";
+    Ok(match class {
+        Class::StableDiffusion | Class::StableDiffusionXl { .. } => {
+            let config: UNet2dConfig = checkpoint.json(file)?;
+            (UNet2d::new(&config)?, 1)
+        }
+        Class::StableVideoDiffusion => {
+            let config: SpatioTemporalConfig = checkpoint.json(file)?;
+            (UNet2d::spatio_temporal(&config)?, config.num_frames)
+        }
     })
 }
 
@@ -98,12 +117,16 @@ impl StableDiffusion {
         } else {
             GenerationConfig::default()
         };
+        let (unet, frames) = denoiser(&checkpoint, class)?;
         let pipeline = Self {
             class,
-            text_encoders: TextEncoders::open(&checkpoint, class)?,
-            unet: UNet2d::new(&checkpoint.json::<UNet2dConfig>("unet/config.json")?)?,
+            encoders: Encoders::open(&checkpoint, class)?,
+            unet,
+            frames,
             vae: checkpoint.json("vae/config.json")?,
+            motion: None,
             scheduler: scheduler(&checkpoint)?,
+            given_scheduler: None,
             recommended,
             loras: Vec::new(),
             dtype: Dtype::default(),
@@ -114,118 +137,30 @@ impl StableDiffusion {
         Ok(pipeline)
     }
 
-    /// Lets the denoiser and the text encoders of every session compute in `dtype`, and plans count its bytes. Without
+    /// Lets the denoiser and the encoders of every session compute in `dtype`, and plans count its bytes. Without
     /// this, they compute in `f32`, whatever type the checkpoint's files have.
     #[must_use]
     pub fn with_dtype(self, dtype: Dtype) -> Self {
         Self { dtype, ..self }
     }
 
-    /// Whether every part can be built.
-    fn check_settings(&self) -> Result<(), Error> {
-        let mut faults = vec![("vae", self.vae.fault())];
-        for encoder in self.text_encoders.iter() {
-            faults.push((encoder.folder, encoder.config.fault()));
-            let (entries, tokens) = (encoder.config.vocab_size, encoder.tokenizer.vocab_size());
-            if entries < tokens {
-                let fault = (
-                    "vocab_size",
-                    entries.to_string(),
-                    "at least the tokenizer's number of tokens",
-                );
-                faults.push((encoder.folder, Some(fault)));
-            }
-        }
-        match faults
-            .into_iter()
-            .find_map(|(part, fault)| Some((part, fault?)))
-        {
-            Some((part, (key, found, supported))) => Err(Error::Setting {
-                file: self.checkpoint.describe(&format!("{part}/config.json")),
-                key,
-                found,
-                supported,
-            }),
-            None => Ok(()),
+    /// The same pipeline with a noise scheduler in place of its own, for pictures and videos.
+    #[must_use]
+    pub fn with_scheduler(self, config: SchedulerConfig) -> Self {
+        Self {
+            given_scheduler: Some(config),
+            ..self
         }
     }
 
-    /// Whether the parts' settings agree.
-    fn check_parts(&self) -> Result<(), Error> {
-        let (unet, vae) = (&self.unet.config, &self.vae);
-        let encoders = &self.text_encoders;
-        let latents = vae.latent_channels;
-        if !self.reads_mask() {
-            same(
-                "unet in_channels",
-                unet.in_channels,
-                "vae latent_channels",
-                latents,
-            )?;
-        }
-        same(
-            "unet out_channels",
-            unet.out_channels,
-            "vae latent_channels",
-            latents,
-        )?;
-        for values in [&vae.latents_mean, &vae.latents_std].into_iter().flatten() {
-            let what = "length of vae latents_mean or latents_std";
-            same(what, values.len(), "vae latent_channels", latents)?;
-        }
-        let together = match encoders {
-            TextEncoders::One(_) => "text_encoder hidden_size",
-            TextEncoders::Two { .. } => "hidden_size of both text encoders together",
-        };
-        let read = unet.cross_attention_dim;
-        same(
-            "unet cross_attention_dim",
-            read,
-            together,
-            encoders.features(),
-        )?;
-        for encoder in encoders.iter() {
-            let folder = encoder.folder;
-            let length = encoder.tokenizer.model_max_length();
-            let what = format!("model_max_length of {folder}'s tokenizer");
-            let positions = encoder.config.max_position_embeddings;
-            let other = format!("{folder} max_position_embeddings");
-            same(&what, length, &other, positions)?;
-            same(
-                &what,
-                length,
-                "that of the first tokenizer",
-                encoders.tokens(),
-            )?;
-        }
-        match (encoders, unet.added()) {
-            (TextEncoders::One(_), None) => Ok(()),
-            (TextEncoders::Two { second, .. }, Some(added)) => {
-                let numbers = self.class.time_ids(0, 0).map_or(0, |ids| ids.len());
-                same(
-                    "unet projection_class_embeddings_input_dim",
-                    added.input_features,
-                    &format!("text_encoder_2 projection_dim + {numbers} addition_time_embed_dim"),
-                    second.config.projection_dim + numbers * added.number_features,
-                )
-            }
-            (TextEncoders::One(_), Some(_)) | (TextEncoders::Two { .. }, None) => {
-                let found = unet.addition_embed_type.as_deref().unwrap_or("null");
-                Err(Error::AdditionEmbedType {
-                    found: found.to_owned(),
-                    class: self.class.name(),
-                })
-            }
-        }
-    }
-
-    /// A request for one picture with the model's defaults: its training size, and the steps and guidance scale of its
-    /// `generation_config.json` where it has one (otherwise those of its pipeline class in diffusers).
+    /// A request for one picture or video with the model's defaults: its training size and frames, and the steps and guidance
+    /// scale of its `generation_config.json` where it has one (otherwise those of its pipeline class in diffusers). With a
+    /// motion adapter, 16 frames, or as many as it can make if that is less.
     #[must_use]
     pub fn request(&self, prompt: impl Into<String>) -> Request {
         let defaults = self.class.defaults();
         let sample_size = self.unet.config.sample_size;
-        let side = sample_size.unwrap_or(defaults.sample_size) * self.vae.scale_factor();
+        let (width, height) = self.class.size(sample_size, self.vae.scale_factor());
         let recommended = self.recommended;
         Request {
             prompt: prompt.into(),
@@ -237,14 +172,17 @@ impl StableDiffusion {
                 .guidance_scale
                 .unwrap_or(defaults.guidance_scale),
             seed: 0,
-            width: side,
-            height: side,
+            width,
+            height,
             num_images: 1,
+            frames: self.default_frames(),
+            fps: self.default_fps(),
             prompt_weighting: false,
             vae_tiling: false,
             scheduler: None,
             latents: None,
             init_image: None,
+            image_to_video: None,
         }
     }
 
@@ -254,6 +192,7 @@ impl StableDiffusion {
     ///
     /// [`Error`] for a request that the model cannot meet, or a strategy that is not possible.
     pub fn plan(&self, request: &Request, strategy: &Strategy) -> Result<Run, Error> {
+        self.check_video(request)?;
         let shape = self.latents_shape(request)?;
         if let Some(latents) = request
             .latents
@@ -267,9 +206,10 @@ impl StableDiffusion {
         }
         let guidance = self.guidance(request)?;
         let graph = self.graph(request)?;
+        let own = self.scheduler_of(request);
         let scheduler = match &request.scheduler {
-            Some(name) => self.scheduler.with_class(name)?,
-            None => self.scheduler.clone(),
+            Some(name) => own.with_class(name)?,
+            None => own.clone(),
         };
         let schedule = self.schedule(&scheduler, request)?;
         let sequential = Plan::sequential(&graph, &schedule, guidance)?;
@@ -304,8 +244,14 @@ impl StableDiffusion {
         } else {
             1
         };
-        let tokens = self.text_encoders.tokens();
-        Ok(self.unet.graph(passes, [batch, height, width], tokens))
+        let motion = self.motion(request);
+        let unet = motion.map_or(&self.unet, |motion| &motion.unet);
+        Ok(unet.video_graph(
+            passes,
+            request.frames,
+            [batch, height, width],
+            self.encoders.tokens(),
+        ))
     }
 
     /// Whether the denoiser reads a mask and the picture outside it beside the latents (an inpainting UNet).
@@ -355,7 +301,7 @@ impl StableDiffusion {
         })
     }
 
-    /// `[batch, channels, height, width]` of the request's latents.
+    /// `[batch, channels, height, width]` of the request's latents; a video has a row for each frame.
     fn latents_shape(&self, request: &Request) -> Result<[usize; 4], Error> {
         if request.num_images == 0 {
             return Err(Error::NoImages);
@@ -382,7 +328,7 @@ impl StableDiffusion {
             Ok(found / factor)
         };
         Ok([
-            request.num_images,
+            request.num_images * request.frames,
             self.vae.latent_channels,
             side("height", request.height)?,
             side("width", request.width)?,
@@ -390,11 +336,13 @@ impl StableDiffusion {
     }
 
     pub(crate) fn guidance(&self, request: &Request) -> Result<Option<Guidance>, Error> {
-        let scale = request.guidance_scale;
-        if !scale.is_finite() {
+        let last = request.guidance_scale;
+        let video = request.image_to_video.as_ref();
+        let first = video.map_or(last, |video| video.min_guidance_scale);
+        if let Some(scale) = [first, last].into_iter().find(|scale| !scale.is_finite()) {
             return Err(Error::Guidance(scale));
         }
-        Ok((scale > 1.0).then(|| scale.into()))
+        Ok((last > 1.0).then_some(Guidance { first, last }))
     }
 
     /// The part of a prompt, with or without [weights](crate::prompt) in it, that is longer than the text encoders take, if
@@ -402,24 +350,38 @@ impl StableDiffusion {
     #[must_use]
     pub fn truncated(&self, prompt: &str, weighting: bool) -> Option<String> {
         let pieces = pieces(prompt, weighting);
-        self.text_encoders.iter().find_map(|encoder| {
+        self.text_encoders()?.iter().find_map(|encoder| {
             let texts = pieces.iter().map(|piece| piece.text.as_str());
             encoder.tokenizer.encode_pieces(texts).0.truncated
         })
     }
 
-    /// The configuration of the checkpoint's noise scheduler.
-    pub(crate) fn scheduler(&self) -> &SchedulerConfig {
-        &self.scheduler
+    /// The configuration of a request's noise scheduler, before the request's own changes to it.
+    pub(crate) fn scheduler_of(&self, request: &Request) -> &SchedulerConfig {
+        let videos = self.motion(request).map(|motion| &motion.scheduler);
+        let given = self.given_scheduler.as_ref();
+        given.or(videos).unwrap_or(&self.scheduler)
     }
 
-    /// The tokenizers and text encoders.
+    /// The tokenizers and text encoders, of a model that reads texts.
     #[must_use]
-    pub fn text_encoders(&self) -> &TextEncoders {
-        &self.text_encoders
+    pub fn text_encoders(&self) -> Option<&TextEncoders> {
+        match &self.encoders {
+            Encoders::Texts(encoders) => Some(encoders),
+            Encoders::Picture(_) => None,
+        }
     }
 
-    /// The denoiser's structure.
+    /// The encoder of the picture, of a model that makes a video of one.
+    #[must_use]
+    pub fn image_encoder(&self) -> Option<&ImageEncoder> {
+        match &self.encoders {
+            Encoders::Texts(_) => None,
+            Encoders::Picture(encoder) => Some(encoder),
+        }
+    }
+
+    /// The structure of the denoiser of pictures.
     #[must_use]
     pub fn unet(&self) -> &UNet2d {
         &self.unet

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 
 use crate::error::Error;
 use crate::image::Image;
-use crate::pipeline::Run;
+use crate::pipeline::{Request, Run};
 use crate::session::{Latents, values};
 use crate::vae::AutoencoderKl;
 
@@ -20,7 +20,7 @@ pub struct Previewer {
     decoder: PictureDecoder,
     /// By the number of denoiser calls that are done, except all.
     scales: Vec<f64>,
-    tiling: bool,
+    decoding: Decoding,
 }
 
 impl Previewer {
@@ -29,7 +29,7 @@ impl Previewer {
         Self {
             decoder,
             scales: steps.map(|step| step.input_scale).collect(),
-            tiling: run.request.vae_tiling,
+            decoding: Decoding::of(&run.request),
         }
     }
 
@@ -43,7 +43,29 @@ impl Previewer {
             Some(scale) if *scale != 1.0 => latents.clone() * *scale,
             _ => latents.clone(),
         };
-        self.decoder.pictures(latents, self.tiling)
+        self.decoder.pictures(latents, self.decoding)
+    }
+}
+
+/// How a request's latents are decoded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decoding {
+    /// In overlapping tiles.
+    tiling: bool,
+    /// Rows of the latents that belong to one video.
+    frames: usize,
+    /// How many of them a temporal decoder takes together; all if it is `None`.
+    chunk: Option<usize>,
+}
+
+impl Decoding {
+    pub fn of(request: &Request) -> Self {
+        let video = request.image_to_video.as_ref();
+        Self {
+            tiling: request.vae_tiling,
+            frames: request.frames,
+            chunk: video.and_then(|video| video.decode_chunk_size),
+        }
     }
 }
 
@@ -56,23 +78,30 @@ pub(crate) struct PictureDecoder {
 
 impl PictureDecoder {
     /// The pictures of the denoiser's latents, `[batch, channels, height, width]`, computed on the calling thread.
-    pub fn pictures(&self, latents: Latents, tiling: bool) -> Result<Vec<Image>, Error> {
+    pub fn pictures(&self, latents: Latents, decoding: Decoding) -> Result<Vec<Image>, Error> {
         let [batch, ..] = latents.dims();
+        let frames = decoding.frames;
+        // One at a time where it makes no difference: the decoder's activations are the largest of the whole pipeline.
+        let chunk = match self.vae.config().is_temporal() {
+            true => decoding.chunk.unwrap_or(frames),
+            false => 1,
+        };
         let latents = self.vae.unscale(latents.to_device(&self.device));
-        // One at a time: the decoder's activations are the largest of the whole pipeline.
-        (0..batch)
-            .map(|index| {
-                let latents = latents.clone().narrow(0, index, 1);
-                let picture = match tiling {
+        let mut images = Vec::with_capacity(batch);
+        for video in (0..batch).step_by(frames) {
+            for start in (0..frames).step_by(chunk) {
+                let count = chunk.min(frames - start);
+                let latents = latents.clone().narrow(0, video + start, count);
+                let pictures = match decoding.tiling {
                     true => self.vae.decode_tiled(latents),
                     false => self.vae.decode(latents),
                 };
-                let [_, channels, height, width] = picture.dims();
-                Ok(Image::from_samples(
-                    &values(picture),
-                    [channels, height, width],
-                )?)
-            })
-            .collect()
+                let [_, channels, height, width] = pictures.dims();
+                for picture in values(pictures).chunks(channels * height * width) {
+                    images.push(Image::from_samples(picture, [channels, height, width])?);
+                }
+            }
+        }
+        Ok(images)
     }
 }

@@ -32,6 +32,16 @@ pub enum QualityError {
         /// Least width and height.
         least: usize,
     },
+    /// Videos of two lengths, or without a frame.
+    #[error(
+        "videos to compare need one length of at least one frame, found {found} frames and {reference} in the reference"
+    )]
+    Frames {
+        /// Frames to judge.
+        found: usize,
+        /// Frames of the reference.
+        reference: usize,
+    },
     /// Tensors of two lengths.
     #[error(
         "tensors to compare need one length, found {found} values and {reference} in the reference"
@@ -53,15 +63,39 @@ pub enum QualityError {
 ///
 /// [`QualityError`] if the pictures differ in size or have no pixel.
 pub fn psnr(a: &Image, b: &Image) -> Result<f64, QualityError> {
-    check(a, b, 1)?;
-    let squares: u64 = a
-        .rgb
-        .iter()
-        .zip(&b.rgb)
-        .map(|(&a, &b)| u64::from(a.abs_diff(b)).pow(2))
-        .sum();
-    let mean = squares as f64 / a.rgb.len() as f64;
+    video_psnr(std::slice::from_ref(a), std::slice::from_ref(b))
+}
+
+/// [`psnr`] of videos, over all frames together.
+///
+/// # Errors
+///
+/// [`QualityError`] if the videos differ in length, their frames in size, or there is no pixel.
+pub fn video_psnr(a: &[Image], b: &[Image]) -> Result<f64, QualityError> {
+    let (mut squares, mut count) = (0, 0);
+    for (a, b) in frames(a, b)? {
+        check(a, b, 1)?;
+        let pairs = a.rgb.iter().zip(&b.rgb);
+        squares += pairs
+            .map(|(&a, &b)| u64::from(a.abs_diff(b)).pow(2))
+            .sum::<u64>();
+        count += a.rgb.len();
+    }
+    let mean = squares as f64 / count as f64;
     Ok(10.0 * (PEAK * PEAK / mean).log10())
+}
+
+fn frames<'a>(
+    a: &'a [Image],
+    b: &'a [Image],
+) -> Result<impl ExactSizeIterator<Item = (&'a Image, &'a Image)>, QualityError> {
+    if a.len() != b.len() || a.is_empty() {
+        return Err(QualityError::Frames {
+            found: a.len(),
+            reference: b.len(),
+        });
+    }
+    Ok(a.iter().zip(b))
 }
 
 /// Structural similarity (Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural
@@ -81,6 +115,18 @@ pub fn ssim(a: &Image, b: &Image) -> Result<f64, QualityError> {
         .map(|channel| channel_ssim(a, b, channel, &window))
         .sum();
     Ok(total / 3.0)
+}
+
+/// [`ssim`] of videos, the mean over their frames.
+///
+/// # Errors
+///
+/// [`QualityError`] if the videos differ in length, their frames in size, or frames are smaller than the window.
+pub fn video_ssim(a: &[Image], b: &[Image]) -> Result<f64, QualityError> {
+    let frames = frames(a, b)?;
+    let count = frames.len() as f64;
+    let total = frames.map(|(a, b)| ssim(a, b)).sum::<Result<f64, _>>()?;
+    Ok(total / count)
 }
 
 /// `‖a - reference‖₂ / ‖reference‖₂`; for a reference of zeros, 0 if `a` is zero too and infinite otherwise.
@@ -250,6 +296,24 @@ mod tests {
                 ssim(&a, &b)
             );
         }
+    }
+
+    #[test]
+    fn videos_are_judged_by_all_their_frames() {
+        let (a, b) = (picture(32, 24, original), picture(32, 24, near));
+        let (reference, found) = ([a.clone(), a.clone()], [a.clone(), b.clone()]);
+        // Half the error of the frame that differs.
+        let half = psnr(&a, &b).unwrap() + 10.0 * 2.0_f64.log10();
+        assert!((video_psnr(&found, &reference).unwrap() - half).abs() < 1e-9);
+        let mean = (1.0 + ssim(&a, &b).unwrap()) / 2.0;
+        assert!((video_ssim(&found, &reference).unwrap() - mean).abs() < 1e-9);
+        let longer = QualityError::Frames {
+            found: 2,
+            reference: 1,
+        };
+        assert_eq!(video_psnr(&found, &reference[..1]), Err(longer.clone()));
+        assert_eq!(video_ssim(&found, &reference[..1]), Err(longer));
+        assert!(video_ssim(&[], &[]).is_err());
     }
 
     #[test]

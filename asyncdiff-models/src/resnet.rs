@@ -1,5 +1,7 @@
 //! The convolutional parts that UNets and autoencoders share.
 
+mod spatio_temporal;
+
 use asyncdiff_burn::layers;
 use asyncdiff_burn::weights::{Loader, WeightError};
 use burn::nn::conv::Conv2d;
@@ -7,6 +9,8 @@ use burn::nn::{GroupNorm, Linear};
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Tensor, activation};
+
+pub(crate) use spatio_temporal::{FactorOf, Mixer, SpatioTemporalResnet, frames_beside_channels};
 
 /// diffusers' `ResnetBlock2D`.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! Loaded weights, and the making of pictures.
 
+mod animate;
 mod start;
 
 use std::ops::ControlFlow;
@@ -9,20 +10,22 @@ use std::time::{Duration, Instant};
 use asyncdiff_burn::device::Worker;
 use asyncdiff_burn::exchange::OnDevice;
 use asyncdiff_burn::ranks::{RankError, on_each};
+use asyncdiff_burn::weights::WeightSet;
 use asyncdiff_comm::{CommError, local};
 use asyncdiff_core::plan::{Value, Versioned};
 use asyncdiff_core::{BlockId, Engine, EngineError};
 use burn::tensor::{FloatDType, Tensor, TensorData};
 
+use crate::encoders::LoadedEncoders;
 use crate::error::Error;
 use crate::image::Image;
 use crate::lora::{Part, PartDeltas};
 use crate::pipeline::{Request, Run, StableDiffusion};
-use crate::preview::{PictureDecoder, Previewer};
+use crate::preview::{Decoding, PictureDecoder, Previewer};
 use crate::text::LoadedTextEncoders;
 use crate::unet::{AddedConditioning, Conditioning, UNet};
 use crate::vae::AutoencoderKl;
-use start::{Masked, Start, start};
+use start::{Beside, Start, noise, start};
 
 /// How long a rank waits for another before it gives up: longer than any denoiser call, or any callback, should take.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -47,7 +50,7 @@ impl Progress for () {
 /// How long the parts of a generation took.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Timings {
-    /// Tokenizers and text encoders.
+    /// Tokenizers and encoders, and what is made of a picture that is given.
     pub encode: Duration,
     /// All denoising steps: the part that is spread over the ranks.
     pub denoise: Duration,
@@ -58,28 +61,37 @@ pub struct Timings {
 /// What a generation has made.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// The pictures.
+    /// The pictures; the frames of each video next to each other.
     pub images: Vec<Image>,
-    /// The final latents, `[batch, channels, height, width]`, row-major.
+    /// Frames of each video; 1 for pictures.
+    pub frames: usize,
+    /// The final latents, `[batch, channels, height, width]`, row-major, with a row for each of `images`.
     pub latents: Vec<f32>,
     /// How long it took.
     pub timings: Timings,
 }
 
+impl Output {
+    /// The frames of each video; a picture is a video of one frame.
+    pub fn videos(&self) -> impl Iterator<Item = &[Image]> {
+        self.images.chunks(self.frames)
+    }
+}
+
 /// A pipeline with its weights on workers.
 ///
-/// The text encoders and the autoencoder live on the first worker. The denoiser's blocks are loaded for the run at hand,
+/// The encoders and the autoencoder live on the first worker. The denoiser's blocks are loaded for the run at hand,
 /// each rank's own only, and kept for the next run with the same distribution.
 pub struct Session<'a> {
     pipeline: &'a StableDiffusion,
     workers: Vec<Worker>,
-    text_encoders: LoadedTextEncoders<'a>,
+    encoders: LoadedEncoders<'a>,
     vae: Arc<AutoencoderKl>,
     ranks: Vec<(Vec<BlockId>, UNet)>,
 }
 
 impl<'a> Session<'a> {
-    /// Loads the text encoders and the autoencoder on the first of `workers`.
+    /// Loads the encoders and the autoencoder on the first of `workers`.
     ///
     /// # Errors
     ///
@@ -102,9 +114,9 @@ impl<'a> Session<'a> {
                 dtype: pipeline.dtype,
             });
         }
-        let (text_encoders, vae) = first.install(|| -> Result<_, Error> {
-            let text_encoders = LoadedTextEncoders::load(
-                &pipeline.text_encoders,
+        let (encoders, vae) = first.install(|| -> Result<_, Error> {
+            let encoders = LoadedEncoders::load(
+                &pipeline.encoders,
                 &pipeline.checkpoint,
                 &pipeline.loras,
                 (first.device(), dtype),
@@ -119,13 +131,13 @@ impl<'a> Session<'a> {
                 dtype
             };
             let vae = AutoencoderKl::load(&pipeline.vae, &weights.on(first.device(), dtype))?;
-            weights.finish(|_| false)?;
-            Ok((text_encoders, vae))
+            weights.finish(|name| pipeline.vae.leaves_out(name))?;
+            Ok((encoders, vae))
         })?;
         Ok(Self {
             pipeline,
             workers,
-            text_encoders,
+            encoders,
             vae: Arc::new(vae),
             ranks: Vec::new(),
         })
@@ -163,6 +175,7 @@ impl<'a> Session<'a> {
                 found: self.workers.len(),
             });
         }
+        // All ranks together have all blocks of a UNet, so those of pictures and of videos are not taken for each other.
         if self
             .ranks
             .iter()
@@ -176,12 +189,17 @@ impl<'a> Session<'a> {
             .pipeline
             .checkpoint
             .weights("unet", "diffusion_pytorch_model")?;
+        let motion = self.pipeline.motion(&run.request);
+        let unet = motion.map_or(&self.pipeline.unet, |motion| &motion.unet);
+        let motion_file = motion.map(|motion| motion.adapter.weights()).transpose()?;
         for (worker, blocks) in self.workers.iter().zip(&run.plan.blocks) {
             let unet = worker.install(|| {
                 let deltas = PartDeltas::new(&self.pipeline.loras, Part::UNet)?;
+                let motion = motion_file.as_ref().map(WeightSet::read).transpose()?;
                 UNet::load(
-                    &self.pipeline.unet,
+                    unet,
                     &file.read()?.with_deltas(&deltas),
+                    motion.as_ref(),
                     blocks,
                     worker.device(),
                     self.pipeline.dtype.of_tensors(),
@@ -208,14 +226,16 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error`] of [`Session::prepare`]; [`Error::Cancelled`]; [`Error::NotFinite`]; [`Error::Rank`] if a rank fails.
+    /// [`Error`] of [`StableDiffusion::check_complete`] and [`Session::prepare`]; [`Error::Cancelled`]; [`Error::NotFinite`];
+    /// [`Error::Rank`] if a rank fails.
     pub fn generate(&mut self, run: &Run, progress: &mut dyn Progress) -> Result<Output, Error> {
+        self.pipeline.check_complete(&run.request)?;
         self.prepare(run)?;
         let start = Instant::now();
         let mut conditioning = self.encode(&run.request)?;
-        let (initial, masked) = self.start(run, &conditioning);
-        conditioning.concat = masked.concat;
-        conditioning.mask = masked.mask;
+        let (initial, beside) = self.start(run, &conditioning);
+        conditioning.concat = beside.concat;
+        conditioning.mask = beside.mask;
         let encode = start.elapsed();
 
         let start = Instant::now();
@@ -228,11 +248,12 @@ impl<'a> Session<'a> {
         }
 
         let start = Instant::now();
-        let tiling = run.request.vae_tiling;
-        let images = self.workers[0].install(|| self.decoder().pictures(tensor, tiling))?;
+        let decoding = Decoding::of(&run.request);
+        let images = self.workers[0].install(|| self.decoder().pictures(tensor, decoding))?;
         let decode = start.elapsed();
         Ok(Output {
             images,
+            frames: run.request.frames,
             latents,
             timings: Timings {
                 encode,
@@ -242,43 +263,29 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// What the denoiser is told of a request, for `passes · num_images` samples; with guidance, that of the negative prompt
-    /// first. It is on the first worker's device.
+    /// What the denoiser is told of a request, for `passes · num_images` samples; with guidance, that of the negative prompt,
+    /// or of no picture, first. It is on the first worker's device.
     ///
     /// # Errors
     ///
-    /// [`Error::Guidance`].
+    /// [`Error::Guidance`], [`Error::NeedsPicture`].
     pub fn encode(&self, request: &Request) -> Result<Conditioning, Error> {
-        let negative = self
-            .pipeline
-            .guidance(request)?
-            .map(|_| request.negative_prompt.as_str());
-        let ids = self.pipeline.class.time_ids(request.height, request.width);
-        Ok(self.workers[0].install(|| {
-            let prompts =
-                self.text_encoders
-                    .encode(negative, &request.prompt, request.prompt_weighting);
-            let context = repeat_each(prompts.context, request.num_images);
-            let samples = context.dims()[0];
-            let added = prompts
-                .pooled
-                .zip(ids)
-                .map(|(pooled, ids)| AddedConditioning {
-                    text_embeds: repeat_each(pooled, request.num_images),
-                    time_ids: vec![ids.to_vec(); samples],
-                });
-            Conditioning {
-                context,
-                added,
-                concat: None,
-                mask: None,
-                frames: 1,
+        let guided = self.pipeline.guidance(request)?.is_some();
+        let worker = &self.workers[0];
+        match (&self.encoders, &request.image_to_video) {
+            (LoadedEncoders::Texts(encoders), _) => {
+                let ids = self.pipeline.class.time_ids(request.height, request.width);
+                Ok(worker.install(|| encode_texts(encoders, request, guided, ids)))
             }
-        }))
+            (LoadedEncoders::Picture(encoder, model), Some(video)) => Ok(worker.install(|| {
+                animate::encode(encoder, model, request, video, guided, worker.device())
+            })),
+            (LoadedEncoders::Picture(..), None) => Err(Error::NeedsPicture),
+        }
     }
 
     /// What the run starts from.
-    fn start(&self, run: &Run, conditioning: &Conditioning) -> (Start, Masked) {
+    fn start(&self, run: &Run, conditioning: &Conditioning) -> (Start, Beside) {
         let worker = &self.workers[0];
         let passes = conditioning.context.dims()[0] / run.request.num_images;
         let reads_mask = self.pipeline.reads_mask();
@@ -323,9 +330,8 @@ impl<'a> Session<'a> {
                 }
                 None => (None, None, None),
             };
-            let count = shape.iter().product();
             let given = Box::new(move |what: Versioned| match (&mut source, what.value) {
-                (Some((_, rng)), Value::Noise) => tensor(rng.randn(count)),
+                (Some((_, rng)), Value::Noise) => tensor(noise(rng, run)),
                 (Some((Some(kept), _)), Value::Image) => tensor(kept.image.clone()),
                 (Some((Some(kept), _)), Value::ImageNoise) => tensor(kept.noise.clone()),
                 _ => unreachable!("only the rank that advances the latents reads {what}"),
@@ -365,6 +371,33 @@ impl<'a> Session<'a> {
             (None, Some(latents)) => Ok(latents.to_device(self.workers[0].device())),
             (None, None) => unreachable!("a valid plan ends with the final latents"),
         }
+    }
+}
+
+/// What the denoiser is told of a request's prompts, and of `ids`, the numbers that go with them if it reads any.
+fn encode_texts(
+    encoders: &LoadedTextEncoders<'_>,
+    request: &Request,
+    guided: bool,
+    ids: Option<[f64; 6]>,
+) -> Conditioning {
+    let negative = guided.then_some(request.negative_prompt.as_str());
+    let prompts = encoders.encode(negative, &request.prompt, request.prompt_weighting);
+    let context = repeat_each(prompts.context, request.num_images);
+    let samples = context.dims()[0];
+    let added = prompts
+        .pooled
+        .zip(ids)
+        .map(|(pooled, ids)| AddedConditioning {
+            text_embeds: Some(repeat_each(pooled, request.num_images)),
+            time_ids: vec![ids.to_vec(); samples],
+        });
+    Conditioning {
+        context,
+        added,
+        concat: None,
+        mask: None,
+        frames: request.frames,
     }
 }
 

@@ -7,7 +7,6 @@ use crate::checkpoint::Checkpoint;
 use crate::clip::{ClipTextConfig, ClipTextModel, ClipTextModelWithProjection};
 use crate::error::Error;
 use crate::lora::{Fitted, Part, PartDeltas};
-use crate::pipeline::Class;
 use crate::prompt::{self, Piece};
 use crate::tokenizer::ClipTokenizer;
 
@@ -77,19 +76,20 @@ impl TextEncoder {
 }
 
 impl TextEncoders {
-    pub(crate) fn open(checkpoint: &Checkpoint, class: Class) -> Result<Self, Error> {
-        let open = |folder, tokenizer| {
-            let encoder = TextEncoder::open(checkpoint, folder, tokenizer)?;
-            Ok::<_, Error>(Box::new(encoder))
-        };
-        let first = open("text_encoder", "tokenizer")?;
-        Ok(match class {
-            Class::StableDiffusion => Self::One(first),
-            Class::StableDiffusionXl { zeros_for_empty } => Self::Two {
-                first,
-                second: open("text_encoder_2", "tokenizer_2")?,
-                zeros_for_empty,
-            },
+    /// The only text encoder of a checkpoint.
+    pub(crate) fn one(checkpoint: &Checkpoint) -> Result<Self, Error> {
+        let only = TextEncoder::open(checkpoint, "text_encoder", "tokenizer")?;
+        Ok(Self::One(Box::new(only)))
+    }
+
+    /// Both text encoders of a checkpoint.
+    pub(crate) fn two(checkpoint: &Checkpoint, zeros_for_empty: bool) -> Result<Self, Error> {
+        let first = TextEncoder::open(checkpoint, "text_encoder", "tokenizer")?;
+        let second = TextEncoder::open(checkpoint, "text_encoder_2", "tokenizer_2")?;
+        Ok(Self::Two {
+            first: Box::new(first),
+            second: Box::new(second),
+            zeros_for_empty,
         })
     }
 

@@ -1,11 +1,13 @@
-//! diffusers' `UNet2DConditionModel`, block by block.
+//! diffusers' `UNet2DConditionModel`, `UNetMotionModel` and `UNetSpatioTemporalConditionModel`, block by block.
 //!
 //! A UNet *is* its list of blocks: there is no forward function beside the plan. [`UNet::load`] takes the blocks that a
 //! rank owns, [`UNet::denoiser`] gives the engine something to run them with.
 
 mod conditioning;
 mod embedding;
+mod motion;
 pub(crate) mod original;
+mod spatio_temporal;
 mod transformer;
 
 use std::collections::HashMap;
@@ -14,14 +16,16 @@ use std::convert::Infallible;
 use asyncdiff_burn::layers;
 use asyncdiff_burn::weights::{Loader, WeightError, Weights};
 use asyncdiff_core::plan::{Part, Term, Versioned};
-use asyncdiff_core::unet::{BlockKind, UNet2d, level_size};
+use asyncdiff_core::unet::{BlockKind, UNet2d, UNet2dConfig, UNetBlock, level_size};
 use asyncdiff_core::{BlockId, Denoiser};
 use burn::nn::GroupNorm;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData, activation};
 
-use crate::resnet::{Norm, Resnet, enlarge};
+use crate::resnet::{FactorOf, Norm, Resnet, SpatioTemporalResnet, enlarge};
 use embedding::Embeddings;
+use motion::MotionModule;
+use spatio_temporal::SpatioTemporalTransformer;
 use transformer::Transformer;
 
 pub use conditioning::{AddedConditioning, Conditioning};
@@ -42,13 +46,17 @@ enum Module {
     ConvIn(Conv2d),
     Resnet(Box<Resnet>),
     Transformer(Box<Transformer>),
+    SpatioTemporalResnet(Box<SpatioTemporalResnet>),
+    SpatioTemporalTransformer(Box<SpatioTemporalTransformer>),
+    Motion(Box<MotionModule>),
     Downsample(Conv2d),
     Upsample(Conv2d),
     ConvOut(GroupNorm, Conv2d),
 }
 
 impl UNet {
-    /// Loads the blocks `own`, and the embeddings that every rank needs.
+    /// Loads the blocks `own`, and the embeddings that every rank needs. Motion modules come from `motion`, where they are in a
+    /// file of their own (a motion adapter), everything else from `weights`.
     ///
     /// # Errors
     ///
@@ -56,15 +64,28 @@ impl UNet {
     pub fn load(
         spec: &UNet2d,
         weights: &Weights<'_>,
+        motion: Option<&Weights<'_>>,
         own: &[BlockId],
         device: &Device,
         dtype: FloatDType,
     ) -> Result<Self, WeightError> {
         let loader = weights.on(device, dtype);
-        let before = weights.parameters_read();
+        let motion_loader = motion.map(|motion| motion.on(device, dtype));
+        let parameters_read =
+            || weights.parameters_read() + motion.map_or(0, Weights::parameters_read);
+        let before = parameters_read();
+        let in_motion =
+            |block: &UNetBlock| motion.is_some() && matches!(block.kind, BlockKind::Motion { .. });
         let blocks = own
             .iter()
-            .map(|id| Ok((*id, Module::load(spec, *id, &loader)?)))
+            .map(|id| {
+                let block = &spec.blocks[id.0];
+                let root = motion_loader
+                    .as_ref()
+                    .filter(|_| in_motion(block))
+                    .unwrap_or(&loader);
+                Ok((*id, Module::load(&spec.config, block, root)?))
+            })
             .collect::<Result<_, WeightError>>()?;
         let unet = Self {
             spec: spec.clone(),
@@ -72,14 +93,19 @@ impl UNet {
             dtype,
             embeddings: Embeddings::load(&spec.config, &loader, device, dtype)?,
             blocks,
-            parameters: weights.parameters_read() - before,
+            parameters: parameters_read() - before,
         };
-        weights.finish(|name| {
+        let of_others = |name: &str, motion: bool| {
             spec.blocks.iter().enumerate().any(|(index, block)| {
                 !own.contains(&BlockId(index))
+                    && in_motion(block) == motion
                     && block.modules().iter().any(|module| is_in(name, module))
             })
-        })?;
+        };
+        weights.finish(|name| of_others(name, false))?;
+        if let Some(motion) = motion {
+            motion.finish(|name| of_others(name, true))?;
+        }
         Ok(unet)
     }
 
@@ -125,13 +151,15 @@ fn is_in(tensor: &str, module: &str) -> bool {
 }
 
 impl Module {
-    fn load(spec: &UNet2d, id: BlockId, root: &Loader<'_>) -> Result<Self, WeightError> {
-        let config = &spec.config;
-        let block = &spec.blocks[id.0];
+    fn load(
+        config: &UNet2dConfig,
+        block: &UNetBlock,
+        root: &Loader<'_>,
+    ) -> Result<Self, WeightError> {
         let loader = root.at(&block.name);
         let norm = Norm {
             groups: config.norm_num_groups,
-            epsilon: config.norm_eps,
+            epsilon: block.norm_eps,
         };
         Ok(match block.kind {
             BlockKind::ConvIn { input, output } => {
@@ -149,6 +177,36 @@ impl Module {
                 layers,
             } => Module::Transformer(Box::new(Transformer::load(
                 &loader, config, channels, heads, layers,
+            )?)),
+            BlockKind::SpatioTemporalResnet { input, output } => {
+                Module::SpatioTemporalResnet(Box::new(SpatioTemporalResnet::load(
+                    &loader,
+                    [input, output],
+                    norm,
+                    norm.epsilon,
+                    Some(config.time_embed_dim()),
+                    FactorOf::Spatial,
+                )?))
+            }
+            BlockKind::SpatioTemporalTransformer {
+                channels,
+                heads,
+                layers,
+            } => Module::SpatioTemporalTransformer(Box::new(SpatioTemporalTransformer::load(
+                &loader, config, channels, heads, layers,
+            )?)),
+            BlockKind::Motion {
+                channels,
+                heads,
+                layers,
+                positions,
+            } => Module::Motion(Box::new(MotionModule::load(
+                &loader,
+                norm.groups,
+                channels,
+                heads,
+                layers,
+                positions,
             )?)),
             BlockKind::Downsample { channels } => Module::Downsample(layers::conv2d(
                 &loader.at("conv"),
@@ -202,7 +260,12 @@ impl Denoiser for UNetDenoiser<'_> {
         inputs: Vec<Tensor<4>>,
     ) -> Result<Tensor<4>, Infallible> {
         if self.time.as_ref().is_none_or(|(of, _)| *of != timestep) {
-            let embedding = self.unet.embeddings.at(timestep, self.added.as_ref());
+            let mut embedding = self.unet.embeddings.at(timestep, self.added.as_ref());
+            // One row does for all of the batch. Otherwise there is one for each sample, whose frames share it.
+            if embedding.dims()[0] > 1 {
+                let each = embedding.unsqueeze_dim::<3>(1);
+                embedding = each.repeat_dim(1, self.frames).flatten(0, 1);
+            }
             self.time = Some((timestep, embedding));
         }
         let time = self.time.as_ref().map(|(_, embedding)| embedding);
@@ -226,6 +289,11 @@ impl Denoiser for UNetDenoiser<'_> {
             }
             Module::Resnet(resnet) => resnet.forward(input, time),
             Module::Transformer(transformer) => transformer.forward(input, &self.context),
+            Module::SpatioTemporalResnet(resnet) => resnet.forward(input, time, self.frames),
+            Module::SpatioTemporalTransformer(transformer) => {
+                transformer.forward(input, &self.context, self.frames)
+            }
+            Module::Motion(module) => module.forward(input, self.frames),
             Module::Downsample(conv) => conv.forward(input),
             Module::Upsample(conv) => {
                 let level = self.unet.spec.blocks[block.0].level;

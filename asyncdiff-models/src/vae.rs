@@ -1,5 +1,7 @@
-//! The variational autoencoder between pictures and latents (diffusers' `AutoencoderKL`).
+//! The variational autoencoder between pictures and latents (diffusers' `AutoencoderKL` and
+//! `AutoencoderKLTemporalDecoder`).
 
+mod temporal;
 mod tiled;
 
 use asyncdiff_burn::layers;
@@ -12,11 +14,15 @@ use serde::Deserialize;
 
 use crate::attention::{Mask, attend};
 use crate::resnet::{Norm, Resnet, enlarge};
+use temporal::TemporalDecoder;
 
 /// `config.json` of an autoencoder.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct VaeConfig {
+    /// `AutoencoderKL`, or `AutoencoderKLTemporalDecoder`, whose decoder also looks along the frames of a video.
+    #[serde(rename = "_class_name")]
+    pub class_name: String,
     /// Channels of a picture.
     pub in_channels: usize,
     /// Channels of a decoded picture.
@@ -54,6 +60,7 @@ pub struct VaeConfig {
 impl Default for VaeConfig {
     fn default() -> Self {
         Self {
+            class_name: PICTURES.to_owned(),
             in_channels: 3,
             out_channels: 3,
             latent_channels: 4,
@@ -74,6 +81,8 @@ impl Default for VaeConfig {
     }
 }
 
+const PICTURES: &str = "AutoencoderKL";
+const VIDEOS: &str = "AutoencoderKLTemporalDecoder";
 /// Each level halves the picture once more.
 const MOST_LEVELS: usize = 8;
 
@@ -86,6 +95,10 @@ impl VaeConfig {
 
     /// The first setting that no autoencoder can be built from: its key, its value, and what would work.
     pub(crate) fn fault(&self) -> Option<(&'static str, String, &'static str)> {
+        if ![PICTURES, VIDEOS].contains(&self.class_name.as_str()) {
+            let supported = "AutoencoderKL or AutoencoderKLTemporalDecoder";
+            return Some(("_class_name", self.class_name.clone(), supported));
+        }
         let widths = &self.block_out_channels;
         if !(1..=MOST_LEVELS).contains(&widths.len()) {
             return Some((
@@ -124,6 +137,24 @@ impl VaeConfig {
         None
     }
 
+    /// Whether the decoder takes the frames of a video together.
+    #[must_use]
+    pub fn is_temporal(&self) -> bool {
+        self.class_name == VIDEOS
+    }
+
+    /// Whether a tensor of the weight file belongs to a module that is never computed with: of the middle of a temporal decoder,
+    /// the first two resnets and the attention between them are run, however many it has.
+    #[must_use]
+    pub fn leaves_out(&self, name: &str) -> bool {
+        let middle = name.strip_prefix("decoder.mid_block.");
+        self.is_temporal()
+            && middle.is_some_and(|module| {
+                self.layers_per_block == 1 && module.starts_with("attentions.")
+                    || self.layers_per_block > 2 && module.starts_with("resnets.")
+            })
+    }
+
     fn norm(&self) -> Norm {
         // Not in the config: diffusers fixes it for autoencoders.
         Norm {
@@ -139,7 +170,13 @@ pub struct AutoencoderKl {
     config: VaeConfig,
     dtype: FloatDType,
     encoder: Encoder,
-    decoder: Decoder,
+    decoder: AnyDecoder,
+}
+
+#[derive(Debug)]
+enum AnyDecoder {
+    Pictures(Box<Decoder>),
+    Videos(Box<TemporalDecoder>),
 }
 
 /// The encoder's normal distribution over latents, each `[batch, latent_channels, height, width]`.
@@ -168,7 +205,11 @@ impl AutoencoderKl {
     pub fn load(config: &VaeConfig, loader: &Loader<'_>) -> Result<Self, WeightError> {
         Ok(Self {
             encoder: Encoder::load(config, loader)?,
-            decoder: Decoder::load(config, loader)?,
+            decoder: if config.is_temporal() {
+                AnyDecoder::Videos(Box::new(TemporalDecoder::load(config, loader)?))
+            } else {
+                AnyDecoder::Pictures(Box::new(Decoder::load(config, loader)?))
+            },
             config: config.clone(),
             dtype: loader.dtype(),
         })
@@ -199,11 +240,16 @@ impl AutoencoderKl {
         }
     }
 
-    /// The encoder's latents, `[batch, latent_channels, height, width]`, to pictures with values around
-    /// -1 … 1, in `f32`.
+    /// The encoder's latents, `[batch, latent_channels, height, width]`, to pictures with values around -1 … 1, in `f32`. A
+    /// [temporal](VaeConfig::is_temporal) decoder takes the batch for consecutive frames of one video: a frame's picture
+    /// depends on all of them.
     #[must_use]
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
-        let pictures = self.decoder.forward(latents.cast(self.dtype));
+        let latents = latents.cast(self.dtype);
+        let pictures = match &self.decoder {
+            AnyDecoder::Pictures(decoder) => decoder.forward(latents),
+            AnyDecoder::Videos(decoder) => decoder.forward(latents),
+        };
         pictures.cast(FloatDType::F32)
     }
 

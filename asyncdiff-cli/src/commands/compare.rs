@@ -10,18 +10,24 @@ use serde_json::json;
 use super::plan::heading;
 use crate::args::Compare;
 use crate::interrupt::Interruptible;
-use crate::picture::{check_path, write_pngs};
+use crate::model;
+use crate::output;
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Compare) -> Result<()> {
-    check_path(&args.output)?;
-    let pipeline = setup::pipeline(&args.sample)?;
+    if let Some(file) = &args.output {
+        output::check_either(file)?;
+    }
+    let pipeline = setup::pipeline(&args.sample, args.printing.quiet || args.printing.json)?;
     let prompt = args.prompt.text.typed().unwrap_or_default();
     let prompts = Some((prompt, &args.prompt));
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, prompts)?;
     setup::warn_of_truncation(&pipeline, &request, [("prompt", prompt)]);
     let comparison = Comparison::plan(&pipeline, &request, &strategies(args)?)?;
+    let default = || output::default_file("compare", &request);
+    let file = args.output.clone().unwrap_or_else(default);
+    output::check(&file, &request, comparison.runs())?;
     let workers = setup::named_devices(&args.devices)?
         .map_or_else(|| setup::cpu_workers(&args.devices, comparison.ranks()), Ok)?;
     let names: Vec<_> = workers
@@ -51,18 +57,16 @@ pub fn run(args: &Compare) -> Result<()> {
         comparison.run(&mut session, args.repeat.into(), progress)
     })?;
 
-    let shown: Vec<&Image> = rows
-        .iter()
-        .filter(|row| row.kind != Kind::FewerSteps)
-        .map(|row| &row.image)
-        .collect();
-    let picture = Image::beside(&shown)?;
-    let files = std::slice::from_ref(&args.output);
-    write_pngs(files, &[picture], &[("parameters", &request.prompt)])?;
+    let shown = || rows.iter().filter(|row| row.kind != Kind::FewerSteps);
+    let beside: Vec<Image> = (0..request.frames)
+        .map(|frame| Image::beside(&shown().map(|row| &row.frames[frame]).collect::<Vec<_>>()))
+        .collect::<std::result::Result<_, _>>()?;
+    let made = std::iter::once(&*beside);
+    output::write(std::slice::from_ref(&file), made, &request, &request.prompt)?;
     if args.printing.json {
         let report = json!({
-            "file": args.output,
-            "model": setup::model_name(args.sample.model.as_deref()),
+            "file": file,
+            "model": model::name(args.sample.model.as_deref()),
             "loras": args.sample.lora,
             "prompt": request.prompt,
             "dtype": args.sample.dtype,
@@ -74,7 +78,7 @@ pub fn run(args: &Compare) -> Result<()> {
         say!("{}", serde_json::to_string_pretty(&report)?)?;
     } else if text {
         print_table(&rows)?;
-        say!("\nwrote {} (sequential first)", args.output.display())?;
+        say!("\nwrote {} (sequential first)", file.display())?;
     }
     Ok(())
 }

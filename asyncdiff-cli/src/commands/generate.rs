@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use asyncdiff_core::AsyncDiff;
+use asyncdiff_media::picture;
 use asyncdiff_models::{PartitionChoice, Run, Session, Strategy, Timings};
 use serde_json::json;
 
@@ -10,25 +11,28 @@ use super::plan::{describe, heading};
 use crate::args::{Generate, Sample, SingleStrategy};
 use crate::interrupt::{Interruptible, Place};
 use crate::jobs::{Job, Prompt, jobs, read_prompts};
-use crate::picture::{check_path, write_pngs};
+use crate::model;
+use crate::output;
 use crate::preview::{Previewing, Target};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Generate) -> Result<()> {
-    check_path(&args.output)?;
+    if let Some(file) = &args.output {
+        output::check_either(file)?;
+    }
     let preview = args.preview.clone().map(|file| Target {
         file,
         every: args.preview_every.get(),
     });
     if let Some(preview) = &preview {
-        check_path(&preview.file)?;
+        picture::check_path(&preview.file)?;
     }
     let prompts = match &args.prompt_file {
         Some(file) => read_prompts(file)?,
         None => vec![Prompt::typed(args.prompt.text.typed().unwrap_or_default())],
     };
-    let pipeline = setup::pipeline(&args.sample)?;
+    let pipeline = setup::pipeline(&args.sample, args.printing.quiet || args.printing.json)?;
     let seed = args.seeds.as_slice()[0];
     let first = Some((prompts[0].text.as_str(), &args.prompt));
     let request = setup::request(&pipeline, &args.sample, seed, first)?;
@@ -49,9 +53,11 @@ pub fn run(args: &Generate) -> Result<()> {
         other => other,
     };
     let run = pipeline.plan(&request, &strategy)?;
-    let jobs = jobs(&prompts, &args.seeds, request.num_images, &args.output)?;
+    let default = || output::default_file("asyncdiff", &request);
+    let file = args.output.clone().unwrap_or_else(default);
+    let jobs = jobs(&prompts, &args.seeds, request.num_images, &file)?;
     for path in jobs.iter().flat_map(|job| &job.files) {
-        check_path(path)?;
+        output::check(path, &request, 1)?;
     }
     let ranks = run.plan.ranks.len();
     let workers = named.map_or_else(|| setup::cpu_workers(&args.devices, ranks), Ok)?;
@@ -69,25 +75,25 @@ pub fn run(args: &Generate) -> Result<()> {
 
     let mut session = Session::new(&pipeline, workers)?;
     session.prepare(&run)?;
-    let model = setup::model_name(args.sample.model.as_deref());
+    let model = model::name(args.sample.model.as_deref());
     let mut progress = Interruptible::new(Previewing::new(Bar::new(text), preview))?;
     let mut timings = Vec::with_capacity(jobs.len());
     for (index, job) in jobs.iter().enumerate() {
         let run = run.of(job.prompt, job.seed);
         let place = (index + 1, jobs.len());
         progress.inner().follow(session.previewer(&run));
-        let output = progress.watch(place, run.plan.calls, |progress| {
+        let made = progress.watch(place, run.plan.calls, |progress| {
             session.generate(&run, progress)
         });
         if let Some(failure) = progress.inner().failure() {
             return Err(failure.into());
         }
-        let output = output?;
+        let made = made?;
         let parameters = parameters(&run, &args.sample);
-        write_pngs(&job.files, &output.images, &[("parameters", &parameters)])?;
-        timings.push(output.timings);
+        output::write(&job.files, made.videos(), &request, &parameters)?;
+        timings.push(made.timings);
         if text {
-            print_job(job, place, output.timings)?;
+            print_job(job, place, made.timings)?;
         }
     }
     if args.printing.json {
@@ -101,7 +107,10 @@ pub fn run(args: &Generate) -> Result<()> {
             "guidance_scale": request.guidance_scale,
             "width": request.width,
             "height": request.height,
+            "frames": request.frames,
+            "fps": (request.frames > 1).then_some(request.fps),
             "vae_tiling": request.vae_tiling,
+            "strength": request.init_image.as_ref().map(|init| init.strength),
             "scheduler": run.scheduler,
             "dtype": run.dtype,
             "devices": devices,
@@ -167,7 +176,7 @@ pub fn strategy(
 
 /// The text that web UIs write into their pictures, and read from them.
 fn parameters(run: &Run, sample: &Sample) -> String {
-    let (request, model) = (&run.request, setup::model_name(sample.model.as_deref()));
+    let (request, model) = (&run.request, model::name(sample.model.as_deref()));
     let mut text = request.prompt.clone();
     if !request.negative_prompt.is_empty() {
         text += &format!("\nNegative prompt: {}", request.negative_prompt);
@@ -184,6 +193,9 @@ fn parameters(run: &Run, sample: &Sample) -> String {
     );
     for lora in &sample.lora {
         text += &format!(", LoRA: {}:{}", lora.file.display(), lora.strength);
+    }
+    if let Some(init) = &request.init_image {
+        text += &format!(", Denoising strength: {}", init.strength);
     }
     if let Some(asyncdiff) = &run.plan.strategy {
         text += &format!(

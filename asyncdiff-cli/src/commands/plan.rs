@@ -3,23 +3,23 @@
 use std::fmt::Display;
 
 use asyncdiff_core::{Machine, simulate, timeline};
+use asyncdiff_media::file;
 use asyncdiff_models::{Run, Strategy};
 use serde_json::json;
 
 use super::generate::strategy;
 use crate::args::Plan;
-use crate::picture::write_whole;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Plan) -> Result<()> {
-    let pipeline = setup::pipeline(&args.sample)?;
+    let pipeline = setup::pipeline(&args.sample, args.printing.quiet || args.printing.json)?;
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, None)?;
     let strategy = strategy(&args.strategy, args.segments, 2)?;
     let run = pipeline.plan(&request, &strategy)?;
     if let Some(path) = &args.svg {
         let simulation = simulate(&run.plan, &run.graph, &Machine::ideal(&run.graph));
         let drawing = timeline::svg(&run.plan, &run.graph, &simulation);
-        write_whole(path, drawing.as_bytes())?;
+        file::write_whole(path, drawing.as_bytes())?;
     }
     if args.printing.json {
         let report = json!({
@@ -45,8 +45,19 @@ pub fn run(args: &Plan) -> Result<()> {
 pub fn heading(run: &Run, seeds: &dyn Display) -> String {
     let request = &run.request;
     let [batch, channels, height, width] = run.graph.latents;
+    let from = match &request.init_image {
+        None => String::new(),
+        Some(init) if init.mask.is_some() => {
+            format!("inside a mask at strength {}, ", init.strength)
+        }
+        Some(init) => format!("from a picture at strength {}, ", init.strength),
+    };
+    let frames = match request.frames {
+        1 => String::new(),
+        frames => format!("{frames} frames of "),
+    };
     format!(
-        "{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {seeds}, {}",
+        "{from}{frames}{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {seeds}, {}",
         request.width,
         request.height,
         request.steps,

@@ -2,6 +2,7 @@
 
 mod dtypes;
 mod info;
+mod init_images;
 #[cfg(target_os = "linux")]
 mod interrupts;
 mod lists;
@@ -12,4 +13,5 @@ mod plans;
 mod previews;
 mod requests;
 mod sandbox;
+mod sources;
 mod weights;

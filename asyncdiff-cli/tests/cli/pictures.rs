@@ -38,6 +38,23 @@ fn generate_writes_a_picture_with_its_parameters() {
 }
 
 #[test]
+fn the_extension_chooses_the_format() {
+    let sandbox = Sandbox::new();
+    let read = |name: &str| {
+        sandbox.ok(&quick(&["--steps", "1", "-o", name]));
+        asyncdiff_media::picture::read(&sandbox.path(name)).unwrap()
+    };
+    let png = read("a.png");
+    assert_eq!(read("a.webp"), png);
+    let jpeg = read("a.JPG");
+    assert_eq!((jpeg.width, jpeg.height), (64, 64));
+    let begins = |name: &str| fs::read(sandbox.path(name)).unwrap()[..4].to_owned();
+    assert_eq!(begins("a.png"), b"\x89PNG");
+    assert_eq!(begins("a.webp"), b"RIFF");
+    assert_eq!(begins("a.JPG"), b"\xff\xd8\xff\xe0");
+}
+
+#[test]
 fn the_same_command_gives_the_same_file_and_another_seed_another() {
     let sandbox = Sandbox::new();
     for devices in ["cpu", "cpu:2"] {

@@ -82,7 +82,10 @@ fn impossible_requests_are_one_clear_sentence() {
             &["3 devices are needed", "2 are given"],
         ),
         (&["-o", "nowhere/apple.png"], &["nowhere", "does not exist"]),
-        (&["-o", "apple.bmp"], &["apple.bmp", ".png"]),
+        (
+            &["-o", "apple.bmp"],
+            &["apple.bmp", ".png, .jpg, .jpeg or .webp"],
+        ),
         (&["--latents", "none.safetensors"], &["none.safetensors"]),
         (&["--model", "none"], &["none", "no model folder"]),
     ];

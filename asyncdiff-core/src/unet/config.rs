@@ -28,7 +28,7 @@ impl<T> PerBlock<T> {
         }
     }
 
-    fn check(&self, key: &'static str, levels: usize) -> Result<(), UNetError> {
+    pub(super) fn check(&self, key: &'static str, levels: usize) -> Result<(), UNetError> {
         match self {
             PerBlock::Each(values) => length(key, values.len(), levels),
             PerBlock::One(_) => Ok(()),
@@ -36,7 +36,7 @@ impl<T> PerBlock<T> {
     }
 }
 
-fn length(key: &'static str, found: usize, expected: usize) -> Result<(), UNetError> {
+pub(super) fn length(key: &'static str, found: usize, expected: usize) -> Result<(), UNetError> {
     if found == expected {
         Ok(())
     } else {
@@ -76,9 +76,10 @@ pub struct UNet2dConfig {
     pub transformer_layers_per_block: PerBlock<usize>,
     /// Features of a text token.
     pub cross_attention_dim: usize,
-    /// What is added to the time embedding: nothing, or `text_time` ([`UNet2dConfig::added`]).
+    /// What is added to the time embedding: nothing, `text_time`, or a spatio-temporal UNet's `added_time_ids`
+    /// ([`UNet2dConfig::added`]).
     pub addition_embed_type: Option<String>,
-    /// Features of each number that `text_time` embeds.
+    /// Features of each number that is embedded.
     pub addition_time_embed_dim: Option<usize>,
     /// Features that go into `add_embedding`: those of the pooled text, and of all embedded numbers.
     pub projection_class_embeddings_input_dim: Option<usize>,
@@ -130,13 +131,13 @@ impl Default for UNet2dConfig {
     }
 }
 
-/// The `add_embedding` of a UNet whose `addition_embed_type` is `text_time` (Stable Diffusion XL): the pooled text and a few
-/// numbers about the picture, each embedded as the timestep is, become one vector that is added to the time embedding.
+/// The `add_embedding` of a UNet: a few numbers about the result, each embedded as the timestep is, become one vector that is
+/// added to the time embedding. Where `addition_embed_type` is `text_time` (Stable Diffusion XL), the pooled text goes into it too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddedEmbedding {
     /// Features of each number.
     pub number_features: usize,
-    /// Features of the pooled text and of all numbers together.
+    /// Features of all numbers together, and of the pooled text.
     pub input_features: usize,
 }
 
@@ -192,6 +193,13 @@ impl UNet2dConfig {
             .as_ref()
             .unwrap_or(&self.attention_head_dim)
             .at(level)
+    }
+
+    fn heads_key(&self) -> &'static str {
+        match self.num_attention_heads {
+            Some(_) => "num_attention_heads",
+            None => "attention_head_dim",
+        }
     }
 
     pub(super) fn down_attention(&self, level: usize) -> bool {
@@ -270,7 +278,7 @@ impl UNet2dConfig {
         for (level, channels) in self.block_out_channels.iter().enumerate() {
             for (key, divisor) in [
                 ("norm_num_groups", self.norm_num_groups),
-                ("attention_head_dim", self.heads(level)),
+                (self.heads_key(), self.heads(level)),
             ] {
                 if divisor == 0 || channels % divisor != 0 {
                     return Err(unsupported(
@@ -323,7 +331,7 @@ impl UNet2dConfig {
     }
 }
 
-fn unsupported(key: &'static str, found: &str, supported: &'static str) -> UNetError {
+pub(super) fn unsupported(key: &'static str, found: &str, supported: &'static str) -> UNetError {
     UNetError::Unsupported {
         key,
         found: found.to_owned(),

@@ -3,9 +3,9 @@
 use super::{BlockKind, UNet2d};
 
 impl UNet2d {
-    /// Multiply-accumulate operations for one sample with `pixels` output positions and `tokens` text tokens.
-    /// Norms and activations are not counted.
-    pub(super) fn macs(&self, kind: &BlockKind, pixels: u64, tokens: u64) -> u64 {
+    /// Multiply-accumulate operations for one sample with `pixels` output positions and `tokens` text tokens, in a video of
+    /// `frames` samples. Norms and activations are not counted.
+    pub(super) fn macs(&self, kind: &BlockKind, pixels: u64, tokens: u64, frames: u64) -> u64 {
         match *kind {
             BlockKind::Resnet { input, output } => {
                 let (input, output) = (input as u64, output as u64);
@@ -26,6 +26,39 @@ impl UNet2d {
                 let feed_forward = 12 * channels * channels * pixels;
                 projections + layers * (self_attention + cross_attention + feed_forward)
             }
+            BlockKind::SpatioTemporalResnet { input, output } => {
+                let spatial = BlockKind::Resnet { input, output };
+                // Two convolutions over three frames.
+                let temporal = 6 * (output * output) as u64 * pixels;
+                self.macs(&spatial, pixels, tokens, frames) + temporal
+            }
+            BlockKind::SpatioTemporalTransformer {
+                channels,
+                heads,
+                layers,
+            } => {
+                let spatial = BlockKind::Transformer {
+                    channels,
+                    heads,
+                    layers,
+                };
+                let spatial = self.macs(&spatial, pixels, tokens, frames);
+                let (channels, layers) = (channels as u64, layers as u64);
+                // The keys and values of the cross-attention are counted with the spatial layer's: every position reads the same.
+                let self_attention = 4 * channels * channels + 2 * frames * channels;
+                let cross_attention = 2 * channels * channels + 2 * tokens * channels;
+                let feed_forwards = 2 * 12 * channels * channels;
+                spatial + layers * pixels * (self_attention + cross_attention + feed_forwards)
+            }
+            BlockKind::Motion {
+                channels, layers, ..
+            } => {
+                let (channels, layers) = (channels as u64, layers as u64);
+                let projections = 2 * channels * channels;
+                let self_attention = 4 * channels * channels + 2 * frames * channels;
+                let feed_forward = 12 * channels * channels;
+                pixels * (projections + layers * (2 * self_attention + feed_forward))
+            }
             BlockKind::ConvIn { input, output } | BlockKind::ConvOut { input, output } => {
                 9 * (input * output) as u64 * pixels
             }
@@ -40,6 +73,12 @@ impl UNet2d {
         let conv3 = |input, output| 9 * input * output + output;
         let linear = |input, output| input * output + output;
         let norm = |channels| 2 * channels;
+        // Query, key and value have no bias, the output projection has one.
+        let attention =
+            |channels, context| 2 * channels * channels + 2 * context * channels + channels;
+        let feed_forward =
+            |channels| linear(channels, 8 * channels) + linear(4 * channels, channels);
+        let context = self.config.cross_attention_dim;
         let count = match *kind {
             BlockKind::ConvIn { input, output } => conv3(input, output),
             BlockKind::Resnet { input, output } => {
@@ -58,15 +97,47 @@ impl UNet2d {
             BlockKind::Transformer {
                 channels, layers, ..
             } => {
-                let context = self.config.cross_attention_dim;
-                // Query, key and value have no bias, the output projection has one.
-                let attention =
-                    |context| 2 * channels * channels + 2 * context * channels + channels;
                 let layer = 3 * norm(channels)
-                    + attention(channels)
-                    + attention(context)
-                    + linear(channels, 8 * channels)
-                    + linear(4 * channels, channels);
+                    + attention(channels, channels)
+                    + attention(channels, context)
+                    + feed_forward(channels);
+                norm(channels) + 2 * linear(channels, channels) + layers * layer
+            }
+            BlockKind::SpatioTemporalResnet { input, output } => {
+                let temporal =
+                    2 * norm(output) + 2 * (3 * output * output + output) + linear(time, output);
+                let mixer = 1;
+                return self.parameters(&BlockKind::Resnet { input, output })
+                    + (temporal + mixer) as u64;
+            }
+            BlockKind::SpatioTemporalTransformer {
+                channels,
+                heads,
+                layers,
+            } => {
+                let spatial = BlockKind::Transformer {
+                    channels,
+                    heads,
+                    layers,
+                };
+                let layer = 4 * norm(channels)
+                    + attention(channels, channels)
+                    + attention(channels, context)
+                    + 2 * feed_forward(channels);
+                let position = linear(channels, 4 * channels) + linear(4 * channels, channels);
+                let mixer = 1;
+                return self.parameters(&spatial) + (layers * layer + position + mixer) as u64;
+            }
+            BlockKind::Motion {
+                channels,
+                layers,
+                positions,
+                ..
+            } => {
+                let layer = 3 * norm(channels)
+                    + 2 * attention(channels, channels)
+                    + feed_forward(channels)
+                    + positions * channels;
                 norm(channels) + 2 * linear(channels, channels) + layers * layer
             }
             BlockKind::Downsample { channels } | BlockKind::Upsample { channels } => {

@@ -28,7 +28,18 @@ impl UNetBlock {
                 joined + 3 * map(input) + map(output) + convolution(input.max(output), output)
             }
             // In the feed-forward part: tokens, norm, eight times the features for GEGLU, and both halves of them apart.
-            BlockKind::Transformer { channels, .. } => 18 * map(channels),
+            BlockKind::Transformer { channels, .. } | BlockKind::Motion { channels, .. } => {
+                18 * map(channels)
+            }
+            BlockKind::SpatioTemporalResnet { input, output } => {
+                let joined = if self.inputs.len() > 1 { map(input) } else { 0 };
+                let spatial = 3 * map(input) + map(output);
+                // Along time: what it began with, that in another order, norm, activation, and rearranged input.
+                let temporal = 5 * map(output);
+                joined + spatial.max(temporal) + convolution(input.max(output), output)
+            }
+            // As in a transformer, and what the layer along time began with.
+            BlockKind::SpatioTemporalTransformer { channels, .. } => 20 * map(channels),
             BlockKind::Downsample { channels } => {
                 // The input has four times the positions.
                 6 * map(channels) + convolution(channels, channels)

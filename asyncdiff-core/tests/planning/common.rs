@@ -1,7 +1,7 @@
 //! A real graph and a real schedule to plan with.
 
 use asyncdiff_core::scheduler::SchedulerConfig;
-use asyncdiff_core::unet::UNet2d;
+use asyncdiff_core::unet::{MotionConfig, SpatioTemporalConfig, UNet2d};
 use asyncdiff_core::{Schedule, SegmentGraph};
 
 fn unet(config: &str, side: usize) -> SegmentGraph {
@@ -22,6 +22,21 @@ pub fn sd21() -> SegmentGraph {
 /// Stable Diffusion XL at 1024 pixels. The last segment of its published partitions owns the first blocks too.
 pub fn sdxl() -> SegmentGraph {
     unet(include_str!("sdxl_unet.json"), 128)
+}
+
+/// AnimateDiff on Stable Diffusion 1.5: one video of 16 frames, 512 pixels.
+pub fn animatediff() -> SegmentGraph {
+    let config = serde_json::from_str(include_str!("sd15_unet.json")).unwrap();
+    let unet = UNet2d::new(&config).unwrap();
+    let unet = unet.with_motion(&MotionConfig::default()).unwrap();
+    unet.video_graph(2, 16, [16, 64, 64], 77)
+}
+
+/// Stable Video Diffusion XT: one video of 25 frames, 1024x576 pixels, and the one token of its picture.
+pub fn svd() -> SegmentGraph {
+    let config: SpatioTemporalConfig = serde_json::from_str(include_str!("svd_unet.json")).unwrap();
+    let unet = UNet2d::spatio_temporal(&config).unwrap();
+    unet.video_graph(2, 25, [25, 72, 128], 1)
 }
 
 pub fn schedule(class: &str, steps: usize) -> Schedule {

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use asyncdiff_core::unet::{UNet2d, UNet2dConfig};
+use asyncdiff_core::unet::{SpatioTemporalConfig, UNet2d, UNet2dConfig};
 use asyncdiff_core::{BlockId, Partition, PartitionError, SegmentGraph};
 use serde_json::{Value, json};
 
-use super::common::{graph as sd15, sd21, sdxl};
+use super::common::{animatediff, graph as sd15, sd21, sdxl, svd};
 
 fn weights(graph: &SegmentGraph) -> u64 {
     let all: Vec<_> = graph.iter().map(|(id, _)| id).collect();
@@ -31,6 +31,9 @@ fn sizes_are_those_of_the_real_models() {
         (sd15(), 859_520_964, 803.0),
         (sd21(), 865_910_724, 2149.0),
         (sdxl(), 2_567_463_684, 6761.0),
+        // The positional encodings are no weights in diffusers, but they are in the adapter's file.
+        (animatediff(), 1_312_730_244 + 604_160, 17749.0),
+        (svd(), 1_524_623_082, 79948.0),
     ] {
         // The exact numbers of weights of the released checkpoints.
         assert_eq!(weights(&graph), parameters);
@@ -41,7 +44,7 @@ fn sizes_are_those_of_the_real_models() {
 
 #[test]
 fn every_value_is_read_and_shapes_agree() {
-    for graph in [sd15(), sd21(), sdxl()] {
+    for graph in [sd15(), sd21(), sdxl(), animatediff(), svd()] {
         let mut read = vec![false; graph.blocks.len()];
         for (id, block) in graph.iter() {
             for input in &block.inputs {
@@ -55,7 +58,12 @@ fn every_value_is_read_and_shapes_agree() {
         assert!(read.iter().all(|read| *read));
         assert_eq!(
             graph.blocks[0].output,
-            [2, 320, graph.latents[2], graph.latents[3]]
+            [
+                2 * graph.latents[0],
+                320,
+                graph.latents[2],
+                graph.latents[3]
+            ]
         );
     }
 }
@@ -68,23 +76,25 @@ fn published_partitions_fit_by_structure_and_have_the_published_balance() {
             .map(|table| balance(graph, table))
             .collect()
     };
-    let published = |graph: &SegmentGraph, expected: [&[u64]; 3]| {
+    let published = |graph: &SegmentGraph, expected: &[&[u64]]| {
         for (found, expected) in of(graph).iter().zip(expected) {
             // The reference rounds too.
             let near = found
                 .iter()
-                .zip(expected)
+                .zip(*expected)
                 .all(|(found, expected)| found.abs_diff(*expected) <= 1);
             assert!(
                 near && found.len() == expected.len(),
                 "{found:?} is not {expected:?}"
             );
         }
-        assert_eq!(of(graph).len(), 3);
+        assert_eq!(of(graph).len(), expected.len());
     };
-    published(&sd15(), [&[44, 56], &[31, 38, 31], &[22, 22, 31, 25]]);
-    published(&sd21(), [&[47, 53], &[33, 38, 29], &[25, 27, 22, 26]]);
-    published(&sdxl(), [&[56, 44], &[35, 34, 31], &[29, 23, 24, 23]]);
+    published(&sd15(), &[&[44, 56], &[31, 38, 31], &[22, 22, 31, 25]]);
+    published(&sd21(), &[&[47, 53], &[33, 38, 29], &[25, 27, 22, 26]]);
+    published(&sdxl(), &[&[56, 44], &[35, 34, 31], &[29, 23, 24, 23]]);
+    published(&animatediff(), &[&[57, 43], &[33, 44, 23]]);
+    published(&svd(), &[&[55, 45], &[34, 40, 26], &[20, 35, 28, 17]]);
 }
 
 #[test]
@@ -178,6 +188,38 @@ fn in_a_map_the_longest_entry_decides() {
     assert_eq!(owner("down_blocks.0.resnets.1"), 1);
     assert_eq!(owner("down_blocks.1.resnets.1"), 0);
     assert_eq!(partition.owner(BlockId(0)), 1);
+}
+
+#[test]
+fn spatio_temporal_configurations_are_checked() {
+    let svd: Value = serde_json::from_str(include_str!("svd_unet.json")).unwrap();
+    for (key, value, says) in [
+        (
+            "down_block_types",
+            json!(vec!["DownBlock2D"; 4]),
+            "DownBlockSpatioTemporal",
+        ),
+        (
+            "up_block_types",
+            json!(vec!["UpBlockSpatioTemporal"; 3]),
+            "3 entries",
+        ),
+        ("num_attention_heads", json!([5, 10]), "2 entries"),
+        ("num_attention_heads", json!(7), "a divisor of every entry"),
+        (
+            "block_out_channels",
+            json!([320, 640, 1280, 1281]),
+            "a divisor of every entry",
+        ),
+        ("addition_time_embed_dim", json!(0), "above 0"),
+        ("num_frames", json!(0), "above 0"),
+    ] {
+        let mut config = svd.clone();
+        config[key] = value;
+        let config: SpatioTemporalConfig = serde_json::from_value(config).unwrap();
+        let error = UNet2d::spatio_temporal(&config).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
 }
 
 #[test]

@@ -3,5 +3,6 @@
 mod common;
 mod engine;
 mod graph;
+mod motion;
 mod plan;
 mod simulate;

@@ -74,6 +74,7 @@ fn every_combination_of_parameters_is_valid() {
 #[test]
 fn stride_1_reads_foreign_values_of_the_call_before_and_own_ones_fresh() {
     let (sd15, sdxl) = (super::common::graph(), super::common::sdxl());
+    let svd = super::common::svd();
     let schedule = super::common::schedule("DDIMScheduler", 8);
     for (graph, time_shift) in [(&sd15, false), (&sd15, true), (&sdxl, false), (&sdxl, true)] {
         let strategy = AsyncDiff {
@@ -235,6 +236,7 @@ fn forecasts_move_no_more_bytes_from_call_to_call() {
 #[test]
 fn speed_up_and_traffic_are_those_of_the_reference() {
     let (sd15, sdxl) = (super::common::graph(), super::common::sdxl());
+    let (animatediff, svd) = (super::common::animatediff(), super::common::svd());
     let schedule = super::common::schedule("DDIMScheduler", 400);
     for (graph, segments, ideal, mebibytes) in [
         (&sd15, 2, 1.79, 23.0),
@@ -243,6 +245,11 @@ fn speed_up_and_traffic_are_those_of_the_reference() {
         (&sdxl, 2, 1.78, 7.5),
         (&sdxl, 3, 2.87, 35.0),
         (&sdxl, 4, 3.45, 68.0),
+        (&animatediff, 2, 1.75, 421.0),
+        (&animatediff, 3, 2.28, 566.0),
+        (&svd, 2, 1.81, 1480.0),
+        (&svd, 3, 2.49, 1955.0),
+        (&svd, 4, 2.86, 1902.0),
     ] {
         let sequential = Plan::sequential(graph, &schedule, Some(7.5.into())).unwrap();
         let strategy = AsyncDiff {

@@ -18,6 +18,9 @@ pub enum CheckpointError {
     /// The folder is not a model.
     #[error("{path} has no model_index.json: give a folder in diffusers layout, the one above unet/ and vae/", path = .0.display())]
     NoModelIndex(PathBuf),
+    /// The folder is not one model.
+    #[error("{path} has no config.json: give a folder with the config.json and the weights of one model", path = .0.display())]
+    NoConfig(PathBuf),
     /// A part of the model has no weights.
     #[error(
         "there is no {folder}/{stem}.safetensors, no variant of it such as {stem}.fp16.safetensors, and no {stem}.safetensors.index.json that names its shards: download one of them"

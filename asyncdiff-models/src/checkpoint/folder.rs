@@ -22,11 +22,24 @@ pub(super) struct Folder {
 
 impl Folder {
     pub fn open(path: PathBuf) -> Result<Self, CheckpointError> {
+        Self::with(path, "model_index.json", CheckpointError::NoModelIndex)
+    }
+
+    /// One model without a pipeline around it.
+    pub fn open_part(path: PathBuf) -> Result<Self, CheckpointError> {
+        Self::with(path, "config.json", CheckpointError::NoConfig)
+    }
+
+    fn with(
+        path: PathBuf,
+        file: &str,
+        without: fn(PathBuf) -> CheckpointError,
+    ) -> Result<Self, CheckpointError> {
         if !path.is_dir() {
             return Err(CheckpointError::NoFolder(path));
         }
-        if !path.join("model_index.json").is_file() {
-            return Err(CheckpointError::NoModelIndex(path));
+        if !path.join(file).is_file() {
+            return Err(without(path));
         }
         Ok(Self {
             path,

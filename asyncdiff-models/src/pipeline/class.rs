@@ -15,14 +15,16 @@ pub(crate) enum Class {
         /// An empty negative prompt means embeddings of zeros, not the embeddings of an empty text.
         zeros_for_empty: bool,
     },
+    /// `StableVideoDiffusionPipeline`.
+    StableVideoDiffusion,
 }
 
 /// The settings in which the classes of diffusers differ where a checkpoint is silent.
 pub(crate) struct Defaults {
     pub guidance_scale: f64,
     pub num_inference_steps: usize,
-    /// Height and width of the latents.
-    pub sample_size: usize,
+    /// Frames per second.
+    pub fps: usize,
 }
 
 /// The class that a checkpoint names is that of the pipeline it was saved from. What the siblings do follows from the request
@@ -37,6 +39,7 @@ const STABLE_DIFFUSION_XL: [&str; 3] = [
     "StableDiffusionXLImg2ImgPipeline",
     "StableDiffusionXLInpaintPipeline",
 ];
+const STABLE_VIDEO_DIFFUSION: &str = "StableVideoDiffusionPipeline";
 
 #[derive(Deserialize)]
 struct ModelIndex {
@@ -58,10 +61,11 @@ impl Class {
             name if STABLE_DIFFUSION_XL.contains(&name) => Ok(Class::StableDiffusionXl {
                 zeros_for_empty: index.force_zeros_for_empty_prompt,
             }),
+            STABLE_VIDEO_DIFFUSION => Ok(Class::StableVideoDiffusion),
             _ => Err(Error::UnknownPipeline {
                 file: checkpoint.describe(file),
                 found: index._class_name,
-                supported: "StableDiffusionPipeline, StableDiffusionXLPipeline, and their Img2Img and Inpaint siblings",
+                supported: "StableDiffusionPipeline and StableDiffusionXLPipeline, their Img2Img and Inpaint siblings, and StableVideoDiffusionPipeline",
             }),
         }
     }
@@ -70,18 +74,31 @@ impl Class {
         match self {
             Class::StableDiffusion => STABLE_DIFFUSION[0],
             Class::StableDiffusionXl { .. } => STABLE_DIFFUSION_XL[0],
+            Class::StableVideoDiffusion => STABLE_VIDEO_DIFFUSION,
         }
     }
 
     pub fn defaults(self) -> Defaults {
-        let (guidance_scale, sample_size) = match self {
-            Class::StableDiffusion => (7.5, 64),
-            Class::StableDiffusionXl { .. } => (5.0, 128),
+        let (guidance_scale, num_inference_steps) = match self {
+            Class::StableDiffusion => (7.5, 50),
+            Class::StableDiffusionXl { .. } => (5.0, 50),
+            Class::StableVideoDiffusion => (3.0, 25),
         };
         Defaults {
             guidance_scale,
-            num_inference_steps: 50,
-            sample_size,
+            num_inference_steps,
+            fps: 7,
+        }
+    }
+
+    /// Default width and height in pixels, for a denoiser's `sample_size` and an autoencoder that shrinks by `factor`.
+    pub fn size(self, sample_size: Option<usize>, factor: usize) -> (usize, usize) {
+        let square = |side| (side * factor, side * factor);
+        match self {
+            Class::StableDiffusion => square(sample_size.unwrap_or(64)),
+            Class::StableDiffusionXl { .. } => square(sample_size.unwrap_or(128)),
+            // Not the square that its `sample_size` says, in diffusers neither.
+            Class::StableVideoDiffusion => (1024, 576),
         }
     }
 
@@ -90,7 +107,7 @@ impl Class {
     pub fn time_ids(self, height: usize, width: usize) -> Option<[f64; 6]> {
         let [height, width] = [height, width].map(|side| side as f64);
         match self {
-            Class::StableDiffusion => None,
+            Class::StableDiffusion | Class::StableVideoDiffusion => None,
             Class::StableDiffusionXl { .. } => Some([height, width, 0.0, 0.0, height, width]),
         }
     }

@@ -5,6 +5,7 @@ use asyncdiff_burn::weights::WeightSet;
 use super::StableDiffusion;
 use crate::error::Error;
 use crate::lora::{Fitted, Lora, Part};
+use crate::text::TextEncoders;
 
 impl StableDiffusion {
     /// Lets every session of this pipeline change the weights that it loads by each LoRA times its strength. 1 is the change
@@ -30,7 +31,8 @@ impl StableDiffusion {
             Part::UNet => "diffusion_pytorch_model",
             Part::TextEncoder | Part::TextEncoder2 => "model",
         };
-        let mut encoders = self.text_encoders.iter();
+        let encoders = self.text_encoders().into_iter();
+        let mut encoders = encoders.flat_map(TextEncoders::iter);
         if part != Part::UNet && !encoders.any(|encoder| encoder.folder == part.folder()) {
             return Ok(None);
         }

@@ -8,7 +8,7 @@ use asyncdiff_core::{AsyncDiff, Plan, Schedule, SegmentGraph, Summary};
 
 use crate::image::{Image, Mask};
 
-/// The picture that is wanted. [`StableDiffusion::request`](super::StableDiffusion::request) fills in the model's defaults.
+/// The picture or video that is wanted. [`StableDiffusion::request`](super::StableDiffusion::request) fills in the model's defaults.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Request {
@@ -29,18 +29,26 @@ pub struct Request {
     pub width: usize,
     /// Height in pixels.
     pub height: usize,
-    /// Pictures of this prompt, made as one batch.
+    /// Pictures or videos of this prompt, made as one batch.
     pub num_images: usize,
+    /// Frames of each video; 1 for a picture. A model of pictures needs a
+    /// [motion adapter](super::StableDiffusion::with_motion) for more.
+    pub frames: usize,
+    /// Frames per second of a video.
+    pub fps: usize,
     /// Encode and decode big pictures in [tiles](crate::vae::AutoencoderKl::decode_tiled), with less memory.
     pub vae_tiling: bool,
     /// A noise scheduler in place of the checkpoint's, by a name of
     /// [`SCHEDULERS`](asyncdiff_core::scheduler::SCHEDULERS).
     pub scheduler: Option<String>,
-    /// Initial noise in place of the seed's: standard normal, `[num_images, channels, height, width]` of the latents.
+    /// Initial noise in place of the seed's: standard normal, `[num_images · frames, channels, height, width]` of the latents,
+    /// the frames of a video next to each other.
     pub latents: Option<NamedTensor>,
     /// The picture to start from, if it is not noise alone. Where there is a mask and `latents` are given, the run starts from
     /// them alone at any strength, as in diffusers.
     pub init_image: Option<InitImage>,
+    /// The picture that a video is made of, for Stable Video Diffusion.
+    pub image_to_video: Option<ImageToVideo>,
 }
 
 /// A picture that a run starts from.
@@ -80,6 +88,41 @@ impl InitImage {
     /// How many of `steps` inference steps are left out (diffusers' `get_timesteps`).
     pub(crate) fn skipped(&self, steps: usize) -> usize {
         steps - ((steps as f64 * self.strength) as usize).min(steps)
+    }
+}
+
+/// The picture that a video is made of, and how it is to move (Stable Video Diffusion).
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ImageToVideo {
+    /// The picture, of any size: the denoiser's copy is brought to the request's, whatever its proportions.
+    pub image: Image,
+    /// How much is to move: from 0 to 255 in training.
+    pub motion_bucket_id: f64,
+    /// Deviation of the noise that is added to the picture, whose samples go from -1 to 1. More makes more motion, and less
+    /// likeness.
+    pub noise_aug_strength: f64,
+    /// Strength of guidance at the first frame; it rises linearly to the request's `guidance_scale` at the last.
+    pub min_guidance_scale: f64,
+    /// Frames that the autoencoder decodes at a time; all of a video if it is `None`. Fewer take less memory, and show at the
+    /// borders between chunks.
+    pub decode_chunk_size: Option<usize>,
+    /// Noise to add to the picture in place of the seed's: standard normal, `[1, 3, height, width]` of the request.
+    pub noise: Option<NamedTensor>,
+}
+
+impl ImageToVideo {
+    /// With diffusers' defaults.
+    #[must_use]
+    pub fn new(image: Image) -> Self {
+        Self {
+            image,
+            motion_bucket_id: 127.0,
+            noise_aug_strength: 0.02,
+            min_guidance_scale: 1.0,
+            decode_chunk_size: None,
+            noise: None,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a run starts from: noise, or a picture with noise on it. Random numbers are drawn in the order of diffusers'
 //! pipelines, so that the same seed means the same there.
 
+use asyncdiff_core::graph::Structure;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::image::Mask;
@@ -8,7 +9,7 @@ use crate::pipeline::{InitImage, Run};
 use crate::random::TorchRng;
 use crate::vae::{AutoencoderKl, LatentDistribution};
 
-use super::{repeat_each, values};
+use super::{animate, repeat_each, values};
 
 /// What the rank that advances the latents is given.
 pub(super) struct Start {
@@ -26,9 +27,9 @@ pub(super) struct Kept {
     pub noise: Vec<f32>,
 }
 
-/// What all ranks are told of a mask, on the autoencoder's device.
+/// What all ranks are told of a mask, or of the picture that a video is made of, on the autoencoder's device.
 #[derive(Default)]
-pub(super) struct Masked {
+pub(super) struct Beside {
     /// [`Conditioning::concat`](crate::unet::Conditioning).
     pub concat: Option<Tensor<4>>,
     /// [`Conditioning::mask`](crate::unet::Conditioning).
@@ -42,7 +43,7 @@ pub(super) fn start(
     reads_mask: bool,
     vae: &AutoencoderKl,
     device: &Device,
-) -> (Start, Masked) {
+) -> (Start, Beside) {
     let mut rng = TorchRng::new(run.request.seed);
     let given = run
         .request
@@ -50,19 +51,24 @@ pub(super) fn start(
         .as_ref()
         .map(|latents| latents.values.clone());
     let shape = run.graph.latents;
-    let count = shape.iter().product();
     let pure = |noise: &[f32]| -> Vec<f32> {
         let sigma = run.schedule.init_noise_sigma as f32;
         noise.iter().map(|value| value * sigma).collect()
     };
+    let concat = run
+        .request
+        .image_to_video
+        .as_ref()
+        .map(|video| animate::concat(video, run, passes, vae, device, &mut rng));
     let Some(init) = &run.request.init_image else {
-        let noise = given.unwrap_or_else(|| rng.randn(count));
+        let noise = given.unwrap_or_else(|| noise(&mut rng, run));
         let start = Start {
             latents: pure(&noise),
             kept: None,
             rng,
         };
-        return (start, Masked::default());
+        let beside = Beside { concat, mask: None };
+        return (start, beside);
     };
 
     let InitImage {
@@ -84,7 +90,7 @@ pub(super) fn start(
     // One picture for the whole batch.
     let clean = (!from_noise || keeps)
         .then(|| values(encode(image.to_samples(), &mut rng)).repeat(shape[0]));
-    let noise = given.unwrap_or_else(|| rng.randn(count));
+    let noise = given.unwrap_or_else(|| noise(&mut rng, run));
     let latents = match &clean {
         Some(clean) if !from_noise => {
             let level = run.schedule.levels[0];
@@ -96,8 +102,8 @@ pub(super) fn start(
         }
         _ => pure(&noise),
     };
-    let masked = match mask {
-        None => Masked::default(),
+    let beside = match mask {
+        None => Beside::default(),
         Some(mask) => {
             let on_latents = shrink(mask, [shape[2], shape[3]], device);
             if reads_mask {
@@ -105,12 +111,12 @@ pub(super) fn start(
                 outside(&mut rest, mask);
                 let rest = encode(rest, &mut rng);
                 let concat = Tensor::cat(vec![on_latents, rest], 1);
-                Masked {
+                Beside {
                     concat: Some(repeat_each(concat, passes * shape[0])),
                     mask: None,
                 }
             } else {
-                Masked {
+                Beside {
                     concat: None,
                     mask: Some(on_latents),
                 }
@@ -118,7 +124,30 @@ pub(super) fn start(
         }
     };
     let kept = clean.filter(|_| keeps).map(|image| Kept { image, noise });
-    (Start { latents, kept, rng }, masked)
+    (Start { latents, kept, rng }, beside)
+}
+
+/// Standard normal numbers for the latents of `run`, in their order.
+///
+/// diffusers draws those of a video as `[frames, channels, height, width]`, but with motion modules as
+/// `[channels, frames, height, width]`.
+pub(super) fn noise(rng: &mut TorchRng, run: &Run) -> Vec<f32> {
+    let [batch, channels, height, width] = run.graph.latents;
+    let drawn = rng.randn(batch * channels * height * width);
+    if run.graph.structure != Structure::Motion {
+        return drawn;
+    }
+    let frames = run.request.frames;
+    let plane = height * width;
+    let mut rows = Vec::with_capacity(drawn.len());
+    for video in drawn.chunks(channels * frames * plane) {
+        for frame in 0..frames {
+            for channel in video.chunks(frames * plane) {
+                rows.extend_from_slice(&channel[frame * plane..(frame + 1) * plane]);
+            }
+        }
+    }
+    rows
 }
 
 /// Some of the latents that a picture may have, as the denoiser takes them.

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 pub struct Conditioning {
     /// Text embeddings for the cross-attention: `[passes · samples, tokens, features]`.
     pub context: Tensor<3>,
-    /// For a UNet whose `addition_embed_type` is `text_time`.
+    /// For a UNet with an `add_embedding`.
     pub added: Option<AddedConditioning>,
     /// Channels that the first convolution reads behind those of the latents, for a UNet with more input channels than
     /// latents have: `[passes · samples · frames, channels, height, width]`. Inpainting UNets read the mask and the masked picture.
@@ -22,13 +22,14 @@ pub struct Conditioning {
     pub frames: usize,
 }
 
-/// What a UNet with an `addition_embed_type` of `text_time` adds to its time embedding (diffusers' `added_cond_kwargs`).
+/// What a UNet with an `add_embedding` adds to its time embedding (diffusers' `added_cond_kwargs` and `added_time_ids`).
 #[derive(Clone, Debug)]
 pub struct AddedConditioning {
-    /// The pooled text: `[passes · samples, features]`.
-    pub text_embeds: Tensor<2>,
-    /// Numbers about the picture, one row for each sample. Stable Diffusion XL has six: height and width of the original
-    /// picture, top and left of the crop, height and width of the result, in pixels.
+    /// The pooled text, for an `addition_embed_type` of `text_time`: `[passes · samples, features]`.
+    pub text_embeds: Option<Tensor<2>>,
+    /// Numbers about the result, one row for each sample. Stable Diffusion XL has six: height and width of the original
+    /// picture, top and left of the crop, height and width of the result, in pixels. Stable Video Diffusion has three: frames
+    /// per second less one, the motion bucket, and the strength of the noise on the picture.
     pub time_ids: Vec<Vec<f64>>,
 }
 
@@ -39,7 +40,7 @@ impl Conditioning {
         Self {
             context: self.context.to_device(device),
             added: self.added.map(|added| AddedConditioning {
-                text_embeds: added.text_embeds.to_device(device),
+                text_embeds: added.text_embeds.map(|text| text.to_device(device)),
                 ..added
             }),
             concat: self.concat.map(|concat| concat.to_device(device)),

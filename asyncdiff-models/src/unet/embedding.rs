@@ -14,27 +14,32 @@ pub(crate) struct Embeddings {
     time: Embedding,
     /// Features of a number, and the layers for all of them and the text.
     added: Option<(usize, Embedding)>,
-    config: UNet2dConfig,
+    /// Features that the timestep itself becomes.
+    time_features: usize,
+    frequencies: Frequencies,
     device: Device,
     dtype: FloatDType,
 }
 
 /// diffusers' `TimestepEmbedding`.
 #[derive(Debug)]
-struct Embedding {
+pub(super) struct Embedding {
     linear1: Linear,
     linear2: Linear,
 }
 
 impl Embedding {
-    fn load(loader: &Loader<'_>, input: usize, output: usize) -> Result<Self, WeightError> {
+    pub fn load(
+        loader: &Loader<'_>,
+        [input, hidden, output]: [usize; 3],
+    ) -> Result<Self, WeightError> {
         Ok(Self {
-            linear1: layers::linear(&loader.at("linear_1"), input, output, true)?,
-            linear2: layers::linear(&loader.at("linear_2"), output, output, true)?,
+            linear1: layers::linear(&loader.at("linear_1"), input, hidden, true)?,
+            linear2: layers::linear(&loader.at("linear_2"), hidden, output, true)?,
         })
     }
 
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let hidden = activation::silu(self.linear1.forward(x));
         self.linear2.forward(hidden)
     }
@@ -48,7 +53,7 @@ impl Embeddings {
         dtype: FloatDType,
     ) -> Result<Self, WeightError> {
         let time = config.time_embed_dim();
-        let load = |name, input| Embedding::load(&root.at(name), input, time);
+        let load = |name, input| Embedding::load(&root.at(name), [input, time, time]);
         let added = config.added().map(|added| {
             let layers = load("add_embedding", added.input_features)?;
             Ok((added.number_features, layers))
@@ -56,7 +61,11 @@ impl Embeddings {
         Ok(Self {
             time: load("time_embedding", config.block_out_channels[0])?,
             added: added.transpose()?,
-            config: config.clone(),
+            time_features: config.block_out_channels[0],
+            frequencies: Frequencies {
+                cosines_first: config.flip_sin_to_cos,
+                shift: config.freq_shift,
+            },
             device: device.clone(),
             dtype,
         })
@@ -72,33 +81,52 @@ impl Embeddings {
         let AddedConditioning {
             text_embeds,
             time_ids,
-        } = conditioning.expect("a UNet of addition_embed_type text_time needs AddedConditioning");
+        } = conditioning.expect("a UNet with an add_embedding needs AddedConditioning");
         let samples = time_ids.len();
         let numbers = time_ids.concat();
         let embedded = numbers.len() * features / samples;
         let numbers = self
             .sinusoids(&numbers, *features)
             .reshape([samples, embedded]);
-        let text_embeds = text_embeds.cast(self.dtype);
-        Some(layers.forward(Tensor::cat(vec![text_embeds, numbers], 1)))
+        Some(layers.forward(match text_embeds {
+            Some(text) => Tensor::cat(vec![text.cast(self.dtype), numbers], 1),
+            None => numbers,
+        }))
     }
 
     /// The activated embedding for a call: `[1, features]`, or `[samples, features]` where something is added.
     pub fn at(&self, timestep: f64, added: Option<&Tensor<2>>) -> Tensor<2> {
-        let features = self.config.block_out_channels[0];
-        let time = self.time.forward(self.sinusoids(&[timestep], features));
+        let time = self
+            .time
+            .forward(self.sinusoids(&[timestep], self.time_features));
         activation::silu(match added {
             Some(added) => added.clone() + time,
             None => time,
         })
     }
 
-    /// Cosines and sines of every number at geometrically spaced frequencies, `[numbers, features]` (diffusers'
-    /// `Timesteps`). An odd number of features ends with a zero.
     fn sinusoids(&self, numbers: &[f64], features: usize) -> Tensor<2> {
+        let data = self.frequencies.sinusoids(numbers, features);
+        Tensor::from_data(data, (&self.device, self.dtype.into()))
+    }
+}
+
+/// How a number becomes sinusoids (diffusers' `Timesteps`).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frequencies {
+    /// Whether the cosines come before the sines (diffusers' `flip_sin_to_cos`).
+    pub cosines_first: bool,
+    /// `downscale_freq_shift`
+    pub shift: f64,
+}
+
+impl Frequencies {
+    /// Cosines and sines of every number at geometrically spaced frequencies, `[numbers, features]`. An odd number of features
+    /// ends with a zero.
+    pub fn sinusoids(self, numbers: &[f64], features: usize) -> TensorData {
         let half = features / 2;
         let frequency = |index: usize| {
-            let exponent = index as f64 / (half as f64 - self.config.freq_shift);
+            let exponent = index as f64 / (half as f64 - self.shift);
             (-10_000_f64.ln() * exponent).exp()
         };
         let frequencies: Vec<f64> = (0..half).map(frequency).collect();
@@ -108,7 +136,7 @@ impl Embeddings {
             let (sines, cosines): (Vec<f32>, Vec<f32>) = angles
                 .map(|angle| (angle.sin() as f32, angle.cos() as f32))
                 .unzip();
-            if self.config.flip_sin_to_cos {
+            if self.cosines_first {
                 values.extend(cosines);
                 values.extend(sines);
             } else {
@@ -117,9 +145,6 @@ impl Embeddings {
             }
             values.extend((features % 2 == 1).then_some(0.0));
         }
-        Tensor::from_data(
-            TensorData::new(values, [numbers.len(), features]),
-            (&self.device, self.dtype.into()),
-        )
+        TensorData::new(values, [numbers.len(), features])
     }
 }

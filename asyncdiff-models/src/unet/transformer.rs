@@ -19,18 +19,25 @@ pub(crate) struct Transformer {
 
 /// diffusers' `BasicTransformerBlock`.
 #[derive(Debug)]
-struct Layer {
+pub(super) struct Layer {
     norm1: LayerNorm,
     self_attention: Attention,
     norm2: LayerNorm,
     cross_attention: Attention,
     norm3: LayerNorm,
+    feed_forward: FeedForward,
+}
+
+/// diffusers' `FeedForward` with a gated GELU.
+#[derive(Debug)]
+pub(super) struct FeedForward {
     up: Linear,
     down: Linear,
 }
 
+/// diffusers' `Attention`, of several heads.
 #[derive(Debug)]
-struct Attention {
+pub(super) struct Attention {
     query: Linear,
     key: Linear,
     value: Linear,
@@ -73,7 +80,7 @@ impl Transformer {
         })
     }
 
-    /// `x` is `[batch, channels, height, width]`, `context` `[batch, tokens, features]`.
+    /// `x` is `[batch, channels, height, width]`, `context` as for [`Layer::forward`].
     pub fn forward(&self, x: Tensor<4>, context: &Tensor<3>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
         let tokens = self
@@ -95,40 +102,55 @@ impl Transformer {
 }
 
 impl Layer {
-    fn load(
+    pub fn load(
         loader: &Loader<'_>,
         channels: usize,
         heads: usize,
         context: usize,
     ) -> Result<Self, WeightError> {
         let norm = |name| layers::layer_norm(&loader.at(name), channels, 1e-5);
-        let feed_forward = loader.at("ff.net");
         Ok(Self {
             norm1: norm("norm1")?,
             self_attention: Attention::load(&loader.at("attn1"), channels, heads, channels)?,
             norm2: norm("norm2")?,
             cross_attention: Attention::load(&loader.at("attn2"), channels, heads, context)?,
             norm3: norm("norm3")?,
-            up: layers::linear(&feed_forward.at("0.proj"), channels, 8 * channels, true)?,
-            down: layers::linear(&feed_forward.at("2"), 4 * channels, channels, true)?,
+            feed_forward: FeedForward::load(&loader.at("ff"), channels)?,
         })
     }
 
-    fn forward(&self, hidden: Tensor<3>, context: &Tensor<3>) -> Tensor<3> {
+    /// `hidden` is `[batch, tokens, channels]`. `context` is `[samples, tokens, features]`; consecutive rows of the batch share
+    /// a sample, as the frames of a video do.
+    pub fn forward(&self, hidden: Tensor<3>, context: &Tensor<3>) -> Tensor<3> {
         let normed = self.norm1.forward(hidden.clone());
         let hidden = hidden + self.self_attention.forward(normed.clone(), normed);
         let normed = self.norm2.forward(hidden.clone());
         let hidden = hidden + self.cross_attention.forward(normed, context.clone());
-        let both = self.up.forward(self.norm3.forward(hidden.clone()));
+        let normed = self.norm3.forward(hidden.clone());
+        hidden + self.feed_forward.forward(normed)
+    }
+}
+
+impl FeedForward {
+    pub fn load(loader: &Loader<'_>, channels: usize) -> Result<Self, WeightError> {
+        let loader = loader.at("net");
+        Ok(Self {
+            up: layers::linear(&loader.at("0.proj"), channels, 8 * channels, true)?,
+            down: layers::linear(&loader.at("2"), 4 * channels, channels, true)?,
+        })
+    }
+
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let both = self.up.forward(x);
         let inner = both.dims()[2] / 2;
         let value = both.clone().narrow(2, 0, inner);
         let gate = both.narrow(2, inner, inner);
-        hidden + self.down.forward(value * activation::gelu(gate))
+        self.down.forward(value * activation::gelu(gate))
     }
 }
 
 impl Attention {
-    fn load(
+    pub fn load(
         loader: &Loader<'_>,
         channels: usize,
         heads: usize,
@@ -143,14 +165,20 @@ impl Attention {
         })
     }
 
-    fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
+    /// `x` and `context` are as for [`Layer::forward`].
+    pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
+        let shape = x.dims();
+        let [batch, tokens, channels] = shape;
+        // What shares a context may as well be one text: no token looks at another.
+        let samples = context.dims()[0];
+        let query = self.query.forward(x);
         let attended = attend(
-            self.query.forward(x),
+            query.reshape([samples, batch / samples * tokens, channels]),
             self.key.forward(context.clone()),
             self.value.forward(context),
             self.heads,
             Mask::None,
         );
-        self.output.forward(attended)
+        self.output.forward(attended.reshape(shape))
     }
 }

@@ -5,8 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use asyncdiff_burn::weights::read_tensors;
-use asyncdiff_models::{Checkpoint, Error, StableDiffusion};
+use asyncdiff_models::{Error, StableDiffusion};
 use serde_json::Value;
+
+use super::animatediff;
 
 /// `ASYNCDIFF_FIXTURES`, or the project's own. A relative path starts at the workspace, where the command was typed, not at
 /// this package, where Cargo runs its tests.
@@ -61,19 +63,12 @@ pub fn models() -> Vec<Model> {
         .into_iter()
         .filter_map(|folder| {
             let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-            // An image pipeline beside a motion adapter is the base of a video pipeline, and its references are videos.
-            if folder.join("checkpoint/motion_adapter").is_dir() {
-                println!("passing over {name}: motion adapters are not implemented");
-                return None;
-            }
-            let checkpoint = Checkpoint::folder(folder.join("checkpoint")).unwrap();
-            match StableDiffusion::open(checkpoint) {
+            let manifest: Value =
+                serde_json::from_slice(&fs::read(folder.join("manifest.json")).unwrap()).unwrap();
+            match animatediff::open(&folder.join("checkpoint"), &manifest) {
                 Ok(pipeline) => Some(Model {
                     name,
-                    manifest: serde_json::from_slice(
-                        &fs::read(folder.join("manifest.json")).unwrap(),
-                    )
-                    .unwrap(),
+                    manifest,
                     folder,
                     pipeline,
                 }),

@@ -59,7 +59,11 @@ fn loras_change_what_diffusers_changes() {
             &values(conditioning.context),
         );
         if let Some(added) = conditioning.added {
-            text.check(name, &format!("{name}/pooled"), &values(added.text_embeds));
+            text.check(
+                name,
+                &format!("{name}/pooled"),
+                &values(added.text_embeds.unwrap()),
+            );
         }
         let run = pipeline.plan(&request, &Strategy::Sequential).unwrap();
         let sequential = session.generate(&run, &mut ()).unwrap().latents;

@@ -2,8 +2,10 @@
 //!
 //! The data comes from `fixtures/`, or from the folder that `ASYNCDIFF_FIXTURES` names.
 
+mod animatediff;
 mod fixtures;
 mod image_to_image;
+mod image_to_video;
 mod loras;
 mod networks;
 mod pipelines;

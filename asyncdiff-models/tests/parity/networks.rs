@@ -3,11 +3,14 @@
 use asyncdiff_burn::weights::WeightFile;
 use asyncdiff_core::{Denoiser, Input};
 use asyncdiff_models::clip::{ClipTextModel, ClipTextModelWithProjection};
+use asyncdiff_models::text::TextEncoders;
 use asyncdiff_models::unet::{AddedConditioning, Conditioning, UNet};
 use asyncdiff_models::vae::{AutoencoderKl, VaeConfig};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
+use super::animatediff;
 use super::fixtures::{Model, Reference, models};
+use super::image_to_video;
 
 pub fn tensor<const D: usize>(reference: &Reference, name: &str) -> Tensor<D> {
     let data = TensorData::new(
@@ -38,7 +41,8 @@ pub fn weights(model: &Model, file: &str) -> WeightFile {
 fn text_encoders() {
     let mut checked = 0;
     for model in models() {
-        for encoder in model.pipeline.text_encoders().iter() {
+        let encoders = model.pipeline.text_encoders().into_iter();
+        for encoder in encoders.flat_map(TextEncoders::iter) {
             let Some(reference) = model.reference(encoder.folder) else {
                 println!("{}: no reference for {}", model.name, encoder.folder);
                 continue;
@@ -108,46 +112,72 @@ const INSIDE: [&str; 5] = [
     "time_proj",
 ];
 
-/// The text, and what a UNet with an `addition_embed_type` is told beside it.
-fn conditioning(reference: &Reference) -> Conditioning {
+/// The sample of a denoiser call, `[batch, channels, height, width]`, and what the denoiser is told beside it.
+fn inputs(model: &Model, reference: &Reference) -> (Tensor<4>, Conditioning) {
+    if model.pipeline.image_encoder().is_some() {
+        return image_to_video::inputs(reference);
+    }
+    let (sample, frames) = match model.pipeline.motion_unet() {
+        Some(_) => animatediff::frame_by_frame(tensor(reference, "in.sample")),
+        None => (tensor(reference, "in.sample"), 1),
+    };
     let added = reference.has("in.text_embeds").then(|| AddedConditioning {
-        text_embeds: tensor(reference, "in.text_embeds"),
-        time_ids: reference
-            .values("in.time_ids")
-            .chunks(reference.shape("in.time_ids")[1])
-            .map(|row| row.iter().map(|number| f64::from(*number)).collect())
-            .collect(),
+        text_embeds: Some(tensor(reference, "in.text_embeds")),
+        time_ids: rows(reference, "in.time_ids"),
     });
-    Conditioning {
+    let conditioning = Conditioning {
         context: tensor(reference, "in.encoder_hidden_states"),
         added,
         concat: None,
         mask: None,
-        frames: 1,
-    }
+        frames,
+    };
+    (sample, conditioning)
+}
+
+/// The rows of a matrix.
+pub fn rows(reference: &Reference, name: &str) -> Vec<Vec<f64>> {
+    reference
+        .values(name)
+        .chunks(reference.shape(name)[1])
+        .map(|row| row.iter().map(|number| f64::from(*number)).collect())
+        .collect()
 }
 
 #[test]
 fn unet_blocks() {
     let mut taps = 0;
     for model in models() {
-        let unet_spec = model.pipeline.unet();
+        let unet_spec = model
+            .pipeline
+            .motion_unet()
+            .unwrap_or(model.pipeline.unet());
         let file = weights(&model, "unet/diffusion_pytorch_model.safetensors");
+        let motion_file = model
+            .pipeline
+            .motion_unet()
+            .map(|_| weights(&model, "motion_adapter/diffusion_pytorch_model.safetensors"));
         for case in ["unet_even", "unet_odd"] {
             let Some(reference) = model.reference(case) else {
                 continue;
             };
-            let [batch, _, height, width] =
-                <[usize; 4]>::try_from(reference.shape("in.sample")).unwrap();
-            let graph = unet_spec.graph(
+            let (sample, conditioning) = inputs(&model, &reference);
+            let frames = conditioning.frames;
+            let [batch, _, height, width] = sample.dims();
+            let graph = unet_spec.video_graph(
                 1,
+                frames,
                 [batch, height, width],
-                reference.shape("in.encoder_hidden_states")[1],
+                conditioning.context.dims()[1],
             );
             let all: Vec<_> = graph.iter().map(|(id, _)| id).collect();
             let unet = UNet::load(
                 unet_spec,
                 &file.read().unwrap(),
+                motion_file
+                    .as_ref()
+                    .map(|file| file.read().unwrap())
+                    .as_ref(),
                 &all,
                 &Device::flex(),
                 FloatDType::F32,
@@ -161,12 +191,12 @@ fn unet_blocks() {
             );
 
             let given = Box::new(|_| unreachable!("a denoiser call reads nothing else"));
-            let mut denoiser = unet.denoiser(conditioning(&reference), [height, width], given);
+            let mut denoiser = unet.denoiser(conditioning, [height, width], given);
             let timestep = f64::from(reference.values("in.timestep")[0]);
             let mut outputs: Vec<Tensor<4>> = Vec::new();
             for (id, block) in graph.iter() {
                 let inputs = block.inputs.iter().map(|input| match input {
-                    Input::Latents => tensor(&reference, "in.sample"),
+                    Input::Latents => sample.clone(),
                     Input::Block(from) => outputs[from.0].clone(),
                 });
                 let output = denoiser.run(id, timestep, inputs.collect()).unwrap();
@@ -203,11 +233,15 @@ fn unet_blocks() {
                 );
                 taps += 1;
             }
-            reference.check(
-                &format!("{} {case}: out", model.name),
-                "out",
-                &values(outputs.pop().unwrap()),
-            );
+            let out = outputs.pop().unwrap();
+            let [_, channels, ..] = out.dims();
+            let out = match motion_file {
+                Some(_) => {
+                    animatediff::as_in_diffusers(&values(out), batch / frames, frames, channels)
+                }
+                None => values(out),
+            };
+            reference.check(&format!("{} {case}: out", model.name), "out", &out);
         }
     }
     println!("{taps} block outputs checked");
@@ -225,7 +259,7 @@ fn autoencoders() {
         let weights = file.read().unwrap();
         let vae =
             AutoencoderKl::load(&config, &weights.on(&Device::flex(), FloatDType::F32)).unwrap();
-        weights.finish(|_| false).unwrap();
+        weights.finish(|name| config.leaves_out(name)).unwrap();
         let name = &model.name;
 
         let picture: Tensor<3> = tensor(&reference, "image_uint8");

@@ -11,7 +11,10 @@ use asyncdiff_models::{
 };
 use burn::tensor::Tensor;
 
+use super::animatediff;
 use super::fixtures::{Model, Reference, distance, models};
+use super::image_to_video;
+use super::networks::{self, tensor};
 
 /// Keeps the latents after every step.
 #[derive(Default)]
@@ -29,6 +32,9 @@ impl Progress for Steps {
 /// What the reference was made from. `None` if it started from a picture: the noise in its latents is not in the data.
 /// `image_to_image` checks such runs.
 fn request(model: &Model, sequential: &Reference) -> Option<Request> {
+    if model.pipeline.image_encoder().is_some() {
+        return Some(image_to_video::request(model, sequential));
+    }
     if sequential.has("in.image") {
         println!(
             "passing over {}'s pipeline: it starts from a picture",
@@ -48,14 +54,27 @@ fn request(model: &Model, sequential: &Reference) -> Option<Request> {
     request.width = number("width");
     request.height = number("height");
     request.num_images = sequential.shape("in.init_noise")[0];
+    let (mut shape, mut values) = (
+        sequential.shape("in.init_noise").to_vec(),
+        sequential.values("in.init_noise").to_vec(),
+    );
+    if model.pipeline.motion_unet().is_some() {
+        request.frames = number("frames");
+        let noise: Tensor<5> = tensor(sequential, "in.init_noise");
+        let (rows, frames) = animatediff::frame_by_frame(noise);
+        assert_eq!(frames, request.frames);
+        shape = rows.dims().to_vec();
+        values = networks::values(rows);
+    }
     request.latents = Some(NamedTensor {
         name: "in.init_noise".to_owned(),
-        shape: sequential.shape("in.init_noise").to_vec(),
-        values: sequential.values("in.init_noise").to_vec(),
+        shape,
+        values,
     });
     Some(request)
 }
 
+/// The latents are in the order of the reference's.
 fn run(
     session: &mut Session<'_>,
     model: &Model,
@@ -64,7 +83,16 @@ fn run(
 ) -> (Output, Vec<Vec<f32>>) {
     let run = model.pipeline.plan(request, strategy).unwrap();
     let mut steps = Steps::default();
-    let output = session.generate(&run, &mut steps).unwrap();
+    let mut output = session.generate(&run, &mut steps).unwrap();
+    if model.pipeline.motion_unet().is_some() {
+        let [_, channels, ..] = run.graph.latents;
+        for latents in steps.0.iter_mut().chain([&mut output.latents]) {
+            let Request {
+                num_images, frames, ..
+            } = *request;
+            *latents = animatediff::as_in_diffusers(latents, num_images, frames, channels);
+        }
+    }
     (output, steps.0)
 }
 
@@ -116,23 +144,32 @@ fn sequential_pipelines() {
             &output.latents,
         );
 
+        // Of a video, the first and the last frame.
+        let found = [output.images.first(), output.images.last()];
         let shape = reference.shape("decoded");
-        let expected =
-            Image::from_samples(reference.values("decoded"), [shape[1], shape[2], shape[3]])
-                .unwrap();
-        let worst = output.images[0]
-            .rgb
-            .iter()
-            .zip(&expected.rgb)
-            .map(|(a, b)| a.abs_diff(*b))
-            .max();
-        // A difference within the tolerance can still fall on two sides of a rounding edge.
-        assert!(
-            worst <= Some(1),
-            "{}: picture is off by {worst:?} levels",
-            model.name
-        );
+        let size = [shape[1], shape[2], shape[3]];
+        let decoded = reference.values("decoded").chunks(size.iter().product());
+        for (decoded, found) in decoded.zip(found.into_iter().flatten()) {
+            let expected = Image::from_samples(decoded, size).unwrap();
+            check_picture(&model.name, found, &expected);
+        }
     }
+}
+
+/// Fails unless the pictures are the same up to the rounding of their bytes.
+pub fn check_picture(what: &str, found: &Image, expected: &Image) {
+    assert_eq!(
+        (found.width, found.height),
+        (expected.width, expected.height),
+        "{what}: size"
+    );
+    let pairs = found.rgb.iter().zip(&expected.rgb);
+    let worst = pairs.map(|(a, b)| a.abs_diff(*b)).max();
+    // A difference within the tolerance can still fall on two sides of a rounding edge.
+    assert!(
+        worst <= Some(1),
+        "{what}: picture is off by {worst:?} levels"
+    );
 }
 
 /// The manifest's table as a map, with the norm that belongs to `conv_out` left to that block.
@@ -251,13 +288,16 @@ fn a_warm_up_to_the_end_is_the_sequential_run_wherever_the_latents_are() {
     let mut ranks = BTreeSet::new();
     for model in models() {
         let unet = &model.pipeline.unet().config;
-        if unet.in_channels > unet.out_channels {
+        let mut request = model.pipeline.request("a red fox");
+        if model.pipeline.image_encoder().is_some() {
+            request = image_to_video::small_request(&model);
+        } else if unet.in_channels > unet.out_channels {
             println!("passing over {}: it needs a picture", model.name);
             continue;
         }
-        let mut request = model.pipeline.request("a red fox");
         request.steps = 3;
         request.num_images = 2;
+        request.frames = request.frames.min(3);
         request.seed = 7;
         request.scheduler = Some("euler-ancestral".to_owned());
         let mut session = Session::new(&model.pipeline, workers("cpu:4", None).unwrap()).unwrap();

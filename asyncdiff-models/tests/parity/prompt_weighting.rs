@@ -15,7 +15,8 @@ fn encode(session: &Session<'_>, request: &Request) -> [Vec<f32>; 2] {
     let context = conditioning.context.into_data().try_to_vec().unwrap();
     let pooled = conditioning
         .added
-        .map(|added| added.text_embeds.into_data().try_to_vec().unwrap());
+        .and_then(|added| added.text_embeds)
+        .map(|text| text.into_data().try_to_vec().unwrap());
     [context, pooled.unwrap_or_default()]
 }
 
@@ -88,6 +89,10 @@ fn prompt_weighting() {
 #[test]
 fn weights_of_one_change_no_bit() {
     for model in models() {
+        if model.pipeline.text_encoders().is_none() {
+            println!("passing over {}: it reads no text", model.name);
+            continue;
+        }
         let session = Session::new(&model.pipeline, workers("cpu", None).unwrap()).unwrap();
         let encode = |prompt: &str, weighting| {
             let mut request = model.pipeline.request(prompt);

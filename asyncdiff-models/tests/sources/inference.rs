@@ -146,7 +146,13 @@ fn stable_diffusion_1() {
     let pipeline = StableDiffusion::open(checkpoint.clone()).unwrap();
     let request = pipeline.request("a photo of an astronaut");
     assert_eq!((request.width, request.height), (512, 512));
-    let tokenizer = &pipeline.text_encoders().iter().next().unwrap().tokenizer;
+    let tokenizer = &pipeline
+        .text_encoders()
+        .unwrap()
+        .iter()
+        .next()
+        .unwrap()
+        .tokenizer;
     assert_eq!(tokenizer.ids("a cat"), [49406, 320, 2368, 49407]);
     assert_eq!(tokenizer.encode("a cat").ids[4..], [49407; 73]);
 }
@@ -173,7 +179,13 @@ fn stable_diffusion_2() {
     assert!(checkpoint.assumption().unwrap().contains("v_prediction"));
     let pipeline = StableDiffusion::open(checkpoint.clone()).unwrap();
     assert_eq!(pipeline.request("").width, 768);
-    let tokenizer = &pipeline.text_encoders().iter().next().unwrap().tokenizer;
+    let tokenizer = &pipeline
+        .text_encoders()
+        .unwrap()
+        .iter()
+        .next()
+        .unwrap()
+        .tokenizer;
     assert_eq!(tokenizer.encode("a cat").ids[4..], [0; 73]);
 }
 
@@ -207,6 +219,7 @@ fn stable_diffusion_xl() {
     assert_eq!(pipeline.request("").width, 1024);
     let pads: Vec<_> = pipeline
         .text_encoders()
+        .unwrap()
         .iter()
         .map(|encoder| encoder.tokenizer.encode("").ids[76])
         .collect();

@@ -1,0 +1,72 @@
+//! What a pipeline reads beside noise: texts, or a picture.
+
+use burn::tensor::{Device, FloatDType};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::Error;
+use crate::lora::Fitted;
+use crate::pipeline::Class;
+use crate::text::{LoadedTextEncoders, TextEncoders};
+use crate::vision::{ClipVisionModelWithProjection, ImageEncoder};
+
+/// The encoders of a checkpoint, without the weights.
+#[derive(Clone, Debug)]
+pub(crate) enum Encoders {
+    /// Of prompts.
+    Texts(TextEncoders),
+    /// Of the picture that a video is made of.
+    Picture(ImageEncoder),
+}
+
+impl Encoders {
+    pub fn open(checkpoint: &Checkpoint, class: Class) -> Result<Self, Error> {
+        Ok(match class {
+            Class::StableDiffusion => Self::Texts(TextEncoders::one(checkpoint)?),
+            Class::StableDiffusionXl { zeros_for_empty } => {
+                Self::Texts(TextEncoders::two(checkpoint, zeros_for_empty)?)
+            }
+            Class::StableVideoDiffusion => Self::Picture(ImageEncoder::open(checkpoint)?),
+        })
+    }
+
+    /// Tokens that the denoiser's cross-attention reads.
+    pub fn tokens(&self) -> usize {
+        match self {
+            Self::Texts(encoders) => encoders.tokens(),
+            Self::Picture(_) => 1,
+        }
+    }
+}
+
+/// The encoders of a pipeline with their weights.
+#[derive(Debug)]
+pub(crate) enum LoadedEncoders<'a> {
+    Texts(LoadedTextEncoders<'a>),
+    Picture(&'a ImageEncoder, Box<ClipVisionModelWithProjection>),
+}
+
+impl<'a> LoadedEncoders<'a> {
+    pub fn load(
+        encoders: &'a Encoders,
+        checkpoint: &Checkpoint,
+        loras: &[Fitted],
+        target: (&Device, FloatDType),
+    ) -> Result<Self, Error> {
+        Ok(match encoders {
+            Encoders::Texts(encoders) => {
+                let loaded = LoadedTextEncoders::load(encoders, checkpoint, loras, target)?;
+                Self::Texts(loaded)
+            }
+            Encoders::Picture(encoder) => {
+                let file = checkpoint.weights(ImageEncoder::FOLDER, "model")?;
+                let weights = file.read()?;
+                let (device, dtype) = target;
+                let loader = weights.on(device, dtype);
+                let model = ClipVisionModelWithProjection::load(&encoder.config, &loader)?;
+                // A buffer that older versions of transformers saved: the numbers 0, 1, 2, …
+                weights.finish(|name| name.ends_with("embeddings.position_ids"))?;
+                Self::Picture(encoder, Box::new(model))
+            }
+        })
+    }
+}

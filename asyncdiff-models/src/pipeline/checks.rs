@@ -1,0 +1,246 @@
+//! Whether a checkpoint's parts can be built and fit each other, and whether a request is one that the model can meet.
+
+use crate::encoders::Encoders;
+use crate::error::Error;
+use crate::image::ImageError;
+use crate::text::TextEncoders;
+use crate::vision::ImageEncoder;
+
+use super::{Class, ImageToVideo, MOST_FRAMES, Request, StableDiffusion};
+
+fn same(what: &str, found: usize, other: &str, expected: usize) -> Result<(), Error> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Mismatch {
+        what: what.to_owned(),
+        found,
+        other: other.to_owned(),
+        expected,
+    })
+}
+
+/// Numbers that the denoiser of a video is told: frames per second, motion bucket, noise on the picture.
+const VIDEO_NUMBERS: usize = 3;
+
+impl StableDiffusion {
+    /// Whether every part can be built.
+    pub(super) fn check_settings(&self) -> Result<(), Error> {
+        let mut faults = vec![("vae", self.vae.fault())];
+        match &self.encoders {
+            Encoders::Texts(encoders) => {
+                for encoder in encoders.iter() {
+                    faults.push((encoder.folder, encoder.config.fault()));
+                    let entries = encoder.config.vocab_size;
+                    if entries < encoder.tokenizer.vocab_size() {
+                        let supported = "at least the tokenizer's number of tokens";
+                        let fault = ("vocab_size", entries.to_string(), supported);
+                        faults.push((encoder.folder, Some(fault)));
+                    }
+                }
+            }
+            Encoders::Picture(encoder) => {
+                faults.push((ImageEncoder::FOLDER, encoder.config.fault()));
+            }
+        }
+        match faults
+            .into_iter()
+            .find_map(|(part, fault)| Some((part, fault?)))
+        {
+            Some((part, (key, found, supported))) => Err(Error::Setting {
+                file: self.checkpoint.describe(&format!("{part}/config.json")),
+                key,
+                found,
+                supported,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the parts' settings agree.
+    pub(super) fn check_parts(&self) -> Result<(), Error> {
+        let (unet, vae) = (&self.unet.config, &self.vae);
+        let latents = vae.latent_channels;
+        same(
+            "unet out_channels",
+            unet.out_channels,
+            "vae latent_channels",
+            latents,
+        )?;
+        for values in [&vae.latents_mean, &vae.latents_std].into_iter().flatten() {
+            let what = "length of vae latents_mean or latents_std";
+            same(what, values.len(), "vae latent_channels", latents)?;
+        }
+        match &self.encoders {
+            Encoders::Texts(encoders) => self.check_text_parts(encoders),
+            Encoders::Picture(encoder) => self.check_picture_parts(encoder),
+        }
+    }
+
+    fn check_text_parts(&self, encoders: &TextEncoders) -> Result<(), Error> {
+        let unet = &self.unet.config;
+        if !self.reads_mask() {
+            same(
+                "unet in_channels",
+                unet.in_channels,
+                "vae latent_channels",
+                self.vae.latent_channels,
+            )?;
+        }
+        let together = match encoders {
+            TextEncoders::One(_) => "text_encoder hidden_size",
+            TextEncoders::Two { .. } => "hidden_size of both text encoders together",
+        };
+        same(
+            "unet cross_attention_dim",
+            unet.cross_attention_dim,
+            together,
+            encoders.features(),
+        )?;
+        for encoder in encoders.iter() {
+            let folder = encoder.folder;
+            let length = encoder.tokenizer.model_max_length();
+            let what = format!("model_max_length of {folder}'s tokenizer");
+            let positions = encoder.config.max_position_embeddings;
+            let other = format!("{folder} max_position_embeddings");
+            same(&what, length, &other, positions)?;
+            same(
+                &what,
+                length,
+                "that of the first tokenizer",
+                encoders.tokens(),
+            )?;
+        }
+        match (encoders, unet.added()) {
+            (TextEncoders::One(_), None) => Ok(()),
+            (TextEncoders::Two { second, .. }, Some(added)) => {
+                let numbers = self.class.time_ids(0, 0).map_or(0, |ids| ids.len());
+                same(
+                    "unet projection_class_embeddings_input_dim",
+                    added.input_features,
+                    &format!("text_encoder_2 projection_dim + {numbers} addition_time_embed_dim"),
+                    second.config.projection_dim + numbers * added.number_features,
+                )
+            }
+            (TextEncoders::One(_), Some(_)) | (TextEncoders::Two { .. }, None) => {
+                let found = unet.addition_embed_type.as_deref().unwrap_or("null");
+                Err(Error::AdditionEmbedType {
+                    found: found.to_owned(),
+                    class: self.class.name(),
+                })
+            }
+        }
+    }
+
+    fn check_picture_parts(&self, encoder: &ImageEncoder) -> Result<(), Error> {
+        let unet = &self.unet.config;
+        same(
+            "unet in_channels",
+            unet.in_channels,
+            "twice vae latent_channels",
+            2 * self.vae.latent_channels,
+        )?;
+        same(
+            "unet cross_attention_dim",
+            unet.cross_attention_dim,
+            "image_encoder projection_dim",
+            encoder.config.projection_dim,
+        )?;
+        let (found, each) = unet.added().map_or((0, 0), |added| {
+            (added.input_features, added.number_features)
+        });
+        same(
+            "unet projection_class_embeddings_input_dim",
+            found,
+            "three times addition_time_embed_dim",
+            VIDEO_NUMBERS * each,
+        )
+    }
+
+    /// Whether a request has everything that its run needs, beyond what it takes to plan it: a picture, for a model that makes a
+    /// video of one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NeedsPicture`].
+    pub fn check_complete(&self, request: &Request) -> Result<(), Error> {
+        if self.class == Class::StableVideoDiffusion && request.image_to_video.is_none() {
+            return Err(Error::NeedsPicture);
+        }
+        Ok(())
+    }
+
+    /// Whether the model can make the frames that are asked for, from what is given.
+    pub(super) fn check_video(&self, request: &Request) -> Result<(), Error> {
+        let out_of_range = |what, found: String, supported| {
+            Err(Error::OutOfRange {
+                what,
+                found,
+                supported,
+            })
+        };
+        let makes_videos = self.class == Class::StableVideoDiffusion;
+        if !(1..=MOST_FRAMES).contains(&request.frames) {
+            return out_of_range("number of frames", request.frames.to_string(), "1 to 1024");
+        }
+        if !makes_videos {
+            self.check_motion(request)?;
+        }
+        if request.fps == 0 {
+            return out_of_range("frames per second", "0".to_owned(), "1 or more");
+        }
+        if makes_videos {
+            if !request.prompt.is_empty() || !request.negative_prompt.is_empty() {
+                return Err(Error::ReadsNoText);
+            }
+            if request.init_image.is_some() {
+                return Err(Error::StartsFromNoise);
+            }
+        }
+        match &request.image_to_video {
+            Some(_) if !makes_videos => Err(Error::AnimatesNoPicture),
+            Some(video) => check_image_to_video(video, request),
+            None => Ok(()),
+        }
+    }
+}
+
+fn check_image_to_video(video: &ImageToVideo, request: &Request) -> Result<(), Error> {
+    video.image.check()?;
+    if video.image.rgb.is_empty() {
+        return Err(ImageError::NoPixels.into());
+    }
+    let strength = video.noise_aug_strength;
+    let motion = video.motion_bucket_id;
+    for (what, found, is_possible) in [
+        (
+            "strength of the noise on the picture",
+            strength,
+            strength.is_finite() && strength >= 0.0,
+        ),
+        ("motion bucket", motion, motion.is_finite()),
+    ] {
+        if !is_possible {
+            return Err(Error::OutOfRange {
+                what,
+                found: found.to_string(),
+                supported: "a finite number, 0 or more",
+            });
+        }
+    }
+    if video.decode_chunk_size == Some(0) {
+        return Err(Error::OutOfRange {
+            what: "number of frames decoded at a time",
+            found: "0".to_owned(),
+            supported: "1 or more",
+        });
+    }
+    let shape = [1, 3, request.height, request.width];
+    match &video.noise {
+        Some(noise) if noise.shape != shape => Err(Error::PictureNoise {
+            found: noise.shape.clone(),
+            expected: shape.to_vec(),
+        }),
+        _ => Ok(()),
+    }
+}

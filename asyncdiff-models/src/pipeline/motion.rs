@@ -1,0 +1,174 @@
+//! Motion adapters: what makes videos with a model of pictures (AnimateDiff).
+
+use asyncdiff_burn::weights::WeightSet;
+use asyncdiff_core::scheduler::{ScheduleError, SchedulerConfig};
+use asyncdiff_core::unet::{MotionConfig, UNet2d};
+use serde::Deserialize;
+
+use super::{Class, Request, SCHEDULER_CONFIG, StableDiffusion, scheduler};
+use crate::checkpoint::Checkpoint;
+use crate::error::Error;
+
+/// The frames that published adapters were trained with.
+const USUAL_FRAMES: usize = 16;
+/// As their examples are saved.
+const USUAL_FPS: usize = 8;
+
+/// A motion adapter (diffusers' `MotionAdapter`), without its weights.
+#[derive(Clone, Debug)]
+pub struct MotionAdapter {
+    files: Checkpoint,
+    config: MotionConfig,
+    scheduler: Option<SchedulerConfig>,
+}
+
+/// A motion adapter in a pipeline.
+#[derive(Debug)]
+pub(crate) struct Motion {
+    pub adapter: MotionAdapter,
+    /// The pipeline's UNet with the adapter's motion modules.
+    pub unet: UNet2d,
+    /// The noise scheduler for videos.
+    pub scheduler: SchedulerConfig,
+}
+
+#[derive(Deserialize)]
+struct ClassName {
+    _class_name: Option<String>,
+}
+
+impl MotionAdapter {
+    /// Reads an adapter's `config.json`, and its `scheduler/scheduler_config.json` if it has one: the noise scheduler that it
+    /// was trained with.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if a file is missing or broken, or of another kind of model.
+    pub fn open(files: Checkpoint) -> Result<Self, Error> {
+        let name = "config.json";
+        let class: ClassName = files.json(name)?;
+        if let Some(found) = class._class_name.filter(|class| class != "MotionAdapter") {
+            return Err(Error::NoMotionAdapter {
+                file: files.describe(name),
+                found,
+            });
+        }
+        let has_scheduler = files.has(SCHEDULER_CONFIG);
+        Ok(Self {
+            config: files.json(name)?,
+            scheduler: has_scheduler.then(|| scheduler(&files)).transpose()?,
+            files,
+        })
+    }
+
+    /// Its settings.
+    #[must_use]
+    pub fn config(&self) -> &MotionConfig {
+        &self.config
+    }
+
+    pub(crate) fn weights(&self) -> Result<WeightSet, Error> {
+        self.files.weights("", "diffusion_pytorch_model")
+    }
+}
+
+/// The noise scheduler that AnimateDiff was published with: DDIM with the image model's settings, but a linear β schedule and
+/// timesteps over the whole range.
+fn published(image: &SchedulerConfig) -> Result<SchedulerConfig, ScheduleError> {
+    let mut config = image.with_class("ddim")?;
+    config.beta_schedule = Some("linear".to_owned());
+    config.timestep_spacing = Some("linspace".to_owned());
+    config.steps_offset = Some(1);
+    config.clip_sample = Some(false);
+    Ok(config)
+}
+
+impl StableDiffusion {
+    /// The same pipeline with a motion adapter: requests of several frames become videos (diffusers' `AnimateDiffPipeline`).
+    /// A request of one frame is one for a picture, and made as without the adapter.
+    ///
+    /// The noise scheduler of videos is that of the adapter's folder if it has one; otherwise the one that AnimateDiff was
+    /// published with: DDIM with the checkpoint's settings, but linear βs, linspace timesteps and no clipping.
+    /// [`Request::scheduler`] changes its class, [`StableDiffusion::with_scheduler`] all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Motion`] if the adapter was made for another UNet or asks for something that is not implemented,
+    /// [`Error::NoMotion`] for a kind of model that no motion adapter goes with.
+    pub fn with_motion(self, adapter: MotionAdapter) -> Result<Self, Error> {
+        let no_motion = |what: &str| Error::NoMotion(what.to_owned());
+        if self.class != Class::StableDiffusion {
+            return Err(no_motion(&format!("of the class {}", self.class.name())));
+        }
+        if self.reads_mask() {
+            return Err(no_motion("with an inpainting UNet"));
+        }
+        let unet = self
+            .unet
+            .with_motion(&adapter.config)
+            .map_err(|source| Error::Motion {
+                file: adapter.files.describe("config.json"),
+                source,
+            })?;
+        let scheduler = match &adapter.scheduler {
+            Some(own) => own.clone(),
+            None => published(&self.scheduler)?,
+        };
+        Ok(Self {
+            motion: Some(Motion {
+                adapter,
+                unet,
+                scheduler,
+            }),
+            ..self
+        })
+    }
+
+    /// The UNet with motion modules, if there is a motion adapter.
+    #[must_use]
+    pub fn motion_unet(&self) -> Option<&UNet2d> {
+        self.motion.as_ref().map(|motion| &motion.unet)
+    }
+
+    /// The frames of a video where a request does not say; 1 for pictures.
+    pub(super) fn default_frames(&self) -> usize {
+        self.motion.as_ref().map_or(self.frames, |motion| {
+            USUAL_FRAMES.min(motion.adapter.config.motion_max_seq_length)
+        })
+    }
+
+    /// Frames per second where a request does not say.
+    pub(super) fn default_fps(&self) -> usize {
+        match self.motion {
+            Some(_) => USUAL_FPS,
+            None => self.class.defaults().fps,
+        }
+    }
+
+    /// What makes the motion in the result of a request: nothing for a picture.
+    pub(crate) fn motion(&self, request: &Request) -> Option<&Motion> {
+        self.motion.as_ref().filter(|_| request.frames > 1)
+    }
+
+    /// Whether a model of pictures can make the request's number of frames.
+    pub(super) fn check_motion(&self, request: &Request) -> Result<(), Error> {
+        let frames = request.frames;
+        if frames == 1 {
+            return Ok(());
+        }
+        let Some(motion) = &self.motion else {
+            return Err(Error::NeedsMotionAdapter(frames));
+        };
+        let most = motion.adapter.config.motion_max_seq_length;
+        if frames > most {
+            return Err(Error::TooManyFrames {
+                found: frames,
+                most,
+            });
+        }
+        match request.init_image {
+            Some(_) => Err(Error::VideoFromPicture(frames)),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What the denoiser of a video is told of the picture that it is made of (diffusers' `StableVideoDiffusionPipeline`).
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::pipeline::{ImageToVideo, Request, Run};
+use crate::random::TorchRng;
+use crate::unet::{AddedConditioning, Conditioning};
+use crate::vae::AutoencoderKl;
+use crate::vision::{ClipVisionModelWithProjection, ImageEncoder};
+
+/// What the picture shows, and the numbers that say how it is to move. With guidance, the first half of the samples knows no
+/// picture.
+pub(super) fn encode(
+    encoder: &ImageEncoder,
+    model: &ClipVisionModelWithProjection,
+    request: &Request,
+    video: &ImageToVideo,
+    guided: bool,
+    device: &Device,
+) -> Conditioning {
+    let side = encoder.config.image_size;
+    let samples = encoder.normalization.apply(&video.image, side);
+    let samples = Tensor::from_data(TensorData::new(samples, [1, 3, side, side]), device);
+    let embedding = model.encode(samples).image_embeds.unsqueeze_dim::<3>(1);
+    let context = behind_zeros(embedding.repeat_dim(0, request.num_images), guided);
+    // The model was trained with one frame per second less than it was told.
+    let fps = request.fps as f64 - 1.0;
+    let numbers = vec![fps, video.motion_bucket_id, video.noise_aug_strength];
+    let added = AddedConditioning {
+        text_embeds: None,
+        time_ids: vec![numbers; context.dims()[0]],
+    };
+    Conditioning {
+        context,
+        added: Some(added),
+        concat: None,
+        mask: None,
+        frames: request.frames,
+    }
+}
+
+/// The picture's latents beside those of every frame, `[passes · num_images · frames, channels, height, width]`: of the picture at
+/// the request's size with noise on it, as the autoencoder encodes it, without its scaling.
+pub(super) fn concat(
+    video: &ImageToVideo,
+    run: &Run,
+    passes: usize,
+    vae: &AutoencoderKl,
+    device: &Device,
+    rng: &mut TorchRng,
+) -> Tensor<4> {
+    let &Request { width, height, .. } = &run.request;
+    let picture = video
+        .image
+        .resized(width, height)
+        .expect("plans are made for pictures with pixels only");
+    let mut samples = picture.to_samples();
+    let noise = match &video.noise {
+        Some(noise) => noise.values.clone(),
+        None => rng.randn(samples.len()),
+    };
+    let strength = video.noise_aug_strength as f32;
+    for (sample, noise) in samples.iter_mut().zip(noise) {
+        *sample += strength * noise;
+    }
+    let samples = Tensor::from_data(TensorData::new(samples, [1, 3, height, width]), device);
+    let [batch, ..] = run.graph.latents;
+    let latents = match run.request.vae_tiling {
+        true => vae.encode_tiled(samples),
+        false => vae.encode(samples),
+    };
+    behind_zeros(latents.mean.repeat_dim(0, batch), passes == 2)
+}
+
+/// With guidance, zeros for the samples that know no picture.
+fn behind_zeros<const D: usize>(tensor: Tensor<D>, guided: bool) -> Tensor<D> {
+    if guided {
+        Tensor::cat(vec![tensor.zeros_like(), tensor], 0)
+    } else {
+        tensor
+    }
+}
