@@ -58,10 +58,11 @@ pub struct Generate {
     pub segments: Option<usize>,
     #[command(flatten)]
     pub strategy: SingleStrategy,
-    /// The picture to write, a .png, .jpg or .webp file; several images get -0, -1, … before the extension, in the order of the prompts, of the seeds
-    /// for each prompt, and of the images of each seed
-    #[arg(long, short, value_name = "FILE", default_value = "asyncdiff.png")]
-    pub output: PathBuf,
+    /// The picture to write, a .png, .jpg or .webp file, or the video: .mp4, .gif, .webp, .png, or a folder for its frames if it
+    /// ends in /. Several get -0, -1, … before the extension, in the order of the prompts, of the seeds for each prompt, and
+    /// of the images of each seed [default: asyncdiff.png; asyncdiff.mp4 for a video, .gif without MP4]
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     /// Write the picture so far, still noisy, into this PNG file every few steps; takes time [default: none]
     #[arg(long, value_name = "FILE")]
     pub preview: Option<PathBuf>,
@@ -99,9 +100,10 @@ pub struct Compare {
     /// How often to run each, to take the median time
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub repeat: u16,
-    /// The picture to write, a .png, .jpg or .webp file; all pictures side by side
-    #[arg(long, short, value_name = "FILE", default_value = "compare.png")]
-    pub output: PathBuf,
+    /// The picture to write, a .png, .jpg or .webp file, or the video: .mp4, .gif, .webp, .png, or a folder for its frames if it
+    /// ends in /; all results side by side [default: compare.png; compare.mp4 for a video, .gif without MP4]
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     #[command(flatten)]
     pub printing: Printing,
 }
@@ -190,6 +192,9 @@ pub struct Sample {
     /// LoRA to merge into the model as it is loaded, times a strength; may be given several times [default strength: 1]
     #[arg(long, value_name = "FILE[:STRENGTH]")]
     pub lora: Vec<LoraFlag>,
+    /// Folder of a motion adapter (AnimateDiff), which makes videos with a Stable Diffusion 1 model [default: none]
+    #[arg(long, value_name = "DIR")]
+    pub motion_adapter: Option<PathBuf>,
     /// Type that the denoiser and the text encoders compute in: f32, f16, bf16
     #[arg(long, value_name = "TYPE", default_value_t)]
     pub dtype: Dtype,
@@ -218,9 +223,15 @@ pub struct Sample {
     /// dpmpp-2m-sde-karras, unipc, lcm [default: the model's]
     #[arg(long, value_name = "NAME")]
     pub scheduler: Option<String>,
-    /// Images of the prompt, made as one batch
+    /// Images, or videos, of the prompt, made as one batch
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub num_images: usize,
+    /// Frames of the video; 1 is a picture [default: 16 with a motion adapter, otherwise the model's]
+    #[arg(long, value_name = "N")]
+    pub frames: Option<usize>,
+    /// Frames per second of the video [default: 8 with a motion adapter, otherwise 7]
+    #[arg(long, value_name = "N")]
+    pub fps: Option<usize>,
     /// Decode pictures that are larger than the model's in overlapping tiles: needs less memory; tiles may differ a little
     /// in tone [default: off]
     #[arg(long)]

@@ -8,6 +8,7 @@ mod commands;
 mod interrupt;
 mod jobs;
 mod lora_flag;
+mod output;
 mod preview;
 mod progress;
 mod setup;

@@ -8,7 +8,7 @@ use asyncdiff_burn::weights::read_tensors;
 use asyncdiff_media::picture;
 use asyncdiff_models::lora::Lora;
 use asyncdiff_models::{
-    Checkpoint, InitImage, NamedTensor, PartitionChoice, Request, StableDiffusion,
+    Checkpoint, InitImage, MotionAdapter, NamedTensor, PartitionChoice, Request, StableDiffusion,
 };
 
 use crate::args::{Devices, Prompt, Sample};
@@ -32,7 +32,14 @@ pub fn pipeline(sample: &Sample) -> Result<StableDiffusion> {
     });
     let loras = loras.collect::<Result<_>>()?;
     let pipeline = open(sample.model.as_deref())?.with_loras(loras)?;
-    Ok(pipeline.with_dtype(sample.dtype))
+    let pipeline = pipeline.with_dtype(sample.dtype);
+    Ok(match &sample.motion_adapter {
+        Some(folder) => {
+            let adapter = MotionAdapter::open(Checkpoint::part(folder)?)?;
+            pipeline.with_motion(adapter)?
+        }
+        None => pipeline,
+    })
 }
 
 #[cfg(feature = "embedded")]
@@ -77,6 +84,8 @@ pub fn request(
     request.height = sample.height.unwrap_or(request.height);
     request.scheduler.clone_from(&sample.scheduler);
     request.num_images = sample.num_images;
+    request.frames = sample.frames.unwrap_or(request.frames);
+    request.fps = sample.fps.unwrap_or(request.fps);
     request.vae_tiling = sample.vae_tiling;
     request.latents = sample.latents.as_deref().map(latents).transpose()?;
     Ok(request)
@@ -90,12 +99,13 @@ pub fn warn_of_truncation<'a>(
 ) {
     let negative = [("negative prompt", request.negative_prompt.as_str())];
     for (name, text) in prompts.into_iter().chain(negative) {
-        let Some(cut) = pipeline.truncated(text, request.prompt_weighting) else {
+        let cut = pipeline.truncated(text, request.prompt_weighting);
+        let (Some(cut), Some(encoders)) = (cut, pipeline.text_encoders()) else {
             continue;
         };
         eprintln!(
             "warning: the {name} is longer than the {} tokens that the model reads; cut off: {cut:?}",
-            pipeline.text_encoders().tokens()
+            encoders.tokens()
         );
     }
 }

@@ -1,7 +1,6 @@
 //! `asyncdiff compare`
 
 use asyncdiff_core::AsyncDiff;
-use asyncdiff_media::picture;
 use asyncdiff_models::compare::{Comparison, Kind, Row};
 use asyncdiff_models::device::Worker;
 use asyncdiff_models::image::Image;
@@ -11,17 +10,24 @@ use serde_json::json;
 use super::plan::heading;
 use crate::args::Compare;
 use crate::interrupt::Interruptible;
+use crate::output;
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Compare) -> Result<()> {
-    picture::check_path(&args.output)?;
+    if let Some(path) = &args.output {
+        output::check_path(path)?;
+    }
     let pipeline = setup::pipeline(&args.sample)?;
     let prompt = args.prompt.text.typed().unwrap_or_default();
     let prompts = Some((prompt, &args.prompt));
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, prompts)?;
     setup::warn_of_truncation(&pipeline, &request, [("prompt", prompt)]);
-    let comparison = Comparison::plan(&pipeline, &request, &strategies(args)?)?;
+    let strategies = strategies(args)?;
+    let comparison = Comparison::plan(&pipeline, &request, &strategies)?;
+    let path = args.output.clone();
+    let path = path.unwrap_or_else(|| output::default_path(&request, "compare"));
+    output::check(&path, &request, 1 + strategies.len())?;
     let workers = setup::named_devices(&args.devices)?
         .map_or_else(|| setup::cpu_workers(&args.devices, comparison.ranks()), Ok)?;
     let names: Vec<_> = workers
@@ -51,18 +57,24 @@ pub fn run(args: &Compare) -> Result<()> {
         comparison.run(&mut session, args.repeat.into(), progress)
     })?;
 
-    let shown: Vec<&Image> = rows
-        .iter()
-        .filter(|row| row.kind != Kind::FewerSteps)
-        .map(|row| &row.image)
-        .collect();
-    let beside = Image::beside(&shown)?;
-    picture::write(&args.output, &beside, &request.prompt)?;
+    let shown = || rows.iter().filter(|row| row.kind != Kind::FewerSteps);
+    let beside =
+        |frame: usize| Image::beside(&shown().map(|row| &row.frames[frame]).collect::<Vec<_>>());
+    let frames = (0..request.frames)
+        .map(beside)
+        .collect::<std::result::Result<Vec<_>, _>>()?;
+    output::write(
+        std::slice::from_ref(&path),
+        &request,
+        &frames,
+        &request.prompt,
+    )?;
     if args.printing.json {
         let report = json!({
-            "file": args.output,
+            "file": path,
             "model": setup::model_name(args.sample.model.as_deref()),
             "loras": args.sample.lora,
+            "motion_adapter": args.sample.motion_adapter,
             "prompt": request.prompt,
             "dtype": args.sample.dtype,
             "devices": names,
@@ -73,7 +85,7 @@ pub fn run(args: &Compare) -> Result<()> {
         say!("{}", serde_json::to_string_pretty(&report)?)?;
     } else if text {
         print_table(&rows)?;
-        say!("\nwrote {} (sequential first)", args.output.display())?;
+        say!("\nwrote {} (sequential first)", path.display())?;
     }
     Ok(())
 }

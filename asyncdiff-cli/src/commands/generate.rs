@@ -11,12 +11,15 @@ use super::plan::{describe, heading};
 use crate::args::{Generate, Sample, SingleStrategy};
 use crate::interrupt::{Interruptible, Place};
 use crate::jobs::{Job, Prompt, jobs, read_prompts};
+use crate::output;
 use crate::preview::{Previewing, Target};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Generate) -> Result<()> {
-    picture::check_path(&args.output)?;
+    if let Some(path) = &args.output {
+        output::check_path(path)?;
+    }
     let preview = args.preview.clone().map(|file| Target {
         file,
         every: args.preview_every.get(),
@@ -49,9 +52,11 @@ pub fn run(args: &Generate) -> Result<()> {
         other => other,
     };
     let run = pipeline.plan(&request, &strategy)?;
-    let jobs = jobs(&prompts, &args.seeds, request.num_images, &args.output)?;
+    let output = args.output.clone();
+    let output = output.unwrap_or_else(|| output::default_path(&request, "asyncdiff"));
+    let jobs = jobs(&prompts, &args.seeds, request.num_images, &output)?;
     for path in jobs.iter().flat_map(|job| &job.files) {
-        picture::check_path(path)?;
+        output::check(path, &request, 1)?;
     }
     let ranks = run.plan.ranks.len();
     let workers = named.map_or_else(|| setup::cpu_workers(&args.devices, ranks), Ok)?;
@@ -84,7 +89,7 @@ pub fn run(args: &Generate) -> Result<()> {
         }
         let output = output?;
         let parameters = parameters(&run, &args.sample);
-        picture::write_all(&job.files, &output.images, &parameters)?;
+        output::write(&job.files, &request, &output.images, &parameters)?;
         timings.push(output.timings);
         if text {
             print_job(job, place, output.timings)?;
@@ -95,12 +100,15 @@ pub fn run(args: &Generate) -> Result<()> {
             "files": jobs.iter().flat_map(|job| &job.files).collect::<Vec<_>>(),
             "model": model,
             "loras": args.sample.lora,
+            "motion_adapter": args.sample.motion_adapter,
             "negative_prompt": request.negative_prompt,
             "prompt_weighting": request.prompt_weighting,
             "steps": request.steps,
             "guidance_scale": request.guidance_scale,
             "width": request.width,
             "height": request.height,
+            "frames": request.frames,
+            "fps": (request.frames > 1).then_some(request.fps),
             "vae_tiling": request.vae_tiling,
             "strength": request.init_image.as_ref().map(|init| init.strength),
             "scheduler": run.scheduler,

@@ -52,8 +52,12 @@ pub fn heading(run: &Run, seeds: &dyn Display) -> String {
         }
         Some(init) => format!("from a picture at strength {}, ", init.strength),
     };
+    let frames = match request.frames {
+        1 => String::new(),
+        frames => format!(", {frames} frames at {} a second", request.fps),
+    };
     format!(
-        "{from}{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {seeds}, {}",
+        "{from}{}x{} pixels{frames}, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {seeds}, {}",
         request.width,
         request.height,
         request.steps,
