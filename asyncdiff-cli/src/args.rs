@@ -1,5 +1,7 @@
 //! The flags. Help, shell completions and the man page all come from here.
 
+mod video;
+
 use std::num::NonZero;
 use std::path::PathBuf;
 
@@ -9,6 +11,8 @@ use clap_complete::Shell;
 
 use crate::jobs::Seeds;
 use crate::lora_flag::LoraFlag;
+
+pub use video::Video;
 
 /// Pictures from Stable Diffusion checkpoints, sooner: asynchronous denoising on several devices
 #[derive(Debug, Parser)]
@@ -58,9 +62,9 @@ pub struct Generate {
     pub segments: Option<usize>,
     #[command(flatten)]
     pub strategy: SingleStrategy,
-    /// The picture to write, a .png, .jpg or .webp file, or the video: .mp4, .gif, .webp, .png, or a folder for its frames if it
-    /// ends in /. Several get -0, -1, … before the extension, in the order of the prompts, of the seeds for each prompt, and
-    /// of the images of each seed [default: asyncdiff.png; asyncdiff.mp4 for a video, .gif without MP4]
+    /// The file to write: .png, .jpg or .webp for pictures; .mp4, .gif, .webp, .png or a folder (DIR/) for videos; several get
+    /// -0, -1, … before the extension, in the order of the prompts, of the seeds for each prompt, and of the images of
+    /// each seed [default: asyncdiff.png, for videos asyncdiff.mp4]
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Write the picture so far, still noisy, into this PNG file every few steps; takes time [default: none]
@@ -100,8 +104,8 @@ pub struct Compare {
     /// How often to run each, to take the median time
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub repeat: u16,
-    /// The picture to write, a .png, .jpg or .webp file, or the video: .mp4, .gif, .webp, .png, or a folder for its frames if it
-    /// ends in /; all results side by side [default: compare.png; compare.mp4 for a video, .gif without MP4]
+    /// The file to write, all pictures or videos side by side: .png, .jpg or .webp for pictures; .mp4, .gif, .webp, .png or a
+    /// folder (DIR/) for videos [default: compare.png, for videos compare.mp4]
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
     #[command(flatten)]
@@ -128,9 +132,12 @@ pub struct Plan {
 
 #[derive(Debug, Args)]
 pub struct Info {
-    /// Model folder in diffusers layout [default: the embedded emoji model]
+    /// Model: a folder in diffusers layout, a .safetensors checkpoint, or a Hub id such as org/name
+    /// [default: the embedded emoji model]
     #[arg(value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub files: ModelFiles,
     /// Print a machine-readable report instead of text [default: off]
     #[arg(long)]
     pub json: bool,
@@ -186,15 +193,15 @@ pub struct Seed {
 
 #[derive(Debug, Args)]
 pub struct Sample {
-    /// Model folder in diffusers layout [default: the embedded emoji model]
-    #[arg(long, value_name = "DIR")]
+    /// Model: a folder in diffusers layout, a .safetensors checkpoint, or a Hub id such as org/name, or org/name@revision
+    /// [default: the embedded emoji model]
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub files: ModelFiles,
     /// LoRA to merge into the model as it is loaded, times a strength; may be given several times [default strength: 1]
     #[arg(long, value_name = "FILE[:STRENGTH]")]
     pub lora: Vec<LoraFlag>,
-    /// Folder of a motion adapter (AnimateDiff), which makes videos with a Stable Diffusion 1 model [default: none]
-    #[arg(long, value_name = "DIR")]
-    pub motion_adapter: Option<PathBuf>,
     /// Type that the denoiser and the text encoders compute in: f32, f16, bf16
     #[arg(long, value_name = "TYPE", default_value_t)]
     pub dtype: Dtype,
@@ -223,15 +230,11 @@ pub struct Sample {
     /// dpmpp-2m-sde-karras, unipc, lcm [default: the model's]
     #[arg(long, value_name = "NAME")]
     pub scheduler: Option<String>,
-    /// Images, or videos, of the prompt, made as one batch
+    /// Images of the prompt, made as one batch
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub num_images: usize,
-    /// Frames of the video; 1 is a picture [default: 16 with a motion adapter, otherwise the model's]
-    #[arg(long, value_name = "N")]
-    pub frames: Option<usize>,
-    /// Frames per second of the video [default: 8 with a motion adapter, otherwise 7]
-    #[arg(long, value_name = "N")]
-    pub fps: Option<usize>,
+    #[command(flatten)]
+    pub video: Video,
     /// Decode pictures that are larger than the model's in overlapping tiles: needs less memory; tiles may differ a little
     /// in tone [default: off]
     #[arg(long)]
@@ -239,6 +242,17 @@ pub struct Sample {
     /// Initial noise from a safetensors file with one tensor [default: the seed's]
     #[arg(long, value_name = "FILE")]
     pub latents: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ModelFiles {
+    /// Folder with configurations and tokenizers for a .safetensors checkpoint, in diffusers layout, as far as they are not
+    /// those of Stable Diffusion [default: inferred]
+    #[arg(long, value_name = "DIR")]
+    pub config: Option<PathBuf>,
+    /// Variant of the weights, such as fp16, in the parts that have it [default: the plain weights, or the only variant]
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -5,9 +5,12 @@
 
 mod args;
 mod commands;
+#[cfg(feature = "hub")]
+mod hub;
 mod interrupt;
 mod jobs;
 mod lora_flag;
+mod model;
 mod output;
 mod preview;
 mod progress;

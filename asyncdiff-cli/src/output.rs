@@ -1,4 +1,4 @@
-//! Where results go: a picture or a video, in the format that the name of the file asks for.
+//! Files for what was made: pictures, or videos where there are several frames.
 
 use std::path::{Path, PathBuf};
 
@@ -6,51 +6,47 @@ use asyncdiff_media::{MediaError, picture, video};
 use asyncdiff_models::Request;
 use asyncdiff_models::image::Image;
 
-/// Where the result of `request` goes if nobody says: a picture, or a video, called `stem`.
-pub fn default_path(request: &Request, stem: &str) -> PathBuf {
-    let extension = match (request.frames, cfg!(feature = "mp4")) {
-        (1, _) => "png",
-        (_, true) => "mp4",
-        (_, false) => "gif",
+/// The file of a command that was given none.
+pub fn default_file(stem: &str, request: &Request) -> PathBuf {
+    let extension = match request.frames {
+        1 => "png",
+        _ if cfg!(feature = "mp4") => "mp4",
+        _ => "gif",
     };
-    format!("{stem}.{extension}").into()
+    Path::new(stem).with_extension(extension)
 }
 
-/// Whether anything could be written there, to be asked before it is known what.
-pub fn check_path(path: &Path) -> Result<(), MediaError> {
+/// Whether a picture or a video could be written there, before it is known which it is.
+pub fn check_either(path: &Path) -> Result<(), MediaError> {
     picture::check_path(path).or_else(|error| video::check_path(path).map_err(|_| error))
 }
 
-/// Whether the result of `request` could be written there, to be asked before a long computation. `beside` results of its size
-/// make up the picture or video.
-pub fn check(path: &Path, request: &Request, beside: usize) -> Result<(), MediaError> {
-    let (width, height) = (request.width * beside, request.height);
+/// Whether what the request asks for could be written there; `pictures` of them stand side by side.
+pub fn check(path: &Path, request: &Request, pictures: usize) -> Result<(), MediaError> {
     if request.frames == 1 {
-        picture::check_path(path)?;
-        picture::check_size(path, width, height)
-    } else {
-        video::check_path(path)?;
-        video::check_shape(path, width, height, frames_per_second(request))
+        return picture::check_path(path);
     }
+    video::check_path(path)?;
+    video::check_shape(path, pictures * request.width, request.height, fps(request))
 }
 
-/// Writes what a run of `request` has made: as many pictures or videos as there are paths. `text` says how, where a format has
-/// a place for that.
-pub fn write(
-    paths: &[PathBuf],
+/// Writes pictures or videos, one file for each, with `text` in pictures.
+pub fn write<'a>(
+    files: &[PathBuf],
+    videos: impl Iterator<Item = &'a [Image]>,
     request: &Request,
-    images: &[Image],
     text: &str,
 ) -> Result<(), MediaError> {
     if request.frames == 1 {
-        return picture::write_all(paths, images, text);
+        let pictures: Vec<Image> = videos.flatten().cloned().collect();
+        return picture::write_all(files, &pictures, text);
     }
-    let videos = images.chunks(request.frames);
-    let mut files = paths.iter().zip(videos);
-    files.try_for_each(|(path, frames)| video::write(path, frames, frames_per_second(request)))
+    files
+        .iter()
+        .zip(videos)
+        .try_for_each(|(file, frames)| video::write(file, frames, fps(request)))
 }
 
-/// More than any format plays is an error of [`check`].
-fn frames_per_second(request: &Request) -> u32 {
+fn fps(request: &Request) -> u32 {
     u32::try_from(request.fps).unwrap_or(u32::MAX)
 }

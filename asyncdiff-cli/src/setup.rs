@@ -1,6 +1,7 @@
 //! From what was typed to what it means.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::path::Path;
 
 use asyncdiff_burn::device::{Worker, workers};
@@ -8,56 +9,28 @@ use asyncdiff_burn::weights::read_tensors;
 use asyncdiff_media::picture;
 use asyncdiff_models::lora::Lora;
 use asyncdiff_models::{
-    Checkpoint, InitImage, MotionAdapter, NamedTensor, PartitionChoice, Request, StableDiffusion,
+    Checkpoint, ImageToVideo, InitImage, MotionAdapter, NamedTensor, PartitionChoice, Request,
+    StableDiffusion,
 };
 
-use crate::args::{Devices, Prompt, Sample};
+use crate::args::{Devices, Prompt, Sample, Video};
+use crate::model;
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Opens the model of that name, or the embedded one.
-pub fn open(model: Option<&Path>) -> Result<StableDiffusion> {
-    let checkpoint = match model {
-        Some(folder) => Checkpoint::folder(folder)?,
-        None => embedded()?,
-    };
-    Ok(StableDiffusion::open(checkpoint)?)
-}
-
-/// Opens the model that the flags name, with its LoRAs and in its type.
-pub fn pipeline(sample: &Sample) -> Result<StableDiffusion> {
+/// Opens the model that the flags name, with its LoRAs and in its type; `quiet` hides how far a download is.
+pub fn pipeline(sample: &Sample, quiet: bool) -> Result<StableDiffusion> {
     let loras = sample.lora.iter().map(|flag| {
         let lora = Lora::open(&flag.file)?;
         Ok((lora, flag.strength))
     });
     let loras = loras.collect::<Result<_>>()?;
-    let pipeline = open(sample.model.as_deref())?.with_loras(loras)?;
-    let pipeline = pipeline.with_dtype(sample.dtype);
-    Ok(match &sample.motion_adapter {
-        Some(folder) => {
-            let adapter = MotionAdapter::open(Checkpoint::part(folder)?)?;
-            pipeline.with_motion(adapter)?
-        }
+    let pipeline = model::open(sample.model.as_deref(), &sample.files, quiet)?.with_loras(loras)?;
+    let pipeline = match &sample.video.motion_adapter {
+        Some(folder) => pipeline.with_motion(MotionAdapter::open(Checkpoint::part(folder)?)?)?,
         None => pipeline,
-    })
-}
-
-#[cfg(feature = "embedded")]
-fn embedded() -> Result<Checkpoint> {
-    Ok(Checkpoint::embedded())
-}
-
-#[cfg(not(feature = "embedded"))]
-fn embedded() -> Result<Checkpoint> {
-    Err("this program was built without the embedded model: name a folder with --model, or build it with --features embedded".into())
-}
-
-/// What the model is called in reports.
-pub fn model_name(model: Option<&Path>) -> String {
-    match model {
-        Some(folder) => folder.display().to_string(),
-        None => "embedded".to_owned(),
-    }
+    };
+    Ok(pipeline.with_dtype(sample.dtype))
 }
 
 /// The request that the flags describe, for the first of several prompts and seeds.
@@ -84,10 +57,11 @@ pub fn request(
     request.height = sample.height.unwrap_or(request.height);
     request.scheduler.clone_from(&sample.scheduler);
     request.num_images = sample.num_images;
-    request.frames = sample.frames.unwrap_or(request.frames);
-    request.fps = sample.fps.unwrap_or(request.fps);
     request.vae_tiling = sample.vae_tiling;
     request.latents = sample.latents.as_deref().map(latents).transpose()?;
+    request.frames = sample.video.frames.unwrap_or(request.frames);
+    request.fps = sample.video.fps.unwrap_or(request.fps);
+    request.image_to_video = image_to_video(&sample.video)?;
     Ok(request)
 }
 
@@ -97,10 +71,12 @@ pub fn warn_of_truncation<'a>(
     request: &'a Request,
     prompts: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) {
+    let Some(encoders) = pipeline.text_encoders() else {
+        return;
+    };
     let negative = [("negative prompt", request.negative_prompt.as_str())];
     for (name, text) in prompts.into_iter().chain(negative) {
-        let cut = pipeline.truncated(text, request.prompt_weighting);
-        let (Some(cut), Some(encoders)) = (cut, pipeline.text_encoders()) else {
+        let Some(cut) = pipeline.truncated(text, request.prompt_weighting) else {
             continue;
         };
         eprintln!(
@@ -122,6 +98,19 @@ fn init_image(sample: &Sample) -> Result<Option<InitImage>> {
     };
     init.strength = sample.strength.unwrap_or(init.strength);
     Ok(Some(init))
+}
+
+/// The picture that a video is made of.
+fn image_to_video(flags: &Video) -> Result<Option<ImageToVideo>> {
+    let Some(path) = &flags.image else {
+        return Ok(None);
+    };
+    let mut video = ImageToVideo::new(picture::read(path)?);
+    video.motion_bucket_id = flags.motion_bucket_id.unwrap_or(video.motion_bucket_id);
+    video.noise_aug_strength = flags.noise_aug_strength.unwrap_or(video.noise_aug_strength);
+    video.min_guidance_scale = flags.min_guidance_scale.unwrap_or(video.min_guidance_scale);
+    video.decode_chunk_size = flags.decode_chunk_size.map(NonZero::get);
+    Ok(Some(video))
 }
 
 fn latents(path: &Path) -> Result<NamedTensor> {

@@ -90,11 +90,11 @@ pub fn write(path: &Path, image: &Image, text: &str) -> Result<(), MediaError> {
     write_all(&[path.to_owned()], std::slice::from_ref(image), text)
 }
 
-/// Writes several pictures with the same text as [`write`] does. All are encoded before the first is written.
+/// Writes several pictures with the same text as [`write()`] does. All are encoded before the first is written.
 ///
 /// # Errors
 ///
-/// As [`write`], for the first picture that cannot be written.
+/// As [`write()`], for the first picture that cannot be written.
 ///
 /// # Panics
 ///
@@ -117,7 +117,7 @@ pub fn write_all(paths: &[PathBuf], images: &[Image], text: &str) -> Result<(), 
         .try_for_each(|(path, bytes)| file::write_whole(path, &bytes))
 }
 
-/// Whether [`write`] could write there, to be asked before a long computation.
+/// Whether [`write()`] could write there, to be asked before a long computation.
 ///
 /// # Errors
 ///

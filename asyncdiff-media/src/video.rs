@@ -150,7 +150,7 @@ fn check_frames(
     })
 }
 
-/// Whether [`write`] could write there, to be asked before a long computation.
+/// Whether [`write()`] could write there, to be asked before a long computation.
 ///
 /// # Errors
 ///

@@ -93,6 +93,12 @@ impl<'a> Comparison<'a> {
         &self.baseline
     }
 
+    /// How many runs there are, the sequential one included, but not those with fewer steps.
+    #[must_use]
+    pub fn runs(&self) -> usize {
+        1 + self.runs.len()
+    }
+
     /// The most ranks that a run needs.
     #[must_use]
     pub fn ranks(&self) -> usize {

@@ -10,24 +10,24 @@ use serde_json::json;
 use super::plan::heading;
 use crate::args::Compare;
 use crate::interrupt::Interruptible;
+use crate::model;
 use crate::output;
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Compare) -> Result<()> {
-    if let Some(path) = &args.output {
-        output::check_path(path)?;
+    if let Some(file) = &args.output {
+        output::check_either(file)?;
     }
-    let pipeline = setup::pipeline(&args.sample)?;
+    let pipeline = setup::pipeline(&args.sample, args.printing.quiet || args.printing.json)?;
     let prompt = args.prompt.text.typed().unwrap_or_default();
     let prompts = Some((prompt, &args.prompt));
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, prompts)?;
     setup::warn_of_truncation(&pipeline, &request, [("prompt", prompt)]);
-    let strategies = strategies(args)?;
-    let comparison = Comparison::plan(&pipeline, &request, &strategies)?;
-    let path = args.output.clone();
-    let path = path.unwrap_or_else(|| output::default_path(&request, "compare"));
-    output::check(&path, &request, 1 + strategies.len())?;
+    let comparison = Comparison::plan(&pipeline, &request, &strategies(args)?)?;
+    let default = || output::default_file("compare", &request);
+    let file = args.output.clone().unwrap_or_else(default);
+    output::check(&file, &request, comparison.runs())?;
     let workers = setup::named_devices(&args.devices)?
         .map_or_else(|| setup::cpu_workers(&args.devices, comparison.ranks()), Ok)?;
     let names: Vec<_> = workers
@@ -58,23 +58,16 @@ pub fn run(args: &Compare) -> Result<()> {
     })?;
 
     let shown = || rows.iter().filter(|row| row.kind != Kind::FewerSteps);
-    let beside =
-        |frame: usize| Image::beside(&shown().map(|row| &row.frames[frame]).collect::<Vec<_>>());
-    let frames = (0..request.frames)
-        .map(beside)
-        .collect::<std::result::Result<Vec<_>, _>>()?;
-    output::write(
-        std::slice::from_ref(&path),
-        &request,
-        &frames,
-        &request.prompt,
-    )?;
+    let beside: Vec<Image> = (0..request.frames)
+        .map(|frame| Image::beside(&shown().map(|row| &row.frames[frame]).collect::<Vec<_>>()))
+        .collect::<std::result::Result<_, _>>()?;
+    let made = std::iter::once(&*beside);
+    output::write(std::slice::from_ref(&file), made, &request, &request.prompt)?;
     if args.printing.json {
         let report = json!({
-            "file": path,
-            "model": setup::model_name(args.sample.model.as_deref()),
+            "file": file,
+            "model": model::name(args.sample.model.as_deref()),
             "loras": args.sample.lora,
-            "motion_adapter": args.sample.motion_adapter,
             "prompt": request.prompt,
             "dtype": args.sample.dtype,
             "devices": names,
@@ -85,7 +78,7 @@ pub fn run(args: &Compare) -> Result<()> {
         say!("{}", serde_json::to_string_pretty(&report)?)?;
     } else if text {
         print_table(&rows)?;
-        say!("\nwrote {} (sequential first)", path.display())?;
+        say!("\nwrote {} (sequential first)", file.display())?;
     }
     Ok(())
 }

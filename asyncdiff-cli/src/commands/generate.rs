@@ -11,14 +11,15 @@ use super::plan::{describe, heading};
 use crate::args::{Generate, Sample, SingleStrategy};
 use crate::interrupt::{Interruptible, Place};
 use crate::jobs::{Job, Prompt, jobs, read_prompts};
+use crate::model;
 use crate::output;
 use crate::preview::{Previewing, Target};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Generate) -> Result<()> {
-    if let Some(path) = &args.output {
-        output::check_path(path)?;
+    if let Some(file) = &args.output {
+        output::check_either(file)?;
     }
     let preview = args.preview.clone().map(|file| Target {
         file,
@@ -31,7 +32,7 @@ pub fn run(args: &Generate) -> Result<()> {
         Some(file) => read_prompts(file)?,
         None => vec![Prompt::typed(args.prompt.text.typed().unwrap_or_default())],
     };
-    let pipeline = setup::pipeline(&args.sample)?;
+    let pipeline = setup::pipeline(&args.sample, args.printing.quiet || args.printing.json)?;
     let seed = args.seeds.as_slice()[0];
     let first = Some((prompts[0].text.as_str(), &args.prompt));
     let request = setup::request(&pipeline, &args.sample, seed, first)?;
@@ -52,9 +53,9 @@ pub fn run(args: &Generate) -> Result<()> {
         other => other,
     };
     let run = pipeline.plan(&request, &strategy)?;
-    let output = args.output.clone();
-    let output = output.unwrap_or_else(|| output::default_path(&request, "asyncdiff"));
-    let jobs = jobs(&prompts, &args.seeds, request.num_images, &output)?;
+    let default = || output::default_file("asyncdiff", &request);
+    let file = args.output.clone().unwrap_or_else(default);
+    let jobs = jobs(&prompts, &args.seeds, request.num_images, &file)?;
     for path in jobs.iter().flat_map(|job| &job.files) {
         output::check(path, &request, 1)?;
     }
@@ -74,25 +75,25 @@ pub fn run(args: &Generate) -> Result<()> {
 
     let mut session = Session::new(&pipeline, workers)?;
     session.prepare(&run)?;
-    let model = setup::model_name(args.sample.model.as_deref());
+    let model = model::name(args.sample.model.as_deref());
     let mut progress = Interruptible::new(Previewing::new(Bar::new(text), preview))?;
     let mut timings = Vec::with_capacity(jobs.len());
     for (index, job) in jobs.iter().enumerate() {
         let run = run.of(job.prompt, job.seed);
         let place = (index + 1, jobs.len());
         progress.inner().follow(session.previewer(&run));
-        let output = progress.watch(place, run.plan.calls, |progress| {
+        let made = progress.watch(place, run.plan.calls, |progress| {
             session.generate(&run, progress)
         });
         if let Some(failure) = progress.inner().failure() {
             return Err(failure.into());
         }
-        let output = output?;
+        let made = made?;
         let parameters = parameters(&run, &args.sample);
-        output::write(&job.files, &request, &output.images, &parameters)?;
-        timings.push(output.timings);
+        output::write(&job.files, made.videos(), &request, &parameters)?;
+        timings.push(made.timings);
         if text {
-            print_job(job, place, output.timings)?;
+            print_job(job, place, made.timings)?;
         }
     }
     if args.printing.json {
@@ -100,7 +101,6 @@ pub fn run(args: &Generate) -> Result<()> {
             "files": jobs.iter().flat_map(|job| &job.files).collect::<Vec<_>>(),
             "model": model,
             "loras": args.sample.lora,
-            "motion_adapter": args.sample.motion_adapter,
             "negative_prompt": request.negative_prompt,
             "prompt_weighting": request.prompt_weighting,
             "steps": request.steps,
@@ -176,7 +176,7 @@ pub fn strategy(
 
 /// The text that web UIs write into their pictures, and read from them.
 fn parameters(run: &Run, sample: &Sample) -> String {
-    let (request, model) = (&run.request, setup::model_name(sample.model.as_deref()));
+    let (request, model) = (&run.request, model::name(sample.model.as_deref()));
     let mut text = request.prompt.clone();
     if !request.negative_prompt.is_empty() {
         text += &format!("\nNegative prompt: {}", request.negative_prompt);

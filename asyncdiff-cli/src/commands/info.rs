@@ -5,17 +5,18 @@ use serde_json::json;
 
 use super::plan::bytes;
 use crate::args::Info;
-use crate::setup::{self, Result};
+use crate::model;
+use crate::setup::Result;
 
 pub fn run(args: &Info) -> Result<()> {
-    let model = args.model.as_deref();
-    let description = setup::open(model)?.describe()?;
+    let name = args.model.as_deref();
+    let description = model::open(name, &args.files, args.json)?.describe()?;
     if args.json {
-        let report = json!({ "model": setup::model_name(model), "description": description });
+        let report = json!({ "model": model::name(name), "description": description });
         say!("{}", serde_json::to_string_pretty(&report)?)?;
         return Ok(());
     }
-    say!("model      {}", setup::model_name(model))?;
+    say!("model      {}", model::name(name))?;
     print(&description)
 }
 

@@ -12,7 +12,7 @@ use crate::args::Plan;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Plan) -> Result<()> {
-    let pipeline = setup::pipeline(&args.sample)?;
+    let pipeline = setup::pipeline(&args.sample, args.printing.quiet || args.printing.json)?;
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, None)?;
     let strategy = strategy(&args.strategy, args.segments, 2)?;
     let run = pipeline.plan(&request, &strategy)?;
@@ -54,10 +54,10 @@ pub fn heading(run: &Run, seeds: &dyn Display) -> String {
     };
     let frames = match request.frames {
         1 => String::new(),
-        frames => format!(", {frames} frames at {} a second", request.fps),
+        frames => format!("{frames} frames of "),
     };
     format!(
-        "{from}{}x{} pixels{frames}, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {seeds}, {}",
+        "{from}{frames}{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {seeds}, {}",
         request.width,
         request.height,
         request.steps,

@@ -13,4 +13,6 @@ mod plans;
 mod previews;
 mod requests;
 mod sandbox;
+mod sources;
+mod videos;
 mod weights;

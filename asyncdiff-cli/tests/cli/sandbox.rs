@@ -22,6 +22,17 @@ impl Sandbox {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_asyncdiff"));
         command.args(args).current_dir(self.0.path());
+        // What the machine's own environment says of the Hub is none of a test's business.
+        for name in [
+            "HF_HUB_CACHE",
+            "HF_HOME",
+            "XDG_CACHE_HOME",
+            "HF_TOKEN",
+            "HF_ENDPOINT",
+            "HF_HUB_OFFLINE",
+        ] {
+            command.env_remove(name);
+        }
         command
     }
 

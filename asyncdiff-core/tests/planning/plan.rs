@@ -74,7 +74,6 @@ fn every_combination_of_parameters_is_valid() {
 #[test]
 fn stride_1_reads_foreign_values_of_the_call_before_and_own_ones_fresh() {
     let (sd15, sdxl) = (super::common::graph(), super::common::sdxl());
-    let svd = super::common::svd();
     let schedule = super::common::schedule("DDIMScheduler", 8);
     for (graph, time_shift) in [(&sd15, false), (&sd15, true), (&sdxl, false), (&sdxl, true)] {
         let strategy = AsyncDiff {

@@ -51,7 +51,7 @@ fn take_place(new: &Path, target: &Path) -> io::Result<()> {
     fs::remove_dir_all(old)
 }
 
-/// Whether [`write`] could write there.
+/// Whether [`write()`] could write there.
 pub(super) fn check(path: &Path) -> Result<(), WriteProblem> {
     let target = without_separator(path);
     if target.file_name().is_none() {

@@ -15,7 +15,13 @@ pub(super) const MODEL_INDEX: &str = "model_index.json";
 const NOT_READ: [&str; 1] = ["safety_checker"];
 
 /// Endings of the classes of parts that have no weights.
-const WITHOUT_WEIGHTS: [&str; 4] = ["Tokenizer", "TokenizerFast", "Scheduler", "Processor"];
+const WITHOUT_WEIGHTS: [&str; 5] = [
+    "Tokenizer",
+    "TokenizerFast",
+    "Scheduler",
+    "Processor",
+    "FeatureExtractor",
+];
 
 /// Gets every file that is read of a model called `id`, beside its [`MODEL_INDEX`], which is in `folder` already.
 ///

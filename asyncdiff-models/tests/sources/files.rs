@@ -10,7 +10,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
-/// The text-to-image checkpoints of the project's fixtures, or of `ASYNCDIFF_FIXTURES`.
+/// The Stable Diffusion checkpoints of the project's fixtures, or of `ASYNCDIFF_FIXTURES`.
 pub fn checkpoints() -> Vec<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let root = match std::env::var_os("ASYNCDIFF_FIXTURES") {
@@ -21,12 +21,12 @@ pub fn checkpoints() -> Vec<PathBuf> {
         .unwrap()
         .map(|entry| entry.unwrap().path().join("checkpoint"))
         .filter(|folder| {
-            let class = |index: Value| index["_class_name"].as_str().map(str::to_owned);
-            let implemented = ["StableDiffusionPipeline", "StableDiffusionXLPipeline"];
-            folder.join("model_index.json").is_file()
-                && !folder.join("motion_adapter").is_dir()
-                && class(json(&folder.join("model_index.json")))
-                    .is_some_and(|class| implemented.contains(&&*class))
+            let is_stable_diffusion = |index: Value| {
+                let class = index["_class_name"].as_str().unwrap_or_default();
+                class.starts_with("StableDiffusion") && !folder.join("motion_adapter").is_dir()
+            };
+            let index = folder.join("model_index.json");
+            index.is_file() && is_stable_diffusion(json(&index))
         })
         .collect();
     folders.sort();
@@ -34,9 +34,17 @@ pub fn checkpoints() -> Vec<PathBuf> {
     folders
 }
 
-/// The smallest of them is not the point; any will do.
+/// One of them that makes pictures from nothing but text.
 pub fn checkpoint() -> PathBuf {
-    checkpoints().swap_remove(0)
+    let mut folders = checkpoints().into_iter();
+    folders
+        .find(|folder| makes_pictures_from_text(folder))
+        .unwrap()
+}
+
+/// Whether the denoiser reads nothing but latents, unlike those for inpainting.
+pub fn makes_pictures_from_text(checkpoint: &Path) -> bool {
+    json(&checkpoint.join("unet/config.json"))["in_channels"] == 4
 }
 
 pub fn json(path: &Path) -> Value {

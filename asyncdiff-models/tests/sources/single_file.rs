@@ -7,7 +7,9 @@ use asyncdiff_models::{Checkpoint, CheckpointError, Error, NamedTensor, StableDi
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 
-use super::files::{Plain, Tensors, checkpoint, checkpoints, copy, latents, write};
+use super::files::{
+    Plain, Tensors, checkpoint, checkpoints, copy, latents, makes_pictures_from_text, write,
+};
 use super::original::{add_leftovers, to_original};
 
 /// The folder without its weights.
@@ -68,12 +70,10 @@ fn to_the_original_layout_and_back_is_the_same_model() {
             );
             assert!(back == before, "{part} of {}", checkpoint.display());
         }
-        assert_eq!(
-            latents(open()),
-            latents(diffusers()),
-            "{}",
-            checkpoint.display()
-        );
+        if makes_pictures_from_text(&checkpoint) {
+            let (back, before) = (latents(open()), latents(diffusers()));
+            assert_eq!(back, before, "{}", checkpoint.display());
+        }
     }
 }
 

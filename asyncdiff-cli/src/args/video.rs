@@ -1,0 +1,34 @@
+//! The flags of videos.
+
+use std::num::NonZero;
+use std::path::PathBuf;
+
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub struct Video {
+    /// Motion adapter (AnimateDiff) folder: makes videos with a model of pictures, Stable Diffusion 1.x [default: none]
+    #[arg(long, value_name = "DIR")]
+    pub motion_adapter: Option<PathBuf>,
+    /// Picture that a video is made of, in place of a prompt, for Stable Video Diffusion: a .png, .jpg or .webp file
+    #[arg(long, value_name = "FILE", group = "text")]
+    pub image: Option<PathBuf>,
+    /// Frames of a video, 1 for a picture [default: the model's; 16 with a motion adapter]
+    #[arg(long, value_name = "N")]
+    pub frames: Option<usize>,
+    /// Frames per second of a video; Stable Video Diffusion is told of them [default: 7; 8 with a motion adapter]
+    #[arg(long, value_name = "N")]
+    pub fps: Option<usize>,
+    /// How much is to move in a video that is made of a picture: 0 to 255 [default: 127]
+    #[arg(long, value_name = "X", requires = "image")]
+    pub motion_bucket_id: Option<f64>,
+    /// Noise on the picture that a video is made of: more moves more and looks less alike [default: 0.02]
+    #[arg(long, value_name = "X", requires = "image")]
+    pub noise_aug_strength: Option<f64>,
+    /// Guidance scale at the first frame of a video that is made of a picture; it rises to --guidance-scale [default: 1]
+    #[arg(long, value_name = "X", requires = "image")]
+    pub min_guidance_scale: Option<f64>,
+    /// Frames that are decoded at a time: fewer take less memory, and show between chunks [default: all]
+    #[arg(long, value_name = "N", requires = "image")]
+    pub decode_chunk_size: Option<NonZero<usize>>,
+}

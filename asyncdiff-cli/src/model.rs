@@ -1,0 +1,74 @@
+//! From the name of a model to its files.
+
+use std::path::Path;
+
+use asyncdiff_models::{Checkpoint, HubId, Location, StableDiffusion};
+
+use crate::args::ModelFiles;
+use crate::setup::Result;
+
+/// Opens the model of that name, or the embedded one; `quiet` hides how far a download is.
+pub fn open(model: Option<&Path>, files: &ModelFiles, quiet: bool) -> Result<StableDiffusion> {
+    let Some(model) = model else {
+        return Ok(StableDiffusion::open(embedded()?)?);
+    };
+    let location = Location::find(model)?;
+    if let (Location::Folder(_) | Location::Hub(_), Some(config)) = (&location, &files.config) {
+        return Err(format!(
+            "--config {} is for checkpoints in one file, and {} has its own configurations: leave it out",
+            config.display(),
+            model.display()
+        )
+        .into());
+    }
+    let variant = files.variant.as_deref();
+    let checkpoint = match location {
+        Location::Folder(folder) => with_variant(Checkpoint::folder(folder)?, variant)?,
+        Location::File(file) => {
+            let checkpoint = Checkpoint::single_file(file, files.config.as_deref())?;
+            with_variant(checkpoint, variant)?
+        }
+        Location::Hub(id) => fetch(&id, variant, quiet)?,
+    };
+    if let Some(assumption) = checkpoint.assumption() {
+        eprintln!("warning: {assumption}");
+    }
+    Ok(StableDiffusion::open(checkpoint)?)
+}
+
+/// What the model is called in reports.
+pub fn name(model: Option<&Path>) -> String {
+    match model {
+        Some(model) => model.display().to_string(),
+        None => "embedded".to_owned(),
+    }
+}
+
+fn with_variant(checkpoint: Checkpoint, variant: Option<&str>) -> Result<Checkpoint> {
+    Ok(match variant {
+        Some(variant) => checkpoint.with_variant(variant)?,
+        None => checkpoint,
+    })
+}
+
+#[cfg(feature = "hub")]
+fn fetch(id: &HubId, variant: Option<&str>, quiet: bool) -> Result<Checkpoint> {
+    let hub = crate::hub::from_environment()?;
+    let mut downloads = crate::hub::Downloads::new(!quiet);
+    Ok(hub.fetch(id, variant, &mut downloads)?)
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetch(id: &HubId, _: Option<&str>, _: bool) -> Result<Checkpoint> {
+    Err(format!("there is no folder or file {id}, and this program was built without downloads from the Hub: build it with --features hub").into())
+}
+
+#[cfg(feature = "embedded")]
+fn embedded() -> Result<Checkpoint> {
+    Ok(Checkpoint::embedded())
+}
+
+#[cfg(not(feature = "embedded"))]
+fn embedded() -> Result<Checkpoint> {
+    Err("this program was built without the embedded model: name a model with --model, or build it with --features embedded".into())
+}
