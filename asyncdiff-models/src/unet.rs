@@ -6,6 +6,7 @@
 mod conditioning;
 mod embedding;
 mod motion;
+pub(crate) mod original;
 mod spatio_temporal;
 mod transformer;
 

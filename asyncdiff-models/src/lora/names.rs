@@ -6,6 +6,7 @@ use asyncdiff_burn::weights::Weights;
 use asyncdiff_core::unet::{BlockKind, UNet2d};
 
 use super::key::{Part, underscored};
+use crate::unet::original::{OUTSIDE, RESNET, SAMPLER};
 
 /// A weight that can be changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,38 +85,27 @@ fn text_names(module: &str) -> Vec<String> {
 
 /// A module's name in the original Stable Diffusion code, by which kohya's files for SDXL go.
 fn original_name(module: &str, blocks: &BTreeMap<String, String>) -> Option<String> {
-    let outside = match module {
-        "time_embedding.linear_1" => Some("time_embed.0"),
-        "time_embedding.linear_2" => Some("time_embed.2"),
-        "add_embedding.linear_1" => Some("label_emb.0.0"),
-        "add_embedding.linear_2" => Some("label_emb.0.2"),
-        "conv_in" => Some("input_blocks.0.0"),
-        "conv_out" => Some("out.2"),
-        _ => None,
+    let original = |table: &[(&str, &str)], name: &str| {
+        let pair = table.iter().find(|(_, diffusers)| *diffusers == name);
+        pair.map(|(original, _)| (*original).to_owned())
     };
-    if let Some(name) = outside {
-        return Some(name.to_owned());
+    if let Some(name) = original(OUTSIDE, module) {
+        return Some(name);
     }
-    let (block, original) = blocks.iter().find(|(block, _)| {
+    let (block, original_block) = blocks.iter().find(|(block, _)| {
         module
             .strip_prefix(*block)
             .is_some_and(|rest| rest.starts_with('.'))
     })?;
     let inner = &module[block.len() + 1..];
     let inner = if block.contains(".resnets.") {
-        match inner {
-            "conv1" => "in_layers.2",
-            "time_emb_proj" => "emb_layers.1",
-            "conv2" => "out_layers.3",
-            "conv_shortcut" => "skip_connection",
-            other => other,
-        }
+        original(RESNET, inner)?
     } else if block.contains(".downsamplers.") {
-        "op"
+        original(SAMPLER, inner)?
     } else {
-        inner
+        inner.to_owned()
     };
-    Some(format!("{original}.{inner}"))
+    Some(format!("{original_block}.{inner}"))
 }
 
 /// The blocks between the first and the last convolution, by diffusers' names, and what the original code calls them: there

@@ -125,12 +125,15 @@ pub fn write(path: &Path, tensors: &Tensors, metadata: &[(&str, &str)]) {
 
 /// The final latents of two steps with guidance.
 pub fn latents(checkpoint: Checkpoint) -> Vec<f32> {
-    let pipeline = StableDiffusion::open(checkpoint).unwrap();
+    latents_of(&StableDiffusion::open(checkpoint).unwrap())
+}
+
+pub fn latents_of(pipeline: &StableDiffusion) -> Vec<f32> {
     let mut request = pipeline.request("a small test");
     request.steps = 2;
     (request.width, request.height) = (64, 64);
     let run = pipeline.plan(&request, &Strategy::Sequential).unwrap();
-    let mut session = Session::new(&pipeline, workers("cpu", None).unwrap()).unwrap();
+    let mut session = Session::new(pipeline, workers("cpu", None).unwrap()).unwrap();
     session.generate(&run, &mut ()).unwrap().latents
 }
 

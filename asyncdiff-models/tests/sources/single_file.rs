@@ -3,12 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use asyncdiff_models::lora::Lora;
 use asyncdiff_models::{Checkpoint, CheckpointError, Error, NamedTensor, StableDiffusion};
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 
 use super::files::{
-    Plain, Tensors, checkpoint, checkpoints, copy, latents, makes_pictures_from_text, write,
+    Plain, Tensors, checkpoint, checkpoints, copy, latents, latents_of, makes_pictures_from_text,
+    write,
 };
 use super::original::{add_leftovers, to_original};
 
@@ -36,6 +38,32 @@ fn all(checkpoint: &Checkpoint, part: &str, stem: &str) -> Vec<NamedTensor> {
         .shapes()
         .map(|(name, _)| weights.plain(name).unwrap());
     tensors.collect()
+}
+
+#[test]
+fn a_lora_fits_the_single_file_as_it_fits_the_folder() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+    for model in ["sd15", "sdxl"] {
+        let checkpoint = fixtures.join(model).join("checkpoint");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        write(&path, &to_original(&checkpoint), &[]);
+        let config = configurations(&checkpoint, &folder.path().join("config"));
+        let changed = |checkpoint: Checkpoint| {
+            let file = fixtures.join(format!("lora/{model}_kohya.safetensors"));
+            let pipeline = StableDiffusion::open(checkpoint)
+                .unwrap()
+                .with_loras(vec![(Lora::open(&file).unwrap(), 1.0)])
+                .unwrap();
+            latents_of(&pipeline)
+        };
+        let single = Checkpoint::single_file(&path, Some(&config)).unwrap();
+        let whole = Checkpoint::folder(&checkpoint).unwrap();
+        let plain = latents(whole.clone());
+        let whole = changed(whole);
+        assert_eq!(changed(single), whole, "{model}");
+        assert_ne!(whole, plain, "{model}");
+    }
 }
 
 #[test]
