@@ -125,7 +125,8 @@ pub struct Job<'a> {
     pub files: Vec<PathBuf>,
 }
 
-/// Every prompt with every seed. One picture is `name.png`, several are `name-0.png`, `name-1.png`, …
+/// Every prompt with every seed. One picture is `name.png`, several are `name-0.png`, `name-1.png`, …; so are videos, and folders
+/// of frames: `name-0/`, `name-1/`, …
 ///
 /// # Errors
 ///
@@ -168,15 +169,16 @@ pub fn jobs<'a>(
 fn numbered(output: &Path, number: usize) -> PathBuf {
     let mut name = output.file_stem().unwrap_or_default().to_owned();
     name.push(format!("-{number}"));
-    match output.extension() {
-        Some(extension) => {
-            name.push(".");
-            name.push(extension);
-        }
-        // A folder of frames.
-        None => name.push(std::path::MAIN_SEPARATOR_STR),
+    if let Some(extension) = output.extension() {
+        name.push(".");
+        name.push(extension);
     }
-    output.with_file_name(name)
+    let is_folder = output.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let mut path = output.with_file_name(name).into_os_string();
+    if is_folder {
+        path.push("/");
+    }
+    path.into()
 }
 
 #[cfg(test)]
@@ -228,5 +230,13 @@ mod tests {
         let only = jobs(&prompts[..1], &one, 1, Path::new("x.png")).unwrap();
         assert_eq!(only[0].files, [PathBuf::from("x.png")]);
         assert!(jobs(&prompts, &list, usize::MAX, Path::new("x.png")).is_err());
+    }
+
+    #[test]
+    fn numbers_come_before_the_extension_or_the_end_of_a_folder() {
+        let name = |path: &str| numbered(Path::new(path), 3);
+        assert_eq!(name("a.b/fox.png"), Path::new("a.b/fox-3.png"));
+        assert_eq!(name("a.b/fox").as_os_str(), "a.b/fox-3");
+        assert_eq!(name("a.b/fox/").as_os_str(), "a.b/fox-3/");
     }
 }
