@@ -21,11 +21,11 @@ pub(crate) enum Encoders {
 impl Encoders {
     pub fn open(checkpoint: &Checkpoint, class: Class) -> Result<Self, Error> {
         Ok(match class {
-            Class::StableDiffusion => Self::Texts(TextEncoders::one(checkpoint)?),
-            Class::StableDiffusionXl { zeros_for_empty } => {
+            Class::Base => Self::Texts(TextEncoders::one(checkpoint)?),
+            Class::Xl { zeros_for_empty } => {
                 Self::Texts(TextEncoders::two(checkpoint, zeros_for_empty)?)
             }
-            Class::StableVideoDiffusion => Self::Picture(ImageEncoder::open(checkpoint)?),
+            Class::Video => Self::Picture(ImageEncoder::open(checkpoint)?),
         })
     }
 

@@ -77,11 +77,11 @@ fn scheduler(checkpoint: &Checkpoint) -> Result<SchedulerConfig, Error> {
 fn denoiser(checkpoint: &Checkpoint, class: Class) -> Result<(UNet2d, usize), Error> {
     let file = "unet/config.json";
     Ok(match class {
-        Class::StableDiffusion | Class::StableDiffusionXl { .. } => {
+        Class::Base | Class::Xl { .. } => {
             let config: UNet2dConfig = checkpoint.json(file)?;
             (UNet2d::new(&config)?, 1)
         }
-        Class::StableVideoDiffusion => {
+        Class::Video => {
             let config: SpatioTemporalConfig = checkpoint.json(file)?;
             (UNet2d::spatio_temporal(&config)?, config.num_frames)
         }

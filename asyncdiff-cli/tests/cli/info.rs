@@ -157,7 +157,7 @@ fn info_on_what_is_no_checkpoint_is_one_clear_sentence() {
     assert!(
         sandbox
             .fails(&["info", "none"])
-            .contains("no model folder none")
+            .contains("no model folder or file none")
     );
     let model = sandbox.model("sd15");
     let weights = model.join("unet/diffusion_pytorch_model.safetensors");

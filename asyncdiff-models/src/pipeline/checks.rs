@@ -164,7 +164,7 @@ impl StableDiffusion {
     ///
     /// [`Error::NeedsPicture`].
     pub fn check_complete(&self, request: &Request) -> Result<(), Error> {
-        if self.class == Class::StableVideoDiffusion && request.image_to_video.is_none() {
+        if self.class == Class::Video && request.image_to_video.is_none() {
             return Err(Error::NeedsPicture);
         }
         Ok(())
@@ -179,7 +179,7 @@ impl StableDiffusion {
                 supported,
             })
         };
-        let makes_videos = self.class == Class::StableVideoDiffusion;
+        let makes_videos = self.class == Class::Video;
         if !(1..=MOST_FRAMES).contains(&request.frames) {
             return out_of_range("number of frames", request.frames.to_string(), "1 to 1024");
         }

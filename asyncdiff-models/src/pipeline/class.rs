@@ -9,14 +9,14 @@ use crate::error::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     /// `StableDiffusionPipeline`, of Stable Diffusion 1 and 2, and its siblings that start from a picture.
-    StableDiffusion,
+    Base,
     /// `StableDiffusionXLPipeline` and its siblings.
-    StableDiffusionXl {
+    Xl {
         /// An empty negative prompt means embeddings of zeros, not the embeddings of an empty text.
         zeros_for_empty: bool,
     },
     /// `StableVideoDiffusionPipeline`.
-    StableVideoDiffusion,
+    Video,
 }
 
 /// The settings in which the classes of diffusers differ where a checkpoint is silent.
@@ -57,11 +57,11 @@ impl Class {
         let file = "model_index.json";
         let index: ModelIndex = checkpoint.json(file)?;
         match index._class_name.as_str() {
-            name if STABLE_DIFFUSION.contains(&name) => Ok(Class::StableDiffusion),
-            name if STABLE_DIFFUSION_XL.contains(&name) => Ok(Class::StableDiffusionXl {
+            name if STABLE_DIFFUSION.contains(&name) => Ok(Class::Base),
+            name if STABLE_DIFFUSION_XL.contains(&name) => Ok(Class::Xl {
                 zeros_for_empty: index.force_zeros_for_empty_prompt,
             }),
-            STABLE_VIDEO_DIFFUSION => Ok(Class::StableVideoDiffusion),
+            STABLE_VIDEO_DIFFUSION => Ok(Class::Video),
             _ => Err(Error::UnknownPipeline {
                 file: checkpoint.describe(file),
                 found: index._class_name,
@@ -72,17 +72,17 @@ impl Class {
 
     pub fn name(self) -> &'static str {
         match self {
-            Class::StableDiffusion => STABLE_DIFFUSION[0],
-            Class::StableDiffusionXl { .. } => STABLE_DIFFUSION_XL[0],
-            Class::StableVideoDiffusion => STABLE_VIDEO_DIFFUSION,
+            Class::Base => STABLE_DIFFUSION[0],
+            Class::Xl { .. } => STABLE_DIFFUSION_XL[0],
+            Class::Video => STABLE_VIDEO_DIFFUSION,
         }
     }
 
     pub fn defaults(self) -> Defaults {
         let (guidance_scale, num_inference_steps) = match self {
-            Class::StableDiffusion => (7.5, 50),
-            Class::StableDiffusionXl { .. } => (5.0, 50),
-            Class::StableVideoDiffusion => (3.0, 25),
+            Class::Base => (7.5, 50),
+            Class::Xl { .. } => (5.0, 50),
+            Class::Video => (3.0, 25),
         };
         Defaults {
             guidance_scale,
@@ -95,10 +95,10 @@ impl Class {
     pub fn size(self, sample_size: Option<usize>, factor: usize) -> (usize, usize) {
         let square = |side| (side * factor, side * factor);
         match self {
-            Class::StableDiffusion => square(sample_size.unwrap_or(64)),
-            Class::StableDiffusionXl { .. } => square(sample_size.unwrap_or(128)),
+            Class::Base => square(sample_size.unwrap_or(64)),
+            Class::Xl { .. } => square(sample_size.unwrap_or(128)),
             // Not the square that its `sample_size` says, in diffusers neither.
-            Class::StableVideoDiffusion => (1024, 576),
+            Class::Video => (1024, 576),
         }
     }
 
@@ -107,8 +107,8 @@ impl Class {
     pub fn time_ids(self, height: usize, width: usize) -> Option<[f64; 6]> {
         let [height, width] = [height, width].map(|side| side as f64);
         match self {
-            Class::StableDiffusion | Class::StableVideoDiffusion => None,
-            Class::StableDiffusionXl { .. } => Some([height, width, 0.0, 0.0, height, width]),
+            Class::Base | Class::Video => None,
+            Class::Xl { .. } => Some([height, width, 0.0, 0.0, height, width]),
         }
     }
 }

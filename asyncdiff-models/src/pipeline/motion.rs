@@ -114,7 +114,7 @@ impl StableDiffusion {
     /// adapter goes with.
     pub fn with_motion(self, mut adapter: MotionAdapter) -> Result<Self, Error> {
         let no_motion = |what: &str| Error::NoMotion(what.to_owned());
-        if self.class != Class::StableDiffusion {
+        if self.class != Class::Base {
             return Err(no_motion(&format!("of the class {}", self.class.name())));
         }
         if self.reads_mask() {
