@@ -8,8 +8,8 @@ const FRACTION_BITS: u32 = 22;
 const LOBES: f64 = 3.0;
 
 impl Image {
-    /// The picture at another size, by Pillow's `resize` with the Lanczos filter, bit for bit. (diffusers brings pictures to the
-    /// size of the result this way.)
+    /// The picture at another size, by Pillow's `resize` with the Lanczos filter, bit for bit as up to version 12 (later ones take
+    /// the columns first for some sizes, and round otherwise). diffusers brings pictures to the size of the result this way.
     ///
     /// # Errors
     ///
