@@ -39,7 +39,7 @@ impl UNetBlock {
                 joined + spatial.max(temporal) + convolution(input.max(output), output)
             }
             // As in a transformer, and what the layer along time began with.
-            BlockKind::SpatioTemporalTransformer { channels, .. } => 20 * map(channels),
+            BlockKind::SpatioTemporalTransformer { channels, .. } => 19 * map(channels),
             BlockKind::Downsample { channels } => {
                 // The input has four times the positions.
                 6 * map(channels) + convolution(channels, channels)

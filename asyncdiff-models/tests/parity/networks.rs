@@ -100,7 +100,8 @@ fn text_encoders() {
         }
     }
     println!("{checked} text encoders checked");
-    assert!(checked > 0 || models().is_empty());
+    let reads_text = |model: &Model| model.pipeline.text_encoders().is_some();
+    assert!(checked > 0 || !models().iter().any(reads_text));
 }
 
 /// Outputs inside a block or in what every rank computes for itself; the blocks' outputs depend on them.
