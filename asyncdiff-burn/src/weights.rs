@@ -55,6 +55,14 @@ pub enum WeightError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A pickle, which could run anything when it is read.
+    #[error(
+        "{file} is a pickle, which could run any program when it is read: convert it where you trust it, in Python: tensors = torch.load(OLD, map_location=\"cpu\", weights_only=True); safetensors.torch.save_file(tensors.get(\"state_dict\", tensors), NEW)"
+    )]
+    Pickle {
+        /// The file.
+        file: String,
+    },
     /// Not a safetensors file, or only a part of one.
     #[error(
         "{file} is no whole safetensors file ({source}): it is truncated or damaged, download it again"

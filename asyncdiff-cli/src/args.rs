@@ -14,7 +14,7 @@ use crate::lora_flag::LoraFlag;
 
 pub use video::Video;
 
-/// Pictures from Stable Diffusion checkpoints, sooner: asynchronous denoising on several devices
+/// Pictures and videos from Stable Diffusion checkpoints, sooner: asynchronous denoising on several devices
 #[derive(Debug, Parser)]
 #[command(name = "asyncdiff", version, disable_help_subcommand = true)]
 pub struct Cli {
@@ -24,7 +24,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make a picture from a prompt
+    /// Make a picture or a video
     Generate(Generate),
     /// Run a prompt sequentially and asynchronously on the same noise, and compare time and pictures
     Compare(Compare),
@@ -67,7 +67,7 @@ pub struct Generate {
     /// each seed [default: asyncdiff.png, for videos asyncdiff.mp4]
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Write the picture so far, still noisy, into this PNG file every few steps; takes time [default: none]
+    /// Write the picture so far, still noisy, into this file every few steps; takes time [default: none]
     #[arg(long, value_name = "FILE")]
     pub preview: Option<PathBuf>,
     /// Denoiser calls from one preview to the next
@@ -205,10 +205,10 @@ pub struct Sample {
     /// Type that the denoiser and the text encoders compute in: f32, f16, bf16
     #[arg(long, value_name = "TYPE", default_value_t)]
     pub dtype: Dtype,
-    /// Inference steps [default: the model's, or 50]
+    /// Inference steps [default: the model's, or 50; 25 for a video of a picture]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
-    /// Strength of classifier-free guidance, off at 1 and less [default: the model's, or 7.5; 5 for XL]
+    /// Strength of classifier-free guidance, off at 1 and less [default: the model's, or 7.5; 5 for XL, 3 for a video of a picture]
     #[arg(long, value_name = "X")]
     pub guidance_scale: Option<f64>,
     /// Picture to start from (image to image): a .png, .jpg or .webp file [default: none]
@@ -230,7 +230,7 @@ pub struct Sample {
     /// dpmpp-2m-sde-karras, unipc, lcm [default: the model's]
     #[arg(long, value_name = "NAME")]
     pub scheduler: Option<String>,
-    /// Images of the prompt, made as one batch
+    /// Images or videos of the prompt, made as one batch
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub num_images: usize,
     #[command(flatten)]

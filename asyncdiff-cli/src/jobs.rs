@@ -109,6 +109,12 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>, String> {
             name: format!("prompt in line {} of {name}", index + 1),
         })
         .collect();
+    if let Some(prompt) = prompts.iter().find(|prompt| prompt.text.contains('\0')) {
+        return Err(format!(
+            "the {} holds a NUL character: save the file as UTF-8 text",
+            prompt.name
+        ));
+    }
     if prompts.is_empty() {
         return Err(format!(
             "there is no prompt in {name}: write one on each line; blank lines and lines that begin with # are skipped"

@@ -2,29 +2,53 @@
 
 use std::path::{Path, PathBuf};
 
-use asyncdiff_media::{MediaError, picture, video};
+use asyncdiff_media::{MediaError, WriteProblem, picture, video};
 use asyncdiff_models::Request;
 use asyncdiff_models::image::Image;
 
-/// The file of a command that was given none.
-pub fn default_file(stem: &str, request: &Request) -> PathBuf {
-    let extension = match request.frames {
-        1 => "png",
-        _ if cfg!(feature = "mp4") => "mp4",
-        _ => "gif",
+/// The file of a command that was given none; `pictures` stand side by side. MP4 has a limit that many of them pass.
+pub fn default_file(stem: &str, request: &Request, pictures: usize) -> PathBuf {
+    let named = |extension| Path::new(stem).with_extension(extension);
+    let candidates = match request.frames {
+        1 => vec![named("png")],
+        _ => vec![named("mp4"), named("gif")],
     };
-    Path::new(stem).with_extension(extension)
+    let fits = |file: &&PathBuf| check(file, request, pictures).is_ok();
+    candidates
+        .iter()
+        .find(fits)
+        .unwrap_or(&candidates[0])
+        .clone()
 }
 
 /// Whether a picture or a video could be written there, before it is known which it is.
-pub fn check_either(path: &Path) -> Result<(), MediaError> {
-    picture::check_path(path).or_else(|error| video::check_path(path).map_err(|_| error))
+pub fn check_either(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let unknown = |error: &MediaError| {
+        matches!(
+            error,
+            MediaError::Write {
+                problem: WriteProblem::PictureExtension | WriteProblem::VideoExtension,
+                ..
+            }
+        )
+    };
+    match (picture::check_path(path), video::check_path(path)) {
+        (Ok(()), _) | (_, Ok(())) => Ok(()),
+        (Err(picture), Err(video)) if unknown(&picture) && unknown(&video) => Err(format!(
+            "cannot write {}: give a name that ends in .png, .jpg, .jpeg or .webp for a picture, in .mp4, .gif, .webp, .png or / for a video",
+            path.display()
+        )
+        .into()),
+        (Err(picture), Err(video)) if unknown(&video) => Err(picture.into()),
+        (_, Err(video)) => Err(video.into()),
+    }
 }
 
 /// Whether what the request asks for could be written there; `pictures` of them stand side by side.
 pub fn check(path: &Path, request: &Request, pictures: usize) -> Result<(), MediaError> {
     if request.frames == 1 {
-        return picture::check_path(path);
+        picture::check_path(path)?;
+        return picture::check_size(path, pictures * request.width, request.height);
     }
     video::check_path(path)?;
     video::check_shape(path, pictures * request.width, request.height, fps(request))

@@ -159,7 +159,9 @@ pub enum WriteProblem {
         found: usize,
     },
     /// A side is shorter or longer than the format allows.
-    #[error("{format} holds {least} to {most} pixels a side, found {width} by {height}")]
+    #[error(
+        "{format} holds {least} to {most} pixels a side, found {width} by {height}; make it smaller, or choose another format"
+    )]
     Side {
         /// Name of the format.
         format: &'static str,

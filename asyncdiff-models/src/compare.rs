@@ -7,7 +7,7 @@ use asyncdiff_core::AsyncDiff;
 use crate::error::Error;
 use crate::image::Image;
 use crate::pipeline::{Request, Run, StableDiffusion, Strategy};
-use crate::quality::{relative_error, ssim, video_psnr, video_ssim};
+use crate::quality::{check_size, relative_error, video_psnr, video_ssim};
 use crate::session::{Output, Progress, Session};
 
 /// One line of a comparison.
@@ -72,13 +72,7 @@ impl<'a> Comparison<'a> {
     ) -> Result<Self, Error> {
         let baseline = pipeline.plan(request, &Strategy::Sequential)?;
         pipeline.check_complete(request)?;
-        let (width, height) = (request.width, request.height);
-        let blank = Image {
-            width,
-            height,
-            rgb: vec![0; 3 * width * height],
-        };
-        ssim(&blank, &blank)?;
+        check_size(request.width, request.height)?;
         let plan = |strategy: &Strategy| pipeline.plan(request, strategy);
         Ok(Self {
             pipeline,
@@ -155,7 +149,10 @@ impl<'a> Comparison<'a> {
 struct Measured {
     kind: Kind,
     run: Run,
-    outputs: Vec<Output>,
+    /// The first output. Of the others only the time counts, and whether they are the same.
+    first: Option<Output>,
+    times: Vec<Duration>,
+    sound: bool,
 }
 
 fn measure(
@@ -167,7 +164,7 @@ fn measure(
     for _ in 0..repeat.max(1) {
         for measured in &mut *runs {
             let output = session.generate(&measured.run, progress)?;
-            measured.outputs.push(output);
+            measured.add(output);
         }
     }
     Ok(())
@@ -178,22 +175,32 @@ impl Measured {
         Self {
             kind,
             run,
-            outputs: Vec::new(),
+            first: None,
+            times: Vec::new(),
+            sound: true,
         }
     }
 
+    fn add(&mut self, output: Output) {
+        self.times.push(output.timings.denoise);
+        let first = self.first.get_or_insert_with(|| output.clone());
+        self.sound &= output.latents == first.latents;
+    }
+
+    fn output(&self) -> &Output {
+        self.first
+            .as_ref()
+            .expect("a run is measured at least once")
+    }
+
     fn time(&self) -> Duration {
-        let mut times: Vec<_> = self
-            .outputs
-            .iter()
-            .map(|output| output.timings.denoise)
-            .collect();
+        let mut times = self.times.clone();
         times.sort();
         times[times.len() / 2]
     }
 
     fn row(&self, baseline: &Self) -> Result<Row, Error> {
-        let (first, exact) = (&self.outputs[0], &baseline.outputs[0]);
+        let (first, exact) = (self.output(), baseline.output());
         let video = |output: &Output| output.images[..output.frames].to_vec();
         let (frames, reference) = (video(first), video(exact));
         let calls = baseline.run.plan.calls as f64 / self.run.plan.calls as f64;
@@ -208,10 +215,7 @@ impl Measured {
             psnr: video_psnr(&frames, &reference)?,
             ssim: video_ssim(&frames, &reference)?,
             latent_error: relative_error(&first.latents, &exact.latents)?,
-            sound: self
-                .outputs
-                .iter()
-                .all(|output| output.latents == first.latents),
+            sound: self.sound,
             frames,
         })
     }

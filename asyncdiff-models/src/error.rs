@@ -242,7 +242,7 @@ pub enum Error {
     },
     /// Infinities, or results that are no numbers.
     #[error(
-        "the latents are not finite, so there is no picture: check the initial latents, use a smaller guidance scale, compute in a wider type than f16, or check the checkpoint"
+        "the latents or the decoded picture are not finite, so there is no picture: check the initial latents, use a smaller guidance scale, compute in a wider type than f16, or check the checkpoint"
     )]
     NotFinite,
     /// The caller's progress report asked to stop.

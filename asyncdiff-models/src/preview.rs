@@ -37,7 +37,7 @@ impl Previewer {
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] for latents without elements.
+    /// [`Error::Image`] for latents without elements, [`Error::NotFinite`].
     pub fn pictures(&self, done: usize, latents: &Latents) -> Result<Vec<Image>, Error> {
         let latents = match self.scales.get(done) {
             Some(scale) if *scale != 1.0 => latents.clone() * *scale,
@@ -98,6 +98,9 @@ impl PictureDecoder {
                 };
                 let [_, channels, height, width] = pictures.dims();
                 for picture in values(pictures).chunks(channels * height * width) {
+                    if picture.iter().any(|value| !value.is_finite()) {
+                        return Err(Error::NotFinite);
+                    }
                     images.push(Image::from_samples(picture, [channels, height, width])?);
                 }
             }

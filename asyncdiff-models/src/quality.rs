@@ -158,6 +158,26 @@ pub fn relative_error(a: &[f32], reference: &[f32]) -> Result<f64, QualityError>
 const PEAK: f64 = 255.0;
 const WINDOW: usize = 11;
 
+/// Whether pictures of that size can be compared by [`ssim`].
+///
+/// # Errors
+///
+/// [`QualityError::TooSmall`].
+pub fn check_size(width: usize, height: usize) -> Result<(), QualityError> {
+    at_least(width, height, WINDOW)
+}
+
+fn at_least(width: usize, height: usize, least: usize) -> Result<(), QualityError> {
+    if width < least || height < least {
+        return Err(QualityError::TooSmall {
+            width,
+            height,
+            least,
+        });
+    }
+    Ok(())
+}
+
 fn check(a: &Image, b: &Image, least: usize) -> Result<(), QualityError> {
     a.check()?;
     b.check()?;
@@ -170,14 +190,7 @@ fn check(a: &Image, b: &Image, least: usize) -> Result<(), QualityError> {
             other_height: b.height,
         });
     }
-    if width < least || height < least {
-        return Err(QualityError::TooSmall {
-            width,
-            height,
-            least,
-        });
-    }
-    Ok(())
+    at_least(width, height, least)
 }
 
 fn gaussian() -> [f64; WINDOW] {

@@ -287,6 +287,11 @@ fn damaged_files_and_impossible_strengths_are_refused() {
         std::fs::write(&path, contents).unwrap();
         let error = Lora::open(&path).unwrap_err().to_string();
         assert!(error.contains(name), "{error}");
+        assert_eq!(
+            error.contains("save_file"),
+            name.ends_with("ckpt"),
+            "{error}"
+        );
     }
     let missing = folder.path().join("missing.safetensors");
     let error = Lora::open(&missing).unwrap_err().to_string();

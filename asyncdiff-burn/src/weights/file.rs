@@ -94,11 +94,22 @@ impl WeightFile {
     /// All tensors by name.
     pub(super) fn views(&self) -> Result<BTreeMap<String, TensorView<'_>>, WeightError> {
         let tensors =
-            SafeTensors::deserialize(self.bytes()).map_err(|source| WeightError::Corrupt {
-                file: self.name.clone(),
-                source,
+            SafeTensors::deserialize(self.bytes()).map_err(|source| match self.is_pickle() {
+                true => WeightError::Pickle {
+                    file: self.name.clone(),
+                },
+                false => WeightError::Corrupt {
+                    file: self.name.clone(),
+                    source,
+                },
             })?;
         Ok(tensors.tensors().into_iter().collect())
+    }
+
+    /// Whether the file begins as PyTorch's own do: a zip archive, or, as it wrote before, protocol 2 to 5 of pickle alone.
+    fn is_pickle(&self) -> bool {
+        let bytes = self.bytes();
+        bytes.starts_with(b"PK\x03\x04") || matches!(bytes, [0x80, 2..=5, ..])
     }
 
     fn bytes(&self) -> &[u8] {

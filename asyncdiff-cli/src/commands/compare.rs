@@ -25,7 +25,7 @@ pub fn run(args: &Compare) -> Result<()> {
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, prompts)?;
     setup::warn_of_truncation(&pipeline, &request, [("prompt", prompt)]);
     let comparison = Comparison::plan(&pipeline, &request, &strategies(args)?)?;
-    let default = || output::default_file("compare", &request);
+    let default = || output::default_file("compare", &request, comparison.runs());
     let file = args.output.clone().unwrap_or_else(default);
     output::check(&file, &request, comparison.runs())?;
     let workers = setup::named_devices(&args.devices)?

@@ -53,7 +53,15 @@ pub fn run(args: &Generate) -> Result<()> {
         other => other,
     };
     let run = pipeline.plan(&request, &strategy)?;
-    let default = || output::default_file("asyncdiff", &request);
+    pipeline.check_complete(&request)?;
+    if request.latents.is_some() && args.seeds.as_slice().len() > 1 {
+        return Err("--latents is the noise of every run, so several seeds make the same picture: name one seed".into());
+    }
+    if let Some(preview) = &preview {
+        let beside = request.num_images * request.frames * request.width;
+        picture::check_size(&preview.file, beside, request.height)?;
+    }
+    let default = || output::default_file("asyncdiff", &request, 1);
     let file = args.output.clone().unwrap_or_else(default);
     let jobs = jobs(&prompts, &args.seeds, request.num_images, &file)?;
     for path in jobs.iter().flat_map(|job| &job.files) {
@@ -136,7 +144,7 @@ fn print_job(job: &Job<'_>, (number, jobs): Place, timings: Timings) -> Result<(
         say!("run {number} of {jobs}: seed {}, {}", job.seed, job.prompt)?;
     }
     say!(
-        "{:.2} s denoising, {:.2} s text, {:.2} s picture",
+        "{:.2} s denoising, {:.2} s encoding, {:.2} s decoding",
         timings.denoise.as_secs_f64(),
         timings.encode.as_secs_f64(),
         timings.decode.as_secs_f64()

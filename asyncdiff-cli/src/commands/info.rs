@@ -23,8 +23,12 @@ pub fn run(args: &Info) -> Result<()> {
 fn print(it: &Description) -> Result<()> {
     let [channels, height, width] = it.latents;
     say!("class      {}", it.class)?;
+    let what = match it.frames {
+        1 => "picture    ".to_owned(),
+        frames => format!("video      {frames} frames of "),
+    };
     say!(
-        "picture    {}x{} pixels, latents {channels}x{height}x{width}",
+        "{what}{}x{} pixels, latents {channels}x{height}x{width}",
         it.width,
         it.height
     )?;

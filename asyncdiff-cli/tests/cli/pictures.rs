@@ -161,6 +161,10 @@ fn given_latents_replace_the_seed() {
     let [first, second] = ["a.png", "b.png"].map(|name| pixels(&sandbox.path(name)));
     assert_eq!(first, second);
 
+    let seeds = ["--latents", "noise.safetensors", "--seed", "1,2"];
+    let error = sandbox.fails(&quick(&seeds));
+    assert!(error.contains("name one seed"), "{error}");
+
     write("small.safetensors", 512);
     let error = sandbox.fails(&quick(&["--latents", "small.safetensors", "-o", "c.png"]));
     assert!(

@@ -155,6 +155,10 @@ fn videos_that_cannot_be_made_are_errors() {
         ),
         (&["x", "-o", "a.gif"], &["a.gif", ".png, .jpg"]),
         (
+            &["x", "-o", "a.avi"],
+            &["a.avi", ".webp for a picture", ".mp4, .gif"],
+        ),
+        (
             &["x", "--motion-adapter", &adapter],
             &["does not fit this UNet", "block_out_channels"],
         ),

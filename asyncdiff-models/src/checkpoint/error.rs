@@ -78,12 +78,6 @@ pub enum CheckpointError {
         /// The shard.
         shard: String,
     },
-    /// A single file in a format that runs programs when it is read.
-    #[error(
-        "{path} is a pickle, which could run any program when it is read: convert it where you trust it, in Python: safetensors.torch.save_file(torch.load(OLD, map_location=\"cpu\", weights_only=True)[\"state_dict\"], NEW)",
-        path = .0.display()
-    )]
-    Pickle(PathBuf),
     /// A single file that is no checkpoint.
     #[error(
         "{file} is no Stable Diffusion checkpoint in the original layout, which has tensors model.diffusion_model.*: {hint}"

@@ -37,7 +37,7 @@ use serde_json::{Value, json};
 use super::CheckpointError;
 use crate::error::Error;
 use part::{Names, Part};
-use recognize::{Family, TextPart, UNET, VAE, recognize, refuse_pickle};
+use recognize::{Family, TextPart, UNET, VAE, recognize};
 use training::Hints;
 use unet::{Conventions, UNet};
 
@@ -72,7 +72,6 @@ pub(super) struct SingleFile {
 
 impl SingleFile {
     pub fn open(path: PathBuf, config: Option<PathBuf>) -> Result<Self, Error> {
-        refuse_pickle(&path)?;
         if let Some(folder) = &config
             && !CONFIGURABLE.iter().any(|name| folder.join(name).exists())
         {
@@ -121,7 +120,9 @@ impl SingleFile {
             Family::Xl => 0.13025,
             _ => 0.18215,
         };
-        self.configure("vae", || vae::config(&vae, scaling_factor))?;
+        self.configure("vae", || {
+            vae::config(&vae, scaling_factor, training.sample_size)
+        })?;
 
         for text in family.text_parts() {
             self.infer_text(file, shapes, &text)?;

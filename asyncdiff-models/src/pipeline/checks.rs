@@ -218,7 +218,7 @@ fn check_image_to_video(video: &ImageToVideo, request: &Request) -> Result<(), E
             strength,
             strength.is_finite() && strength >= 0.0,
         ),
-        ("motion bucket", motion, motion.is_finite()),
+        ("motion bucket", motion, motion.is_finite() && motion >= 0.0),
     ] {
         if !is_possible {
             return Err(Error::OutOfRange {

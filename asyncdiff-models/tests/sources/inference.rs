@@ -136,6 +136,8 @@ fn stable_diffusion_1() {
         VaeConfig {
             block_out_channels: vec![128, 256, 512, 512],
             layers_per_block: 2,
+            // The size of a tile in tiled decoding.
+            sample_size: Some(512),
             ..VaeConfig::default()
         }
     );
@@ -210,6 +212,7 @@ fn stable_diffusion_xl() {
     assert_eq!(text(checkpoint, "text_encoder_2"), second);
     let vae: VaeConfig = checkpoint.json("vae/config.json").unwrap();
     assert_eq!(vae.scaling_factor, 0.13025);
+    assert_eq!(vae.sample_size, Some(1024));
     assert_eq!(
         scheduler(checkpoint)["_class_name"],
         "EulerDiscreteScheduler"

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use asyncdiff_burn::weights::WeightError;
 use asyncdiff_models::lora::Lora;
 use asyncdiff_models::{Checkpoint, CheckpointError, Error, NamedTensor, StableDiffusion};
 use safetensors::tensor::Dtype;
@@ -199,7 +200,7 @@ fn damaged_files_and_pickles_are_refused() {
         fs::write(&path, start).unwrap();
         let error = refusal(&path, None);
         assert!(
-            matches!(error, Error::Checkpoint(CheckpointError::Pickle(_))),
+            matches!(error, Error::Weights(WeightError::Pickle { .. })),
             "{error}"
         );
         assert!(error.to_string().contains("save_file"));

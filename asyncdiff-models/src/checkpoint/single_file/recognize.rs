@@ -1,9 +1,6 @@
 //! Whether a file is a whole checkpoint of a kind that is implemented.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
 
 use super::super::CheckpointError;
 
@@ -114,18 +111,6 @@ fn has_below(shapes: &BTreeMap<String, Vec<usize>>, prefix: &str) -> bool {
         .range(prefix.to_owned()..)
         .next()
         .is_some_and(|(name, _)| name.starts_with(prefix))
-}
-
-/// Says what to do with a pickle, which is what older checkpoints are, by its first bytes.
-pub(super) fn refuse_pickle(path: &Path) -> Result<(), CheckpointError> {
-    let mut start = [0; 4];
-    let read = File::open(path).and_then(|mut file| file.read(&mut start));
-    // A zip archive is what PyTorch writes, protocol 2 to 5 of pickle alone what it wrote before.
-    let pickle = start == *b"PK\x03\x04" || (start[0] == 0x80 && (2..=5).contains(&start[1]));
-    if read.is_ok() && pickle {
-        return Err(CheckpointError::Pickle(path.to_owned()));
-    }
-    Ok(())
 }
 
 /// The family, if the file is a whole checkpoint of one and there is nothing in it that is not understood.

@@ -91,8 +91,12 @@ fn level(half: &str, name: &str, levels: usize) -> Option<String> {
     Some(format!("{blocks}.{index}.resnets.{resnet}.{rest}"))
 }
 
-/// Its `config.json`.
-pub(super) fn config(part: &Part<'_>, scaling_factor: f64) -> Result<Value, CheckpointError> {
+/// Its `config.json`, for a UNet that was trained on latents of `sample_size`.
+pub(super) fn config(
+    part: &Part<'_>,
+    scaling_factor: f64,
+    sample_size: usize,
+) -> Result<Value, CheckpointError> {
     let channels = (0..part.count("encoder.down"))
         .map(|level| {
             let [width, _, _, _] =
@@ -108,6 +112,8 @@ pub(super) fn config(part: &Part<'_>, scaling_factor: f64) -> Result<Value, Chec
         "in_channels": in_channels,
         "out_channels": out_channels,
         "latent_channels": latent_channels,
+        // In pixels: every level but the last halves the picture.
+        "sample_size": sample_size << channels.len().saturating_sub(1),
         "block_out_channels": channels,
         "layers_per_block": part.count("encoder.down.0.block"),
         "norm_num_groups": 32,
