@@ -63,7 +63,7 @@ pub use error::ScheduleError;
 
 /// A noise scheduler, set up for a number of steps.
 ///
-/// Versions count denoiser calls. [`Value::Latents`](crate::plan::Value::Latents) at 0 is given: standard normal noise
+/// Versions count denoiser calls. [`Value::Latents`] at 0 is given: standard normal noise
 /// times [`init_noise_sigma`](Self::init_noise_sigma). The combinations of call `k` may read the latents and corrected
 /// latents up to `k`, the predictions up to `k`, and the noise of `k`; they end with the latents at `k + 1`.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -147,7 +147,11 @@ pub fn run(args: &Generate) -> Result<()> {
 
 fn print_job(job: &Job<'_>, (number, jobs): Place, timings: Timings) -> Result<()> {
     if jobs > 1 {
-        say!("run {number} of {jobs}: seed {}, {}", job.seed, job.prompt)?;
+        let prompt = match job.prompt {
+            "" => String::new(),
+            prompt => format!(", {prompt}"),
+        };
+        say!("run {number} of {jobs}: seed {}{prompt}", job.seed)?;
     }
     say!(
         "{:.2} s denoising, {:.2} s encoding, {:.2} s decoding",
