@@ -185,7 +185,7 @@ pub enum Error {
     NeedsPicture,
     /// A prompt for a model that reads none.
     #[error(
-        "this model makes a video of a picture and reads no text: leave out the prompt and the negative prompt"
+        "this model makes a video of a picture and reads no text: give a picture, and leave out the prompt and the negative prompt"
     )]
     ReadsNoText,
     /// A picture or mask to start from, for a model that makes a video of a picture.

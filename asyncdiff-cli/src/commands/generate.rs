@@ -120,6 +120,12 @@ pub fn run(args: &Generate) -> Result<()> {
             "fps": (request.frames > 1).then_some(request.fps),
             "vae_tiling": request.vae_tiling,
             "strength": request.init_image.as_ref().map(|init| init.strength),
+            "image_to_video": request.image_to_video.as_ref().map(|video| json!({
+                "motion_bucket_id": video.motion_bucket_id,
+                "noise_aug_strength": video.noise_aug_strength,
+                "min_guidance_scale": video.min_guidance_scale,
+                "decode_chunk_size": video.decode_chunk_size,
+            })),
             "scheduler": run.scheduler,
             "dtype": run.dtype,
             "devices": devices,
@@ -141,7 +147,11 @@ pub fn run(args: &Generate) -> Result<()> {
 
 fn print_job(job: &Job<'_>, (number, jobs): Place, timings: Timings) -> Result<()> {
     if jobs > 1 {
-        say!("run {number} of {jobs}: seed {}, {}", job.seed, job.prompt)?;
+        let prompt = match job.prompt {
+            "" => String::new(),
+            prompt => format!(", {prompt}"),
+        };
+        say!("run {number} of {jobs}: seed {}{prompt}", job.seed)?;
     }
     say!(
         "{:.2} s denoising, {:.2} s encoding, {:.2} s decoding",

@@ -46,6 +46,7 @@ pub fn heading(run: &Run, seeds: &dyn Display) -> String {
     let request = &run.request;
     let [batch, channels, height, width] = run.graph.latents;
     let from = match &request.init_image {
+        None if request.image_to_video.is_some() => "of a picture, ".to_owned(),
         None => String::new(),
         Some(init) if init.mask.is_some() => {
             format!("inside a mask at strength {}, ", init.strength)
@@ -56,15 +57,13 @@ pub fn heading(run: &Run, seeds: &dyn Display) -> String {
         1 => String::new(),
         frames => format!("{frames} frames of "),
     };
+    let guidance = match &request.image_to_video {
+        Some(video) => format!("{} to {}", video.min_guidance_scale, request.guidance_scale),
+        None => request.guidance_scale.to_string(),
+    };
     format!(
-        "{from}{frames}{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {}, seed {seeds}, {}",
-        request.width,
-        request.height,
-        request.steps,
-        run.scheduler,
-        run.plan.calls,
-        request.guidance_scale,
-        run.dtype
+        "{from}{frames}{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {guidance}, seed {seeds}, {}",
+        request.width, request.height, request.steps, run.scheduler, run.plan.calls, run.dtype
     )
 }
 

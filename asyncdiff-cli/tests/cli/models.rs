@@ -16,8 +16,12 @@ fn damaged_fixture(fixture: &str, damage: impl Fn(&Path), expected: &[&str]) {
     let sandbox = Sandbox::new();
     let model = sandbox.model(fixture);
     damage(&model);
+    let what = match fixture {
+        "svd" => "--image=model/picture.png",
+        _ => "x",
+    };
     let error = sandbox.fails(&[
-        "generate", "x", "--model", "model", "--steps", "2", "--quiet",
+        "generate", what, "--model", "model", "--steps", "2", "--quiet",
     ]);
     for part in expected {
         assert!(error.contains(part), "{error:?} should contain {part:?}");
@@ -226,5 +230,108 @@ fn damaged_xl_models_are_one_clear_sentence() {
     damaged(
         &set("vae/config.json", "latents_mean", json!([0.0, 0.0])),
         &["latents_mean", "is 2", "latent_channels is 4"],
+    );
+}
+
+#[test]
+fn damaged_video_models_are_one_clear_sentence() {
+    let damaged = |damage: &dyn Fn(&Path), expected: &[&str]| {
+        let with_picture = |model: &Path| {
+            let picture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rocket.png");
+            fs::copy(picture, model.join("picture.png")).unwrap();
+            damage(model);
+        };
+        damaged_fixture("svd", with_picture, expected);
+    };
+    let set = |file: &'static str, key: &'static str, value: Value| {
+        move |model: &Path| {
+            edit_json(&model.join(file), |config| {
+                config[key] = value.clone();
+            })
+        }
+    };
+    let remove =
+        |file: &'static str| move |model: &Path| fs::remove_file(model.join(file)).unwrap();
+    for file in [
+        "image_encoder/config.json",
+        "image_encoder/model.safetensors",
+        "feature_extractor/preprocessor_config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    ] {
+        damaged(&remove(file), &[file]);
+    }
+    for (file, key, value, expected) in [
+        (
+            "unet/config.json",
+            "in_channels",
+            json!(4),
+            &["in_channels is 4", "twice vae latent_channels is 8"] as &[_],
+        ),
+        (
+            "unet/config.json",
+            "num_attention_heads",
+            json!([8, 2]),
+            &["num_attention_heads has 2 entries", "has 4"],
+        ),
+        (
+            "unet/config.json",
+            "addition_time_embed_dim",
+            json!(9),
+            &["projection_class_embeddings_input_dim is 24", "is 27"],
+        ),
+        (
+            "unet/config.json",
+            "cross_attention_dim",
+            json!(33),
+            &["cross_attention_dim is 33", "projection_dim is 32"],
+        ),
+        (
+            "image_encoder/config.json",
+            "patch_size",
+            json!(0),
+            &["image_encoder/config.json", "patch_size is 0"],
+        ),
+        (
+            "image_encoder/config.json",
+            "num_attention_heads",
+            json!(5),
+            &["num_attention_heads is 5", "a divisor of hidden_size"],
+        ),
+        (
+            "image_encoder/config.json",
+            "hidden_act",
+            json!("relu"),
+            &["image_encoder/config.json", "relu"],
+        ),
+        (
+            "vae/config.json",
+            "_class_name",
+            json!("AutoencoderTiny"),
+            &["AutoencoderTiny", "AutoencoderKLTemporalDecoder"],
+        ),
+        (
+            "vae/config.json",
+            "layers_per_block",
+            json!(2),
+            &["encoder.down_blocks.0.resnets.1", "config.json asks for"],
+        ),
+    ] {
+        damaged(&set(file, key, value), expected);
+    }
+    damaged(
+        &|model| {
+            edit_weights(
+                &model.join("unet/diffusion_pytorch_model.safetensors"),
+                |header| {
+                    let name = "mid_block.attentions.0.time_mixer.mix_factor";
+                    header[name]["shape"] = json!([1, 1]);
+                },
+            );
+        },
+        &[
+            "mid_block.attentions.0.time_mixer.mix_factor",
+            "[1, 1]",
+            "[1]",
+        ],
     );
 }

@@ -212,15 +212,11 @@ fn check_image_to_video(video: &ImageToVideo, request: &Request) -> Result<(), E
     }
     let strength = video.noise_aug_strength;
     let motion = video.motion_bucket_id;
-    for (what, found, is_possible) in [
-        (
-            "strength of the noise on the picture",
-            strength,
-            strength.is_finite() && strength >= 0.0,
-        ),
-        ("motion bucket", motion, motion.is_finite() && motion >= 0.0),
+    for (what, found) in [
+        ("strength of the noise on the picture", strength),
+        ("motion bucket", motion),
     ] {
-        if !is_possible {
+        if !(found.is_finite() && found >= 0.0) {
             return Err(Error::OutOfRange {
                 what,
                 found: found.to_string(),
