@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use asyncdiff_models::{Checkpoint, HubId, Location, StableDiffusion};
+use asyncdiff_models::{Checkpoint, HubId, Location, MotionAdapter, StableDiffusion};
 
 use crate::args::ModelFiles;
 use crate::setup::Result;
@@ -36,6 +36,15 @@ pub fn open(model: Option<&Path>, files: &ModelFiles, quiet: bool) -> Result<Sta
     Ok(StableDiffusion::open(checkpoint)?)
 }
 
+/// Opens a motion adapter: a folder, or a model of the Hub.
+pub fn open_adapter(adapter: &Path, quiet: bool) -> Result<MotionAdapter> {
+    let files = match Location::find(adapter)? {
+        Location::Hub(id) => fetch_part(&id, quiet)?,
+        Location::Folder(path) | Location::File(path) => Checkpoint::part(path)?,
+    };
+    Ok(MotionAdapter::open(files)?)
+}
+
 /// What the model is called in reports.
 pub fn name(model: Option<&Path>) -> String {
     match model {
@@ -56,6 +65,17 @@ fn fetch(id: &HubId, variant: Option<&str>, quiet: bool) -> Result<Checkpoint> {
     let hub = crate::hub::from_environment()?;
     let mut downloads = crate::hub::Downloads::new(!quiet);
     Ok(hub.fetch(id, variant, &mut downloads)?)
+}
+
+#[cfg(feature = "hub")]
+fn fetch_part(id: &HubId, quiet: bool) -> Result<Checkpoint> {
+    let hub = crate::hub::from_environment()?;
+    Ok(hub.fetch_part(id, &mut crate::hub::Downloads::new(!quiet))?)
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetch_part(id: &HubId, quiet: bool) -> Result<Checkpoint> {
+    fetch(id, None, quiet)
 }
 
 #[cfg(not(feature = "hub"))]

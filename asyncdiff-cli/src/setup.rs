@@ -9,8 +9,7 @@ use asyncdiff_burn::weights::read_tensors;
 use asyncdiff_media::picture;
 use asyncdiff_models::lora::Lora;
 use asyncdiff_models::{
-    Checkpoint, ImageToVideo, InitImage, MotionAdapter, NamedTensor, PartitionChoice, Request,
-    StableDiffusion,
+    ImageToVideo, InitImage, NamedTensor, PartitionChoice, Request, StableDiffusion,
 };
 
 use crate::args::{Devices, Prompt, Sample, Video};
@@ -27,7 +26,7 @@ pub fn pipeline(sample: &Sample, quiet: bool) -> Result<StableDiffusion> {
     let loras = loras.collect::<Result<_>>()?;
     let pipeline = model::open(sample.model.as_deref(), &sample.files, quiet)?.with_loras(loras)?;
     let pipeline = match &sample.video.motion_adapter {
-        Some(folder) => pipeline.with_motion(MotionAdapter::open(Checkpoint::part(folder)?)?)?,
+        Some(adapter) => pipeline.with_motion(model::open_adapter(adapter, quiet)?)?,
         None => pipeline,
     };
     Ok(pipeline.with_dtype(sample.dtype))

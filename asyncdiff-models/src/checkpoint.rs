@@ -178,9 +178,25 @@ impl Checkpoint {
             Source::Folder(folder) => folder.weights(part, stem),
             Source::SingleFile(file) => file.weights(part),
             Source::Embedded(_) => {
-                let name = format!("{part}/{stem}.safetensors");
+                let file = format!("{stem}.safetensors");
+                let name = if part.is_empty() {
+                    file
+                } else {
+                    format!("{part}/{file}")
+                };
                 let bytes = self.embedded_file(&name)?;
                 Ok(WeightFile::embedded(&self.describe(&name), bytes).into())
+            }
+        }
+    }
+
+    /// The weight file of that very name.
+    pub(crate) fn weight_file(&self, name: &str) -> Result<WeightFile, Error> {
+        match &self.source {
+            Source::Folder(folder) => Ok(WeightFile::open(&folder.file(name))?),
+            Source::SingleFile(_) | Source::Embedded(_) => {
+                let bytes = self.embedded_file(name)?;
+                Ok(WeightFile::embedded(&self.describe(name), bytes))
             }
         }
     }

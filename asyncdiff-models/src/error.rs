@@ -112,7 +112,9 @@ pub enum Error {
     #[error("0 images are not possible: ask for at least 1")]
     NoImages,
     /// A video without what moves it.
-    #[error("{0} frames are a video, which needs a motion adapter: give one, or ask for 1 frame")]
+    #[error(
+        "{0} frames are a video, which needs a motion adapter: give one (--motion-adapter), or ask for 1 frame"
+    )]
     NeedsMotionAdapter(usize),
     /// A video longer than the motion adapter reaches.
     #[error(

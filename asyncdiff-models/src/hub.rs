@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::pipeline::Class;
 use download::Online;
 pub use error::HubError;
+use needed::Kind;
 
 /// The Hub's address.
 pub const ENDPOINT: &str = "https://huggingface.co";
@@ -95,52 +96,88 @@ impl Hub {
         variant: Option<&str>,
         progress: &mut dyn DownloadProgress,
     ) -> Result<Checkpoint, Error> {
-        let folder = if self.offline {
-            self.cached(id, variant)?
-        } else {
-            match self.download(id, variant, progress) {
-                Err(Error::Hub(reason @ HubError::NoNetwork { .. })) => {
-                    let folder = self.cached(id, variant);
-                    match folder {
-                        Ok(folder) => {
-                            progress.cached(&reason);
-                            folder
-                        }
-                        Err(_) => return Err(reason.into()),
-                    }
-                }
-                other => other?,
-            }
-        };
-        let checkpoint = Checkpoint::folder(folder)?;
+        let checkpoint = Checkpoint::folder(self.files(id, Kind::Pipeline, variant, progress)?)?;
         Ok(match variant {
             Some(variant) => checkpoint.with_variant(variant)?,
             None => checkpoint,
         })
     }
 
+    /// The model `id` that is a part of a pipeline, such as a motion adapter, as [`Checkpoint::part`]: as
+    /// [`fetch`](Self::fetch), but of its `config.json` and its weights.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Hub`]; [`Error::Checkpoint`] if there are no usable weights.
+    pub fn fetch_part(
+        &self,
+        id: &HubId,
+        progress: &mut dyn DownloadProgress,
+    ) -> Result<Checkpoint, Error> {
+        Ok(Checkpoint::part(self.files(
+            id,
+            Kind::Part,
+            None,
+            progress,
+        )?)?)
+    }
+
+    /// The folder with the files of a model.
+    fn files(
+        &self,
+        id: &HubId,
+        kind: Kind,
+        variant: Option<&str>,
+        progress: &mut dyn DownloadProgress,
+    ) -> Result<PathBuf, Error> {
+        if self.offline {
+            return self.cached(id, kind, variant);
+        }
+        match self.download(id, kind, variant, progress) {
+            Err(Error::Hub(reason @ HubError::NoNetwork { .. })) => {
+                match self.cached(id, kind, variant) {
+                    Ok(folder) => {
+                        progress.cached(&reason);
+                        Ok(folder)
+                    }
+                    Err(_) => Err(reason.into()),
+                }
+            }
+            other => other,
+        }
+    }
+
     fn download(
         &self,
         id: &HubId,
+        kind: Kind,
         variant: Option<&str>,
         progress: &mut dyn DownloadProgress,
     ) -> Result<PathBuf, Error> {
         let online = Online::open(self, id)?;
         let names = online.names().to_vec();
         let mut get = |name: &str| Ok(online.get(name, progress)?);
-        if !names.iter().any(|name| name == needed::MODEL_INDEX) {
-            return Err(HubError::NoModelIndex { id: id.clone() }.into());
+        let first = kind.first_file();
+        if !names.iter().any(|name| name == first) {
+            return Err(HubError::NoFile {
+                id: id.clone(),
+                file: first,
+            }
+            .into());
         }
-        get(needed::MODEL_INDEX)?;
+        get(first)?;
         let folder = online.snapshot();
-        Class::of(&Checkpoint::folder(folder)?)?;
-        needed::get_all(folder, &id.to_string(), &names, variant, &mut get)?;
+        if kind == Kind::Pipeline {
+            Class::of(&Checkpoint::folder(folder)?)?;
+        }
+        let id = id.to_string();
+        needed::get_all(folder, &id, kind, &names, variant, &mut get)?;
         online.name_revision()?;
         Ok(folder.to_owned())
     }
 
     /// The folder of a model that is wholly in the cache.
-    fn cached(&self, id: &HubId, variant: Option<&str>) -> Result<PathBuf, Error> {
+    fn cached(&self, id: &HubId, kind: Kind, variant: Option<&str>) -> Result<PathBuf, Error> {
         let not_cached = |missing: String| {
             Error::from(HubError::NotCached {
                 id: id.clone(),
@@ -160,9 +197,9 @@ impl Hub {
                 Err(not_cached(name.to_owned()))
             }
         };
-        get(needed::MODEL_INDEX)?;
+        get(kind.first_file())?;
         let names = needed::files_below(&folder);
-        match needed::get_all(&folder, &id.to_string(), &names, variant, &mut get) {
+        match needed::get_all(&folder, &id.to_string(), kind, &names, variant, &mut get) {
             Err(Error::Checkpoint(fault)) => Err(not_cached(format!("part of it: {fault}"))),
             other => other,
         }?;

@@ -161,7 +161,11 @@ impl Lora {
     ///
     /// [`LoraError`] for a file that is no LoRA, an incomplete one, or one of another kind (DoRA, LoHa, LoKr, …).
     pub fn open(path: &Path) -> Result<Self, LoraError> {
-        let file = WeightFile::open(path)?;
+        Self::of(WeightFile::open(path)?)
+    }
+
+    /// The LoRA in a file that is open.
+    pub(crate) fn of(file: WeightFile) -> Result<Self, LoraError> {
         let mut layers: BTreeMap<(Part, String), Tensors> = BTreeMap::new();
         {
             let weights = file.read()?;

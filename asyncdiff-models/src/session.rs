@@ -194,7 +194,9 @@ impl<'a> Session<'a> {
         let motion_file = motion.map(|motion| motion.adapter.weights()).transpose()?;
         for (worker, blocks) in self.workers.iter().zip(&run.plan.blocks) {
             let unet = worker.install(|| {
-                let deltas = PartDeltas::new(&self.pipeline.loras, Part::UNet)?;
+                let loras = self.pipeline.loras.iter();
+                let loras = loras.chain(motion.and_then(|motion| motion.lora.as_ref()));
+                let deltas = PartDeltas::new(loras, Part::UNet)?;
                 let motion = motion_file.as_ref().map(WeightSet::read).transpose()?;
                 UNet::load(
                     unet,

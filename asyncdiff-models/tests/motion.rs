@@ -11,6 +11,7 @@ use asyncdiff_core::scheduler::SchedulerConfig;
 use asyncdiff_core::{AsyncDiff, Schedule};
 use asyncdiff_models::device::workers;
 use asyncdiff_models::image::Image;
+use asyncdiff_models::lora::Lora;
 use asyncdiff_models::quality::relative_error;
 use asyncdiff_models::random::TorchRng;
 use asyncdiff_models::{
@@ -52,20 +53,27 @@ fn changed_adapter(
         settings[key] = value.clone();
     }
     fs::write(folder.join("config.json"), settings.to_string()).unwrap();
-    let mut bytes: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
-    for mut tensor in read_tensors(&from.join(WEIGHTS)).unwrap() {
-        if change(&tensor.name, &mut tensor.values) {
+    let mut tensors = read_tensors(&from.join(WEIGHTS)).unwrap();
+    tensors.retain_mut(|tensor| change(&tensor.name, &mut tensor.values));
+    write_weights(&folder.join(WEIGHTS), &tensors);
+    folder
+}
+
+fn write_weights(path: &Path, tensors: &[NamedTensor]) {
+    let bytes: BTreeMap<&str, Vec<u8>> = tensors
+        .iter()
+        .map(|tensor| {
             let values = tensor.values.iter().flat_map(|value| value.to_le_bytes());
-            bytes.insert(tensor.name, (tensor.shape, values.collect()));
-        }
-    }
-    let views = bytes.iter().map(|(name, (shape, values))| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), values).unwrap();
-        (name.clone(), view)
+            (tensor.name.as_str(), values.collect())
+        })
+        .collect();
+    let views = tensors.iter().map(|tensor| {
+        let values = &bytes[tensor.name.as_str()];
+        let view = TensorView::new(Dtype::F32, tensor.shape.clone(), values).unwrap();
+        (tensor.name.clone(), view)
     });
     let file = safetensors::serialize(views.collect::<Vec<_>>(), None).unwrap();
-    fs::write(folder.join(WEIGHTS), file).unwrap();
-    folder
+    fs::write(path, file).unwrap();
 }
 
 /// Three small frames in three steps.
@@ -227,6 +235,54 @@ fn an_adapters_own_noise_scheduler_wins() {
     );
 }
 
+/// A LoRA of one matrix of `part`.
+fn lora(path: &Path, part: &str, module: &str, [output, input]: [usize; 2]) {
+    let tensor = |end: &str, shape: Vec<usize>, seed| NamedTensor {
+        name: format!("{part}.{module}.{end}.weight"),
+        values: TorchRng::new(seed).randn(shape.iter().product()),
+        shape,
+    };
+    let (down, up) = (
+        tensor("lora_A", vec![2, input], 1),
+        tensor("lora_B", vec![output, 2], 2),
+    );
+    write_weights(path, &[down, up]);
+}
+
+/// The small motion adapter of the embedded model comes with one.
+#[test]
+fn an_adapters_lora_changes_videos_only() {
+    let folder = changed_adapter("with_lora", &[], |_, _| true);
+    let path = folder.join("pytorch_lora_weights.safetensors");
+    let module = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k";
+    lora(&path, "unet", module, [16, 32]);
+    let with_lora = with_adapter(&folder).unwrap();
+    let request = request(&with_lora);
+    let found = generate(&with_lora, &request).latents;
+
+    // The same LoRA, given to the model.
+    let given = vec![(Lora::open(&path).unwrap(), 1.0)];
+    let given = video_model().with_loras(given).unwrap();
+    assert_eq!(found, generate(&given, &request).latents);
+    assert_ne!(found, generate(&video_model(), &request).latents);
+    let mut picture = request.clone();
+    picture.frames = 1;
+    assert_eq!(
+        generate(&with_lora, &picture).latents,
+        generate(&image_model(), &picture).latents
+    );
+
+    // The text encoder serves pictures too.
+    let module = "text_model.encoder.layers.0.self_attn.q_proj";
+    lora(&path, "text_encoder", module, [32, 32]);
+    let text = sentence(with_adapter(&folder));
+    assert!(
+        text.contains("with_lora/pytorch_lora_weights.safetensors"),
+        "{text}"
+    );
+    assert!(text.contains("text_encoder"), "{text}");
+}
+
 /// diffusers' `AnimateDiffPipeline` draws `[videos, channels, frames, height, width]`.
 #[test]
 fn a_seed_means_the_noise_that_it_means_in_diffusers() {
@@ -256,7 +312,7 @@ fn impossible_videos_are_errors() {
     for (found, expected) in [
         (
             error(&image_model, |_| ()),
-            "3 frames are a video, which needs a motion adapter: give one, or ask for 1 frame",
+            "3 frames are a video, which needs a motion adapter: give one (--motion-adapter), or ask for 1 frame",
         ),
         (
             error(&pipeline, |request| request.frames = 33),

@@ -7,8 +7,9 @@ use clap::Args;
 
 #[derive(Debug, Args)]
 pub struct Video {
-    /// Motion adapter (AnimateDiff) folder: makes videos with a model of pictures, Stable Diffusion 1.x [default: none]
-    #[arg(long, value_name = "DIR")]
+    /// Motion adapter (AnimateDiff), a folder or a Hub id: makes videos with a model of pictures, Stable Diffusion 1.x
+    /// [default: none]
+    #[arg(long, value_name = "DIR|ID")]
     pub motion_adapter: Option<PathBuf>,
     /// Picture that a video is made of, in place of a prompt, for Stable Video Diffusion: a .png, .jpg or .webp file
     #[arg(long, value_name = "FILE", group = "text")]

@@ -32,11 +32,13 @@ pub enum HubError {
     },
     /// A repository that is no diffusers model.
     #[error(
-        "{id} has no model_index.json, so it is no model in diffusers layout: if it holds single-file checkpoints, download one and give its path"
+        "{id} has no {file}, so it is no model in diffusers layout: if it holds single-file checkpoints, download one and give its path"
     )]
-    NoModelIndex {
+    NoFile {
         /// The model.
         id: HubId,
+        /// The file.
+        file: &'static str,
     },
     /// The Hub cannot be reached.
     #[error(

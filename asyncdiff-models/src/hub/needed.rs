@@ -9,7 +9,27 @@ use serde_json::Value;
 use crate::checkpoint::{CheckpointError, WeightFiles, choose_weights, has_variant, shards};
 use crate::error::Error;
 
-pub(super) const MODEL_INDEX: &str = "model_index.json";
+const MODEL_INDEX: &str = "model_index.json";
+const CONFIG: &str = "config.json";
+
+/// What a model of the Hub is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A folder for each part.
+    Pipeline,
+    /// One part.
+    Part,
+}
+
+impl Kind {
+    /// The file without which it is no such model.
+    pub fn first_file(self) -> &'static str {
+        match self {
+            Kind::Pipeline => MODEL_INDEX,
+            Kind::Part => CONFIG,
+        }
+    }
+}
 
 /// Parts that a `model_index.json` may name and no pipeline here has.
 const NOT_READ: [&str; 1] = ["safety_checker"];
@@ -23,12 +43,13 @@ const WITHOUT_WEIGHTS: [&str; 5] = [
     "FeatureExtractor",
 ];
 
-/// Gets every file that is read of a model called `id`, beside its [`MODEL_INDEX`], which is in `folder` already.
+/// Gets every file that is read of a model called `id`, beside its [first](Kind::first_file), which is in `folder` already.
 ///
 /// `names` are the files that there are, relative to the model's root; `get` fetches one and says where it is.
 pub(super) fn get_all(
     folder: &Path,
     id: &str,
+    kind: Kind,
     names: &[String],
     variant: Option<&str>,
     get: &mut dyn FnMut(&str) -> Result<PathBuf, Error>,
@@ -40,14 +61,27 @@ pub(super) fn get_all(
         }
     }
     let mut weights = Vec::new();
-    for (part, stem) in parts(&folder.join(MODEL_INDEX))? {
+    let parts = match kind {
+        Kind::Pipeline => parts(&folder.join(MODEL_INDEX))?,
+        Kind::Part => {
+            let files = names.iter().filter(|name| !name.contains('/'));
+            weights.push((
+                String::new(),
+                "diffusion_pytorch_model",
+                files.cloned().collect(),
+            ));
+            // The noise scheduler that a motion adapter may bring.
+            vec![("scheduler".to_owned(), None)]
+        }
+    };
+    for (part, stem) in parts {
         let files: Vec<String> = names
             .iter()
             .filter_map(|name| name.strip_prefix(&part)?.strip_prefix('/'))
             .map(str::to_owned)
             .collect();
         for name in files.iter().filter(|name| is_configuration(name)) {
-            get(&format!("{part}/{name}"))?;
+            get(&in_part(&part, name))?;
         }
         if let Some(stem) = stem {
             weights.push((part, stem, files));
@@ -68,28 +102,36 @@ pub(super) fn get_all(
     // All choices before the first big download.
     let mut chosen = Vec::new();
     for (part, stem, files) in &weights {
-        let files = choose_weights(&format!("{id}/{part}"), files, stem, variant)?;
+        let files = choose_weights(&in_part(id, part), files, stem, variant)?;
         chosen.push((part, files));
     }
     for (part, files) in chosen {
         match files {
             WeightFiles::Whole(name) => {
-                get(&format!("{part}/{name}"))?;
+                get(&in_part(part, &name))?;
             }
             WeightFiles::Sharded(index) => {
-                let name = format!("{part}/{index}");
+                let name = in_part(part, &index);
                 let path = get(&name)?;
                 let bytes = fs::read(&path).map_err(|source| Error::Read {
                     file: path.display().to_string(),
                     source,
                 })?;
                 for shard in shards(&path.display().to_string(), &bytes)?.files {
-                    get(&format!("{part}/{shard}"))?;
+                    get(&in_part(part, &shard))?;
                 }
             }
         }
     }
     Ok(())
+}
+
+/// The name of a part's file; the part without a name is the model itself.
+fn in_part(part: &str, file: &str) -> String {
+    match part {
+        "" => file.to_owned(),
+        part => format!("{part}/{file}"),
+    }
 }
 
 /// The parts that `model_index.json` names, each with the stem of its weight files if it has weights.

@@ -81,8 +81,11 @@ impl<'a> PartDeltas<'a> {
     /// # Errors
     ///
     /// [`WeightError::Corrupt`] for a file that has changed since it was opened.
-    pub fn new(loras: &'a [Fitted], part: Part) -> Result<Self, WeightError> {
-        let of_part = loras.iter().filter_map(|fitted| {
+    pub fn new(
+        loras: impl IntoIterator<Item = &'a Fitted>,
+        part: Part,
+    ) -> Result<Self, WeightError> {
+        let of_part = loras.into_iter().filter_map(|fitted| {
             let layers = fitted.layers.get(&part)?;
             Some(fitted.lora.file.read().map(|weights| OfFile {
                 weights,

@@ -26,7 +26,7 @@ impl StableDiffusion {
     }
 
     /// The weights of a part, if this pipeline has it.
-    fn weights(&self, part: Part) -> Result<Option<WeightSet>, Error> {
+    pub(super) fn weights(&self, part: Part) -> Result<Option<WeightSet>, Error> {
         let stem = match part {
             Part::UNet => "diffusion_pytorch_model",
             Part::TextEncoder | Part::TextEncoder2 => "model",

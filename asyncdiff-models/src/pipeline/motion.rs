@@ -8,18 +8,23 @@ use serde::Deserialize;
 use super::{Class, Request, SCHEDULER_CONFIG, StableDiffusion, scheduler};
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
+use crate::lora::{Fitted, Lora, Part};
 
 /// The frames that published adapters were trained with.
 const USUAL_FRAMES: usize = 16;
 /// As their examples are saved.
 const USUAL_FPS: usize = 8;
 
+/// What diffusers calls the LoRA of a folder.
+const LORA: &str = "pytorch_lora_weights.safetensors";
+
 /// A motion adapter (diffusers' `MotionAdapter`), without its weights.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct MotionAdapter {
     files: Checkpoint,
     config: MotionConfig,
     scheduler: Option<SchedulerConfig>,
+    lora: Option<Lora>,
 }
 
 /// A motion adapter in a pipeline.
@@ -30,6 +35,8 @@ pub(crate) struct Motion {
     pub unet: UNet2d,
     /// The noise scheduler for videos.
     pub scheduler: SchedulerConfig,
+    /// What the adapter changes in the pipeline's UNet.
+    pub lora: Option<Fitted>,
 }
 
 #[derive(Deserialize)]
@@ -38,8 +45,9 @@ struct ClassName {
 }
 
 impl MotionAdapter {
-    /// Reads an adapter's `config.json`, and its `scheduler/scheduler_config.json` if it has one: the noise scheduler that it
-    /// was trained with.
+    /// Reads an adapter's `config.json` and, where it has them, its `scheduler/scheduler_config.json`, the noise scheduler that
+    /// it was trained with, and its `pytorch_lora_weights.safetensors`, a LoRA of the UNet that it needs beside its own
+    /// weights: motion modules see no text, so what a prompt says of motion is for the UNet to understand.
     ///
     /// # Errors
     ///
@@ -53,10 +61,18 @@ impl MotionAdapter {
                 found,
             });
         }
-        let has_scheduler = files.has(SCHEDULER_CONFIG);
+        let scheduler = files
+            .has(SCHEDULER_CONFIG)
+            .then(|| scheduler(&files))
+            .transpose()?;
+        let lora = files
+            .has(LORA)
+            .then(|| -> Result<_, Error> { Ok(Lora::of(files.weight_file(LORA)?)?) })
+            .transpose()?;
         Ok(Self {
             config: files.json(name)?,
-            scheduler: has_scheduler.then(|| scheduler(&files)).transpose()?,
+            scheduler,
+            lora,
             files,
         })
     }
@@ -94,8 +110,9 @@ impl StableDiffusion {
     /// # Errors
     ///
     /// [`Error::Motion`] if the adapter was made for another UNet or asks for something that is not implemented,
-    /// [`Error::NoMotion`] for a kind of model that no motion adapter goes with.
-    pub fn with_motion(self, adapter: MotionAdapter) -> Result<Self, Error> {
+    /// [`Error::Lora`] if its LoRA was, or changes more than the UNet, [`Error::NoMotion`] for a kind of model that no motion
+    /// adapter goes with.
+    pub fn with_motion(self, mut adapter: MotionAdapter) -> Result<Self, Error> {
         let no_motion = |what: &str| Error::NoMotion(what.to_owned());
         if self.class != Class::Base {
             return Err(no_motion(&format!("of the class {}", self.class.name())));
@@ -114,11 +131,22 @@ impl StableDiffusion {
             Some(own) => own.clone(),
             None => published(&self.scheduler)?,
         };
+        // The text encoder serves pictures too, so it is no part that an adapter could change.
+        let changeable = |part| match part {
+            Part::UNet => self.weights(part),
+            Part::TextEncoder | Part::TextEncoder2 => Ok(None),
+        };
+        let lora = adapter
+            .lora
+            .take()
+            .map(|lora| Fitted::new(lora, 1.0, &self.unet, changeable))
+            .transpose()?;
         Ok(Self {
             motion: Some(Motion {
                 adapter,
                 unet,
                 scheduler,
+                lora,
             }),
             ..self
         })

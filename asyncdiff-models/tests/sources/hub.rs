@@ -66,6 +66,41 @@ impl Setting {
     }
 }
 
+#[test]
+fn a_part_is_fetched_without_the_rest() {
+    let setting = Setting::new(|model| {
+        // A motion adapter's repository: its files are those of one model, and others are beside them.
+        for file in ["config.json", "diffusion_pytorch_model.safetensors"] {
+            fs::copy(model.join("unet").join(file), model.join(file)).unwrap();
+        }
+        fs::remove_file(model.join("model_index.json")).unwrap();
+    });
+    let part = setting.hub.fetch_part(&id(), &mut ()).unwrap();
+    let weights = part.weights("", "diffusion_pytorch_model").unwrap();
+    assert!(weights.read().unwrap().shapes().count() > 100);
+    let mut files = setting.asked_for();
+    files.sort();
+    assert_eq!(
+        files,
+        [
+            "config.json",
+            "diffusion_pytorch_model.safetensors",
+            "scheduler/scheduler_config.json"
+        ]
+    );
+    // What is in the cache needs no network.
+    let offline = Hub {
+        offline: true,
+        ..setting.hub.clone()
+    };
+    assert_eq!(offline.fetch_part(&id(), &mut ()).unwrap(), part);
+    let error = setting.refusal();
+    assert!(
+        error.to_string().contains("has no model_index.json"),
+        "{error}"
+    );
+}
+
 fn id() -> HubId {
     ID.parse().unwrap()
 }
