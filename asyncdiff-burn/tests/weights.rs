@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use asyncdiff_burn::layers;
-use asyncdiff_burn::weights::{WeightError, WeightFile, read_tensors};
+use asyncdiff_burn::weights::{Form, Stored, WeightError, WeightFile, WeightSet, read_tensors};
 use burn::tensor::{Device, FloatDType, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, TensorView};
@@ -130,5 +130,63 @@ fn damaged_files_are_errors() {
                     .tensor("linear.weight", [2, 3]);
             }
         }
+    }
+}
+
+/// A tensor of a file under other names, in every form; the expected values are those of [`VALUES`], rearranged by hand.
+#[test]
+fn tensors_have_the_names_and_forms_that_a_model_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    let bytes: Vec<u8> = VALUES
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    let path = folder.path().join("original.safetensors");
+    let view = |shape| TensorView::new(Dtype::F32, shape, &bytes).unwrap();
+    let tensors = [
+        ("matrix", view(vec![2, 3])),
+        ("joined", view(vec![3, 2])),
+        ("convolution", view(vec![3, 2, 1, 1])),
+    ];
+    fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    let renamed = |stored: &str, form| {
+        let stored = Stored {
+            name: stored.to_owned(),
+            form,
+        };
+        let names = [("part.weight".to_owned(), stored)].into();
+        WeightSet::renamed(WeightFile::open(&path).unwrap(), names)
+    };
+    let [a, b, c, d, e, f] = VALUES;
+    for (stored, form, shape, expected) in [
+        ("matrix", Form::Same, [2, 3], vec![a, b, c, d, e, f]),
+        ("matrix", Form::Transposed, [3, 2], vec![a, d, b, e, c, f]),
+        ("joined", Form::Third(0), [1, 2], vec![a, b]),
+        ("joined", Form::Third(2), [1, 2], vec![e, f]),
+        (
+            "convolution",
+            Form::Pointwise,
+            [3, 2],
+            vec![a, b, c, d, e, f],
+        ),
+    ] {
+        let set = renamed(stored, form);
+        let weights = set.read().unwrap();
+        let loader = weights.on(&device, FloatDType::F32).at("part");
+        assert_eq!(values(loader.tensor("weight", shape).unwrap()), expected);
+        weights.finish(|_| false).unwrap();
+        let error = loader.tensor("weight", [7, 7]).unwrap_err().to_string();
+        assert!(
+            error.contains(stored) && error.contains("part.weight"),
+            "{error}"
+        );
+    }
+    for (stored, form) in [
+        ("matrix", Form::Third(0)),
+        ("convolution", Form::Transposed),
+    ] {
+        let error = renamed(stored, form).read().unwrap_err();
+        assert!(matches!(&error, WeightError::Form { name, .. } if name == stored));
     }
 }
