@@ -40,14 +40,20 @@ class Clips:
         self.vae, self.pictures = vae, pictures[keep]
         self.names, self.styles = [names[index] for index in keep], [styles[index] for index in keep]
 
-    def batch(self, chance: np.random.Generator, places: torch.Tensor, count: int) -> tuple[torch.Tensor, list[str]]:
-        """The frames at `places` of some clips, as scaled latents `[count, 4, places, 16, 16]`, and the clips' prompts.
+    def batch(
+        self, chance: np.random.Generator, places: torch.Tensor, count: int
+    ) -> tuple[torch.Tensor, list[str], torch.Tensor]:
+        """The frames at `places` of some clips, as scaled latents `[count, 4, places, 16, 16]`, the clips' prompts, and the
+        motions that these name: `[count]`, numbers in `MOTIONS`, one more for none, -1 for an empty prompt.
 
-        Their motions differ (one may be none at all), so that every step has to tell motion words apart.
+        The clips' motions differ as far as there are enough of them (one may be none at all), so that every step has to
+        tell motion words apart.
         """
-        words = chance.permutation([*MOTIONS, None])[:count]
-        latents, prompts = zip(*(self.sample(chance, places, word) for word in words))
-        return torch.stack(latents, 0).transpose(1, 2), list(prompts)
+        words = [*MOTIONS, None]
+        chosen = np.resize(chance.permutation(len(words)), count)
+        latents, prompts = zip(*(self.sample(chance, places, words[number]) for number in chosen))
+        named = [int(number) if text else -1 for number, text in zip(chosen, prompts)]
+        return torch.stack(latents, 0).transpose(1, 2), list(prompts), torch.tensor(named)
 
     @torch.no_grad()
     def sample(self, chance: np.random.Generator, places: torch.Tensor, motion: str | None) -> tuple[torch.Tensor, str]:

@@ -22,7 +22,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from clips import held_out, load_drawings
 from motions import FRAMES, MOTIONS, STILL, Path, draw, prompt
-from train_motion_adapter import LORA_RANK, PlainAttention, add_low_rank, load_low_rank
+from train_motion_adapter import PlainAttention, add_low_rank, load_low_rank
 
 MOVES = 0.8
 """A clip follows its prompt when its correlation is above this."""
@@ -39,7 +39,7 @@ def load_pipeline(model: str, adapter: str) -> AnimateDiffPipeline:
         motion_adapter=MotionAdapter.from_pretrained(adapter, torch_dtype=torch.float32),
         scheduler=DDIMScheduler.from_pretrained(model, subfolder="scheduler"),
     )
-    load_low_rank(add_low_rank(pipeline.unet, LORA_RANK), adapter)
+    load_low_rank(add_low_rank(pipeline.unet), adapter)
     pipeline.unet.set_attn_processor(PlainAttention())
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -14,17 +14,19 @@ import numpy as np
 import torch
 import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from clips import Clips
-from motions import FRAMES
+from motions import FRAMES, MOTIONS
 
-TRANSFORMER_LAYERS = [1, 1, 0, 1]
-"""Transformer layers of the motion modules at each level of the UNet. Modules with one layer at every level take 5.6 MB;
-without those at the third level (96 channels on 4x4 places) the adapter keeps below 4 MB. There a module is
-left with its two projections, and each frame is by itself."""
+TRANSFORMER_LAYERS = [1, 1, 0, 0]
+"""Transformer layers of the motion modules at each level of the UNet. Modules with one layer at every level take 5.6 MB, and the
+LoRA needs one more; without layers at the last two levels (4x4 and 2x2 places) both keep below 4 MB. There a module
+is left with its two projections, and each frame is by itself."""
 
 SIGNAL_FLOOR = 0.05
 """Added to the ratio of signal to noise before the loss is divided by it. Where a thing is gets decided while there is almost
@@ -34,10 +36,23 @@ draw and not to move. Divided by the ratio, the error is that of the predicted p
 NOISE_EXPONENT = 0.7
 """Noise levels are drawn evenly and then raised to this power (as shares of 1), so that high ones come more often."""
 
+WORDS_UNTIL = 0.6
+"""Share of the time after which the motion words' cross entropy counts nothing; its weight falls evenly until then."""
 
-LORA_FILE, LORA_RANK = "pytorch_lora_weights.safetensors", 16
-"""The file of the LoRA beside the adapter. Motion modules see no text, and the picture model's features hardly tell one
-motion word from another, so the keys and values of its attention to the prompt learn a little too."""
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""The file of the LoRA beside the adapter."""
+
+LORA_RANKS = {
+    **{f"attn2.{part}": 16 for part in ("to_k", "to_v")},
+    **{f"{attention}.to_q": 8 for attention in ("attn1", "attn2")},
+    **{f"attn1.{part}": 8 for part in ("to_k", "to_v")},
+    **{f"{attention}.to_out.0": 8 for attention in ("attn1", "attn2")},
+    **{f".{convolution}": 6 for convolution in ("conv1", "conv2")},
+}
+"""The image model's layers that learn a little too, by the ends of their paths, and the ranks of their LoRAs. Motion modules
+see no text, and the picture model's features hardly tell one motion word from another: that is for the attention to the
+prompt. And that model has only ever seen drawings in the middle, so that it cannot draw one elsewhere: that is for the
+other layers."""
 
 
 class PlainAttention:
@@ -83,26 +98,31 @@ class Places:
 
 
 class LowRank(torch.nn.Module):
-    """A frozen linear layer plus a trained product of two thin matrices (LoRA, with a scale of 1)."""
+    """A frozen matrix or convolution plus a trained product of two thin ones (LoRA, with a scale of 1)."""
 
-    def __init__(self, layer: torch.nn.Linear, rank: int):
+    def __init__(self, layer: torch.nn.Linear | torch.nn.Conv2d, rank: int):
         super().__init__()
         self.layer = layer
-        self.down = torch.nn.Parameter(torch.randn(rank, layer.in_features) / layer.in_features**0.5)
-        self.up = torch.nn.Parameter(torch.zeros(layer.out_features, rank))
+        outputs, *inputs = layer.weight.shape
+        self.down = torch.nn.Parameter(torch.randn(rank, *inputs) / math.prod(inputs) ** 0.5)
+        self.up = torch.nn.Parameter(torch.zeros(outputs, rank, *[1 for _ in inputs[1:]]))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.layer(hidden_states) + hidden_states @ self.down.T @ self.up.T
+        if self.down.ndim == 2:
+            return self.layer(hidden_states) + F.linear(F.linear(hidden_states, self.down), self.up)
+        thin = F.conv2d(hidden_states, self.down, stride=self.layer.stride, padding=self.layer.padding)
+        return self.layer(hidden_states) + F.conv2d(thin, self.up)
 
 
-def add_low_rank(unet: UNetMotionModel, rank: int) -> dict[str, LowRank]:
-    """Puts trainable products beside the keys and values of all attention to the prompt; returns them by module path."""
+def add_low_rank(unet: UNetMotionModel) -> dict[str, LowRank]:
+    """Puts trainable products beside the image model's layers that `LORA_RANKS` names; returns them by module path."""
     added = {}
     for path, module in list(unet.named_modules()):
-        if path.endswith("attn2") and "motion_modules" not in path:
-            for part in ("to_k", "to_v"):
-                added[f"{path}.{part}"] = LowRank(getattr(module, part), rank)
-                setattr(module, part, added[f"{path}.{part}"])
+        rank = next((rank for ending, rank in LORA_RANKS.items() if path.endswith(ending)), None)
+        if rank and "motion_modules" not in path:
+            parent, _, name = path.rpartition(".")
+            added[path] = LowRank(module, rank)
+            setattr(unet.get_submodule(parent), name, added[path])
     return added
 
 
@@ -112,6 +132,33 @@ def load_low_rank(low_rank: dict[str, LowRank], folder: str) -> None:
     for path, layer in low_rank.items():
         layer.down.data = stored[f"unet.{path}.lora_A.weight"].float()
         layer.up.data = stored[f"unet.{path}.lora_B.weight"].float()
+
+
+class WordHeads(torch.nn.Module):
+    """Names the motion from what enters each motion module, at every place of every frame by itself. Only training has them.
+
+    A motion module can make the motion that a prompt names only if its input tells that motion from the others. The error of
+    the predicted noise asks the LoRA for this only once the modules move things; these heads ask for it at once."""
+
+    def __init__(self, unet: UNetMotionModel):
+        super().__init__()
+        modules = [module for module in unet.modules() if isinstance(module, AnimateDiffTransformer3D)]
+        modules = [module for module in modules if len(module.transformer_blocks)]
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(module.in_channels, len(MOTIONS) + 1) for module in modules)
+        self.groups, self.inputs = modules[0].norm.num_groups, [torch.empty(0)] * len(modules)
+        for number, module in enumerate(modules):
+            module.register_forward_pre_hook(lambda _, inputs, number=number: self.inputs.__setitem__(number, inputs[0]))
+
+    def forward(self, motions: torch.Tensor, frames: int) -> torch.Tensor:
+        """Cross entropy of each module's input in the UNet's last call; `motions` `[batch]` is -1 where nothing was named."""
+        motions = motions.repeat_interleave(frames)
+        losses = []
+        for head, hidden_states in zip(self.heads, self.inputs):
+            places = F.group_norm(hidden_states, self.groups).permute(0, 2, 3, 1).flatten(1, 2)
+            wanted = motions[:, None].expand(-1, places.shape[1])
+            loss = F.cross_entropy(head(places).float().transpose(1, 2), wanted, ignore_index=-1, reduction="sum")
+            losses.append(loss / (wanted >= 0).sum().clamp(min=1))
+        return torch.stack(losses)
 
 
 class Average:
@@ -184,22 +231,25 @@ def train(process: int, arguments: argparse.Namespace) -> None:
     unet.freeze_unet2d_params()
     unet.set_attn_processor(PlainAttention())
     places_seen = Places(unet)
-    low_rank = add_low_rank(unet, LORA_RANK)
+    low_rank = add_low_rank(unet)
     if arguments.start_from:
         load_low_rank(low_rank, arguments.start_from)
     trained = {name: value for name, value in unet.named_parameters() if value.requires_grad}
-    for value in trained.values():
+    heads = WordHeads(unet)
+    together = [*trained.values(), *heads.parameters()]
+    for value in together:
         distributed.broadcast(value.data, 0)
     average = Average(trained, decay=0.98)
     matrices = [value for name, value in trained.items() if value.ndim == 2 and "motion_modules" in name]
     thin = [value for name, value in trained.items() if "motion_modules" not in name]
-    vectors = [value for value in trained.values() if value.ndim != 2]
+    vectors = [value for name, value in trained.items() if value.ndim != 2 and "motion_modules" in name]
     optimizers = [
         torch.optim.Muon(matrices, lr=arguments.rate, weight_decay=0.0),
         torch.optim.AdamW(thin, lr=arguments.rate_low_rank, betas=(0.9, 0.99), weight_decay=0.0),
         torch.optim.AdamW(vectors, lr=arguments.rate_vectors, betas=(0.9, 0.99), weight_decay=0.0),
+        torch.optim.AdamW(heads.parameters(), lr=arguments.rate_low_rank, betas=(0.9, 0.99), weight_decay=0.0),
     ]
-    full_rates = [arguments.rate, arguments.rate_low_rank, arguments.rate_vectors]
+    full_rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     if process == 0:
         print(f"{sum(map(torch.numel, trained.values())):,} weights, {len(clips.names)} drawings", flush=True)
 
@@ -216,7 +266,7 @@ def train(process: int, arguments: argparse.Namespace) -> None:
             frames, batch = FRAMES, max(1, batch * frames // FRAMES)
         places = torch.from_numpy(np.sort(chance.permutation(FRAMES)[:frames]))
         places_seen.show(places)
-        clean, texts = clips.batch(chance, places, batch)
+        clean, texts, motions = clips.batch(chance, places, batch)
         tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         # One noise level a clip, spread evenly over the batch.
         levels = ((torch.randperm(batch) + torch.rand(batch)) / batch) ** NOISE_EXPONENT
@@ -228,19 +278,23 @@ def train(process: int, arguments: argparse.Namespace) -> None:
             with torch.no_grad():
                 context = text_encoder(tokens).last_hidden_state.repeat_interleave(frames, 0)
             predicted = unet(noisy, levels, context).sample
+            words = heads(motions, frames)
         error = (predicted.float() - noise).square().mean((1, 2, 3, 4))
         loss = (error * weight[levels]).mean()
-        loss.backward()
-        average_over_processes(list(trained.values()))
+        word_weight = arguments.word_weight * max(0.0, 1 - progress / WORDS_UNTIL)
+        (loss + word_weight * words.mean()).backward()
+        average_over_processes(together)
         for optimizer, full_rate in zip(optimizers, full_rates):
             optimizer.param_groups[0]["lr"] = full_rate * learning_rate(progress)
             optimizer.step()
             optimizer.zero_grad()
         average.update()
         step += 1
-        losses.append(loss.item())
+        losses.append([loss.item(), words.mean().item(), words.max().item()])
         if process == 0 and step % 20 == 0:
-            print(f"step {step}, {time.time() - start:.0f} s, loss {np.mean(losses):.4f}", flush=True)
+            noise_loss, mean_words, worst_words = np.mean(losses, 0)
+            text = f"loss {noise_loss:.4f}, words {mean_words:.3f} (worst module {worst_words:.3f})"
+            print(f"step {step}, {time.time() - start:.0f} s, {text}", flush=True)
             losses.clear()
         if process == 0 and time.time() - saved > arguments.save_every * 60:
             average.save(adapter, arguments.out)
@@ -257,14 +311,15 @@ def main() -> None:
     parser.add_argument("--drawings", required=True, help="file that prepare_drawings.py wrote")
     parser.add_argument("--out", default="motion_adapter", help="folder for the adapter")
     parser.add_argument("--start-from", help="folder of an adapter to go on from")
-    parser.add_argument("--minutes", type=float, default=45)
+    parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--save-every", type=float, default=4, help="minutes")
     parser.add_argument("--processes", type=int, default=2, help="one for each core")
-    parser.add_argument("--batch", type=int, default=7, help="clips of one process in a step")
-    parser.add_argument("--frames", type=int, default=5, help="frames seen of each clip, picked anew every step")
-    parser.add_argument("--whole-clips-after", type=float, default=0.8, help="share of the time; then fewer clips, all frames")
+    parser.add_argument("--batch", type=int, default=11, help="clips of one process in a step")
+    parser.add_argument("--frames", type=int, default=3, help="frames seen of each clip, picked anew every step")
+    parser.add_argument("--whole-clips-after", type=float, default=0.85, help="share of the time; then fewer clips, all frames")
     parser.add_argument("--rate", type=float, default=0.015, help="learning rate of the matrices (Muon)")
     parser.add_argument("--rate-low-rank", type=float, default=1e-2, help="learning rate of the LoRA (AdamW)")
+    parser.add_argument("--word-weight", type=float, default=0.1, help="weight of the motion words' cross entropy, at first")
     parser.add_argument("--rate-vectors", type=float, default=1e-3, help="learning rate of biases and norms (AdamW)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--port", type=int, default=29541, help="where the processes meet, on this machine")

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use asyncdiff_models::{Checkpoint, HubId, Location, MotionAdapter, StableDiffusion};
 
-use crate::args::ModelFiles;
+use crate::args::{ModelFiles, MotionSource};
 use crate::setup::Result;
 
 /// Opens the model of that name, or the embedded one; `quiet` hides how far a download is.
@@ -36,11 +36,14 @@ pub fn open(model: Option<&Path>, files: &ModelFiles, quiet: bool) -> Result<Sta
     Ok(StableDiffusion::open(checkpoint)?)
 }
 
-/// Opens a motion adapter: a folder, or a model of the Hub.
-pub fn open_adapter(adapter: &Path, quiet: bool) -> Result<MotionAdapter> {
-    let files = match Location::find(adapter)? {
-        Location::Hub(id) => fetch_part(&id, quiet)?,
-        Location::Folder(path) | Location::File(path) => Checkpoint::part(path)?,
+/// Opens a motion adapter: a folder, a model of the Hub, or the embedded one.
+pub fn open_adapter(adapter: MotionSource<'_>, quiet: bool) -> Result<MotionAdapter> {
+    let files = match adapter {
+        MotionSource::Embedded => embedded_motion_adapter()?,
+        MotionSource::Named(named) => match Location::find(named)? {
+            Location::Hub(id) => fetch_part(&id, quiet)?,
+            Location::Folder(path) | Location::File(path) => Checkpoint::part(path)?,
+        },
     };
     Ok(MotionAdapter::open(files)?)
 }
@@ -50,6 +53,14 @@ pub fn name(model: Option<&Path>) -> String {
     match model {
         Some(model) => model.display().to_string(),
         None => "embedded".to_owned(),
+    }
+}
+
+/// What the motion adapter is called in reports.
+pub fn adapter_name(adapter: MotionSource<'_>) -> String {
+    match adapter {
+        MotionSource::Named(named) => name(Some(named)),
+        MotionSource::Embedded => name(None),
     }
 }
 
@@ -88,7 +99,17 @@ fn embedded() -> Result<Checkpoint> {
     Ok(Checkpoint::embedded())
 }
 
+#[cfg(feature = "embedded")]
+fn embedded_motion_adapter() -> Result<Checkpoint> {
+    Ok(Checkpoint::embedded_motion_adapter())
+}
+
 #[cfg(not(feature = "embedded"))]
 fn embedded() -> Result<Checkpoint> {
     Err("this program was built without the embedded model: name a model with --model, or build it with --features embedded".into())
+}
+
+#[cfg(not(feature = "embedded"))]
+fn embedded_motion_adapter() -> Result<Checkpoint> {
+    embedded()
 }

@@ -6,6 +6,8 @@ use asyncdiff_media::{MediaError, WriteProblem, picture, video};
 use asyncdiff_models::Request;
 use asyncdiff_models::image::Image;
 
+use crate::setup::Result;
+
 /// The file of a command that was given none; `pictures` stand side by side. MP4 has a limit that many of them pass.
 pub fn default_file(stem: &str, request: &Request, pictures: usize) -> PathBuf {
     let named = |extension| Path::new(stem).with_extension(extension);
@@ -22,7 +24,7 @@ pub fn default_file(stem: &str, request: &Request, pictures: usize) -> PathBuf {
 }
 
 /// Whether a picture or a video could be written there, before it is known which it is.
-pub fn check_either(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+pub fn check_either(path: &Path) -> Result<()> {
     let unknown = |error: &MediaError| {
         matches!(
             error,
@@ -45,13 +47,20 @@ pub fn check_either(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Whether what the request asks for could be written there; `pictures` of them stand side by side.
-pub fn check(path: &Path, request: &Request, pictures: usize) -> Result<(), MediaError> {
-    if request.frames == 1 {
-        picture::check_path(path)?;
-        return picture::check_size(path, pictures * request.width, request.height);
+pub fn check(path: &Path, request: &Request, pictures: usize) -> Result<()> {
+    let (width, height) = (pictures * request.width, request.height);
+    if request.frames > 1 {
+        video::check_path(path)?;
+        return Ok(video::check_shape(path, width, height, fps(request))?);
     }
-    video::check_path(path)?;
-    video::check_shape(path, pictures * request.width, request.height, fps(request))
+    match picture::check_path(path) {
+        Err(_) if video::check_path(path).is_ok() => Err(format!(
+            "cannot write {}: it is for a video, and one frame is a picture; ask for more with --frames, or give a name that ends in .png, .jpg, .jpeg or .webp",
+            path.display()
+        )
+        .into()),
+        checked => Ok(checked.and_then(|()| picture::check_size(path, width, height))?),
+    }
 }
 
 /// Writes pictures or videos, one file for each, with `text` in pictures.
@@ -60,15 +69,15 @@ pub fn write<'a>(
     videos: impl Iterator<Item = &'a [Image]>,
     request: &Request,
     text: &str,
-) -> Result<(), MediaError> {
+) -> Result<()> {
     if request.frames == 1 {
         let pictures: Vec<Image> = videos.flatten().cloned().collect();
-        return picture::write_all(files, &pictures, text);
+        return Ok(picture::write_all(files, &pictures, text)?);
     }
-    files
-        .iter()
-        .zip(videos)
-        .try_for_each(|(file, frames)| video::write(file, frames, fps(request)))
+    for (file, frames) in files.iter().zip(videos) {
+        video::write(file, frames, fps(request))?;
+    }
+    Ok(())
 }
 
 fn fps(request: &Request) -> u32 {

@@ -32,7 +32,15 @@ pub struct Checkpoint {
 enum Source {
     Folder(Folder),
     SingleFile(Arc<SingleFile>),
-    Embedded(&'static [(&'static str, &'static [u8])]),
+    Embedded(EmbeddedFiles),
+}
+
+/// Files that are part of the program, by their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EmbeddedFiles {
+    /// What they are, in messages.
+    pub title: &'static str,
+    pub files: &'static [(&'static str, &'static [u8])],
 }
 
 impl Checkpoint {
@@ -105,7 +113,17 @@ impl Checkpoint {
     #[must_use]
     pub fn embedded() -> Self {
         Self {
-            source: Source::Embedded(crate::embedded::FILES),
+            source: Source::Embedded(crate::embedded::MODEL),
+        }
+    }
+
+    /// The motion adapter for [`Checkpoint::embedded`], for [`MotionAdapter::open`](crate::MotionAdapter::open): videos of up
+    /// to 16 frames. `embedded/motion_adapter/README.md` is its card.
+    #[cfg(feature = "embedded")]
+    #[must_use]
+    pub fn embedded_motion_adapter() -> Self {
+        Self {
+            source: Source::Embedded(crate::embedded::MOTION_ADAPTER),
         }
     }
 
@@ -124,7 +142,7 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.file(name).display().to_string(),
             Source::SingleFile(file) => file.describe(name),
-            Source::Embedded(_) => format!("embedded model, {name}"),
+            Source::Embedded(embedded) => format!("{}, {name}", embedded.title),
         }
     }
 
@@ -134,7 +152,7 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.file(name).is_file(),
             Source::SingleFile(file) => file.has(name),
-            Source::Embedded(files) => files.iter().any(|(file, _)| *file == name),
+            Source::Embedded(embedded) => embedded.files.iter().any(|(file, _)| *file == name),
         }
     }
 
@@ -203,7 +221,7 @@ impl Checkpoint {
 
     fn embedded_file(&self, name: &str) -> Result<&'static [u8], Error> {
         let files = match &self.source {
-            Source::Embedded(files) => *files,
+            Source::Embedded(embedded) => embedded.files,
             Source::Folder(_) | Source::SingleFile(_) => &[],
         };
         files

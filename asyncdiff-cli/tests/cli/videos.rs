@@ -79,6 +79,44 @@ fn a_motion_adapter_makes_the_same_video_on_one_device_and_on_two() {
     assert_eq!(picture::read(&sandbox.path("one.png")).unwrap(), with);
 }
 
+/// How far to the right of the left edge a picture's ink is in the mean, in pixels.
+fn middle(image: &Image) -> f64 {
+    let (mut ink, mut sum) = (0.0, 0.0);
+    for (index, pixel) in image.rgb.chunks(3).enumerate() {
+        let dark = pixel
+            .iter()
+            .map(|&value| f64::from(255 - value))
+            .sum::<f64>();
+        ink += dark;
+        sum += dark * (index % image.width) as f64;
+    }
+    sum / ink
+}
+
+#[test]
+fn the_embedded_model_moves() {
+    let sandbox = Sandbox::new();
+    let prompt = "red apple, fluent style, sliding left";
+    let generate = |more: &[&str]| {
+        let text = sandbox.ok(&[&["generate", prompt, "--json"], more].concat());
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        report["motion_adapter"].clone()
+    };
+    let adapter = generate(&["--frames", "16", "--steps", "12", "-o", "apple/"]);
+    assert_eq!(adapter, "embedded");
+    let video = frames(&sandbox.path("apple"));
+    assert_eq!(video.len(), 16);
+    // Training asked for 32 pixels (`SLIDE_PIXELS` in training/motions.py), to either side of the middle.
+    let (first, last) = (middle(&video[0]), middle(&video[15]));
+    assert!(
+        first > 37.0 && last < 27.0,
+        "the apple went from {first} to {last}"
+    );
+    // A picture needs no adapter, and has none.
+    let adapter = generate(&["--steps", "2", "-o", "one.png"]);
+    assert!(adapter.is_null(), "{adapter}");
+}
+
 #[test]
 fn a_video_of_a_picture_in_every_format_and_compared() {
     let sandbox = sandbox();
@@ -144,7 +182,11 @@ fn videos_that_cannot_be_made_are_errors() {
             &["--image", "picture.png", "--model", &svd, "--frames", "0"],
             &["frames 0", "use 1 to"],
         ),
-        (&["x", "--frames", "4"], &["4 frames", "motion adapter"]),
+        (
+            &["x", "--model", &animatediff, "--frames", "4"],
+            &["4 frames", "motion adapter"],
+        ),
+        (&["x", "--frames", "17"], &["17 frames", "at most 16"]),
         (
             &[&moving[..], &["--frames", "33"]].concat(),
             &["33 frames", "at most 32", "motion_max_seq_length"],
@@ -153,7 +195,10 @@ fn videos_that_cannot_be_made_are_errors() {
             &[&moving[..], &["-o", "a.jpg"]].concat(),
             &["a.jpg", ".mp4, .gif, .webp, .png"],
         ),
-        (&["x", "-o", "a.gif"], &["a.gif", ".png, .jpg"]),
+        (
+            &["x", "-o", "a.gif"],
+            &["a.gif", "one frame", "--frames", ".png, .jpg"],
+        ),
         (
             &["x", "-o", "a.avi"],
             &["a.avi", ".webp for a picture", ".mp4, .gif"],
