@@ -25,23 +25,14 @@ pub fn default_file(stem: &str, request: &Request, pictures: usize) -> PathBuf {
 
 /// Whether a picture or a video could be written there, before it is known which it is.
 pub fn check_either(path: &Path) -> Result<()> {
-    let unknown = |error: &MediaError| {
-        matches!(
-            error,
-            MediaError::Write {
-                problem: WriteProblem::PictureExtension | WriteProblem::VideoExtension,
-                ..
-            }
-        )
-    };
     match (picture::check_path(path), video::check_path(path)) {
         (Ok(()), _) | (_, Ok(())) => Ok(()),
-        (Err(picture), Err(video)) if unknown(&picture) && unknown(&video) => Err(format!(
+        (Err(picture), Err(video)) if unknown_extension(&picture) && unknown_extension(&video) => Err(format!(
             "cannot write {}: give a name that ends in .png, .jpg, .jpeg or .webp for a picture, in .mp4, .gif, .webp, .png or / for a video",
             path.display()
         )
         .into()),
-        (Err(picture), Err(video)) if unknown(&video) => Err(picture.into()),
+        (Err(picture), Err(video)) if unknown_extension(&video) => Err(picture.into()),
         (_, Err(video)) => Err(video.into()),
     }
 }
@@ -54,7 +45,7 @@ pub fn check(path: &Path, request: &Request, pictures: usize) -> Result<()> {
         return Ok(video::check_shape(path, width, height, fps(request))?);
     }
     match picture::check_path(path) {
-        Err(_) if video::check_path(path).is_ok() => Err(format!(
+        Err(error) if unknown_extension(&error) && video::check_path(path).is_ok() => Err(format!(
             "cannot write {}: it is for a video, and one frame is a picture; ask for more with --frames, or give a name that ends in .png, .jpg, .jpeg or .webp",
             path.display()
         )
@@ -78,6 +69,16 @@ pub fn write<'a>(
         video::write(file, frames, fps(request))?;
     }
     Ok(())
+}
+
+fn unknown_extension(error: &MediaError) -> bool {
+    matches!(
+        error,
+        MediaError::Write {
+            problem: WriteProblem::PictureExtension | WriteProblem::VideoExtension,
+            ..
+        }
+    )
 }
 
 fn fps(request: &Request) -> u32 {
