@@ -1,6 +1,6 @@
 """Trains a motion adapter (diffusers `MotionAdapter` layout) for the emoji image model.
 
-Only the motion modules learn; the image model's UNet and text encoder stay as they are. The loss is the image model's
+The motion modules and a LoRA of the image model's UNet learn; the rest of that model stays as it is. The loss is the image model's
 own: the error of the predicted noise, under the image model's own noise schedule. The schedule of the learning rate runs
 over minutes, not steps, so that the run ends when it should on a machine that is shared.
 """
@@ -25,7 +25,7 @@ from motions import FRAMES, MOTIONS
 
 TRANSFORMER_LAYERS = [1, 1, 0, 0]
 """Transformer layers of the motion modules at each level of the UNet. Modules with one layer at every level take 5.6 MB, and the
-LoRA needs one more; without layers at the last two levels (4x4 and 2x2 places) both keep below 4 MB. There a module
+LoRA another 1 MB; without layers at the last two levels (4x4 and 2x2 places) both keep below 4 MB. There a module
 is left with its two projections, and each frame is by itself."""
 
 SIGNAL_FLOOR = 0.05
@@ -43,11 +43,16 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 """The file of the LoRA beside the adapter."""
 
 LORA_RANKS = {
-    **{f"attn2.{part}": 16 for part in ("to_k", "to_v")},
-    **{f"{attention}.to_q": 8 for attention in ("attn1", "attn2")},
-    **{f"attn1.{part}": 8 for part in ("to_k", "to_v")},
-    **{f"{attention}.to_out.0": 8 for attention in ("attn1", "attn2")},
-    **{f".{convolution}": 6 for convolution in ("conv1", "conv2")},
+    "attn1.to_q": 8,
+    "attn1.to_k": 8,
+    "attn1.to_v": 8,
+    "attn1.to_out.0": 8,
+    "attn2.to_q": 8,
+    "attn2.to_k": 16,
+    "attn2.to_v": 16,
+    "attn2.to_out.0": 8,
+    ".conv1": 6,
+    ".conv2": 6,
 }
 """The image model's layers that learn a little too, by the ends of their paths, and the ranks of their LoRAs. Motion modules
 see no text, and the picture model's features hardly tell one motion word from another: that is for the attention to the
@@ -135,7 +140,7 @@ def load_low_rank(low_rank: dict[str, LowRank], folder: str) -> None:
 
 
 class WordHeads(torch.nn.Module):
-    """Names the motion from what enters each motion module, at every place of every frame by itself. Only training has them.
+    """Names the motion from what enters each motion module with a temporal transformer, at every place of every frame by itself. Only training has them.
 
     A motion module can make the motion that a prompt names only if its input tells that motion from the others. The error of
     the predicted noise asks the LoRA for this only once the modules move things; these heads ask for it at once."""
@@ -219,7 +224,8 @@ def train(process: int, arguments: argparse.Namespace) -> None:
     text_encoder, image_unet = load(CLIPTextModel, "text_encoder"), load(UNet2DConditionModel, "unet")
     tokenizer = CLIPTokenizer.from_pretrained(arguments.model, subfolder="tokenizer")
     clips = Clips(load(AutoencoderKL, "vae"), arguments.drawings)
-    kept = DDIMScheduler.from_pretrained(arguments.model, subfolder="scheduler").alphas_cumprod
+    scheduler = DDIMScheduler.from_pretrained(arguments.model, subfolder="scheduler")
+    kept = scheduler.alphas_cumprod
     signal_to_noise = kept / (1 - kept)
     weight = 1 / (signal_to_noise + SIGNAL_FLOOR)
 
@@ -301,6 +307,8 @@ def train(process: int, arguments: argparse.Namespace) -> None:
             saved = time.time()
     if process == 0:
         average.save(adapter, arguments.out)
+        # Without it, programs take the one that AnimateDiff was published with.
+        scheduler.save_pretrained(File(arguments.out) / "scheduler")
         print(f"{step} steps, saved to {arguments.out}", flush=True)
     distributed.destroy_process_group()
 

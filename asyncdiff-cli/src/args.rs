@@ -3,7 +3,7 @@
 mod video;
 
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use asyncdiff_models::Dtype;
 use clap::{Args, Parser, Subcommand};
@@ -242,26 +242,6 @@ pub struct Sample {
     /// Initial noise from a safetensors file with one tensor [default: the seed's]
     #[arg(long, value_name = "FILE")]
     pub latents: Option<PathBuf>,
-}
-
-/// Where a motion adapter comes from.
-#[derive(Clone, Copy, Debug)]
-pub enum MotionSource<'a> {
-    /// The program has it, for its embedded model.
-    Embedded,
-    /// A folder or a Hub id.
-    Named(&'a Path),
-}
-
-impl Sample {
-    /// The motion adapter that is named or, for a video of the embedded model, that model's own.
-    pub fn motion_adapter(&self) -> Option<MotionSource<'_>> {
-        let named = self.video.motion_adapter.as_deref();
-        let own = self.model.is_none() && self.video.frames.is_some_and(|frames| frames > 1);
-        named
-            .map(MotionSource::Named)
-            .or(own.then_some(MotionSource::Embedded))
-    }
 }
 
 #[derive(Debug, Args)]

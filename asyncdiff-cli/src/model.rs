@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use asyncdiff_models::{Checkpoint, HubId, Location, MotionAdapter, StableDiffusion};
+use asyncdiff_models::{Checkpoint, HubId, Location, MotionAdapter, Request, StableDiffusion};
 
-use crate::args::{ModelFiles, MotionSource};
+use crate::args::{ModelFiles, Sample};
 use crate::setup::Result;
 
 /// Opens the model of that name, or the embedded one; `quiet` hides how far a download is.
@@ -36,7 +36,25 @@ pub fn open(model: Option<&Path>, files: &ModelFiles, quiet: bool) -> Result<Sta
     Ok(StableDiffusion::open(checkpoint)?)
 }
 
-/// Opens a motion adapter: a folder, a model of the Hub, or the embedded one.
+/// Where a motion adapter comes from.
+#[derive(Clone, Copy)]
+pub enum MotionSource<'a> {
+    /// The program has it, for its embedded model.
+    Embedded,
+    /// A folder or a Hub id.
+    Named(&'a Path),
+}
+
+/// The motion adapter that is named or, for a video of the embedded model, that model's own.
+pub fn motion_source(sample: &Sample) -> Option<MotionSource<'_>> {
+    let named = sample.video.motion_adapter.as_deref();
+    let own = sample.model.is_none() && sample.video.frames.is_some_and(|frames| frames > 1);
+    named
+        .map(MotionSource::Named)
+        .or(own.then_some(MotionSource::Embedded))
+}
+
+/// Opens a motion adapter; `quiet` hides how far a download is.
 pub fn open_adapter(adapter: MotionSource<'_>, quiet: bool) -> Result<MotionAdapter> {
     let files = match adapter {
         MotionSource::Embedded => embedded_motion_adapter()?,
@@ -56,12 +74,13 @@ pub fn name(model: Option<&Path>) -> String {
     }
 }
 
-/// What the motion adapter is called in reports.
-pub fn adapter_name(adapter: MotionSource<'_>) -> String {
-    match adapter {
+/// What the motion adapter of a video is called in reports.
+pub fn adapter_name(sample: &Sample, request: &Request) -> Option<String> {
+    let adapter = motion_source(sample).filter(|_| request.frames > 1)?;
+    Some(match adapter {
         MotionSource::Named(named) => name(Some(named)),
         MotionSource::Embedded => name(None),
-    }
+    })
 }
 
 fn with_variant(checkpoint: Checkpoint, variant: Option<&str>) -> Result<Checkpoint> {

@@ -1,12 +1,11 @@
 //! Files for what was made: pictures, or videos where there are several frames.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use asyncdiff_media::{MediaError, WriteProblem, picture, video};
 use asyncdiff_models::Request;
 use asyncdiff_models::image::Image;
-
-use crate::setup::Result;
 
 /// The file of a command that was given none; `pictures` stand side by side. MP4 has a limit that many of them pass.
 pub fn default_file(stem: &str, request: &Request, pictures: usize) -> PathBuf {
@@ -24,7 +23,7 @@ pub fn default_file(stem: &str, request: &Request, pictures: usize) -> PathBuf {
 }
 
 /// Whether a picture or a video could be written there, before it is known which it is.
-pub fn check_either(path: &Path) -> Result<()> {
+pub fn check_either(path: &Path) -> Result<(), Box<dyn Error>> {
     match (picture::check_path(path), video::check_path(path)) {
         (Ok(()), _) | (_, Ok(())) => Ok(()),
         (Err(picture), Err(video)) if unknown_extension(&picture) && unknown_extension(&video) => Err(format!(
@@ -38,7 +37,7 @@ pub fn check_either(path: &Path) -> Result<()> {
 }
 
 /// Whether what the request asks for could be written there; `pictures` of them stand side by side.
-pub fn check(path: &Path, request: &Request, pictures: usize) -> Result<()> {
+pub fn check(path: &Path, request: &Request, pictures: usize) -> Result<(), Box<dyn Error>> {
     let (width, height) = (pictures * request.width, request.height);
     if request.frames > 1 {
         video::check_path(path)?;
@@ -60,15 +59,15 @@ pub fn write<'a>(
     videos: impl Iterator<Item = &'a [Image]>,
     request: &Request,
     text: &str,
-) -> Result<()> {
+) -> Result<(), MediaError> {
     if request.frames == 1 {
         let pictures: Vec<Image> = videos.flatten().cloned().collect();
-        return Ok(picture::write_all(files, &pictures, text)?);
+        return picture::write_all(files, &pictures, text);
     }
-    for (file, frames) in files.iter().zip(videos) {
-        video::write(file, frames, fps(request))?;
-    }
-    Ok(())
+    files
+        .iter()
+        .zip(videos)
+        .try_for_each(|(file, frames)| video::write(file, frames, fps(request)))
 }
 
 fn unknown_extension(error: &MediaError) -> bool {

@@ -25,7 +25,7 @@ pub fn pipeline(sample: &Sample, quiet: bool) -> Result<StableDiffusion> {
     });
     let loras = loras.collect::<Result<_>>()?;
     let pipeline = model::open(sample.model.as_deref(), &sample.files, quiet)?.with_loras(loras)?;
-    let pipeline = match sample.motion_adapter() {
+    let pipeline = match model::motion_source(sample) {
         Some(adapter) => pipeline.with_motion(model::open_adapter(adapter, quiet)?)?,
         None => pipeline,
     };

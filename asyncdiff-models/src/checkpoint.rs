@@ -117,8 +117,17 @@ impl Checkpoint {
         }
     }
 
-    /// The motion adapter for [`Checkpoint::embedded`], for [`MotionAdapter::open`](crate::MotionAdapter::open): videos of up
-    /// to 16 frames. `embedded/motion_adapter/README.md` is its card.
+    /// The motion adapter of [`Checkpoint::embedded`]: videos of up to 16 frames, whose motion the prompt names. Its card is
+    /// `embedded/motion_adapter/README.md`.
+    ///
+    /// ```
+    /// use asyncdiff_models::{Checkpoint, MotionAdapter, StableDiffusion};
+    ///
+    /// let adapter = MotionAdapter::open(Checkpoint::embedded_motion_adapter())?;
+    /// let pipeline = StableDiffusion::open(Checkpoint::embedded())?.with_motion(adapter)?;
+    /// assert_eq!(pipeline.request("red apple, fluent style, sliding left").frames, 16);
+    /// # Ok::<(), asyncdiff_models::Error>(())
+    /// ```
     #[cfg(feature = "embedded")]
     #[must_use]
     pub fn embedded_motion_adapter() -> Self {

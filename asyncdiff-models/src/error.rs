@@ -118,7 +118,7 @@ pub enum Error {
     NeedsMotionAdapter(usize),
     /// A video longer than the motion adapter reaches.
     #[error(
-        "{found} frames are not possible: the motion adapter makes at most {most} (its motion_max_seq_length)"
+        "{found} frames are not possible: the motion adapter makes at most {most} (its motion_max_seq_length); ask for no more than that (--frames)"
     )]
     TooManyFrames {
         /// The number asked for.

@@ -316,7 +316,7 @@ fn impossible_videos_are_errors() {
         ),
         (
             error(&pipeline, |request| request.frames = 33),
-            "33 frames are not possible: the motion adapter makes at most 32 (its motion_max_seq_length)",
+            "33 frames are not possible: the motion adapter makes at most 32 (its motion_max_seq_length); ask for no more than that (--frames)",
         ),
         (
             error(&pipeline, |request| {

@@ -8,13 +8,13 @@ use clap::Args;
 #[derive(Debug, Args)]
 pub struct Video {
     /// Motion adapter (AnimateDiff), a folder or a Hub id: makes videos with a model of pictures, Stable Diffusion 1.x
-    /// [default: the embedded model's own for several --frames of it, none for other models]
+    /// [default: none; for the embedded model, if --frames is above 1, its own]
     #[arg(long, value_name = "DIR|ID")]
     pub motion_adapter: Option<PathBuf>,
     /// Picture that a video is made of, in place of a prompt, for Stable Video Diffusion: a .png, .jpg or .webp file
     #[arg(long, value_name = "FILE", group = "text")]
     pub image: Option<PathBuf>,
-    /// Frames of a video, 1 for a picture [default: the model's; 16 with a --motion-adapter]
+    /// Frames of a video, 1 for a picture [default: the model's; 16 with a --motion-adapter, or as many as it makes if less]
     #[arg(long, value_name = "N")]
     pub frames: Option<usize>,
     /// Frames per second of a video; Stable Video Diffusion is told of them [default: 7; 8 with a motion adapter]

@@ -68,7 +68,7 @@ pub fn run(args: &Compare) -> Result<()> {
             "file": file,
             "model": model::name(args.sample.model.as_deref()),
             "loras": args.sample.lora,
-            "motion_adapter": args.sample.motion_adapter().map(model::adapter_name),
+            "motion_adapter": model::adapter_name(&args.sample, &request),
             "prompt": request.prompt,
             "dtype": args.sample.dtype,
             "devices": names,

@@ -109,7 +109,7 @@ pub fn run(args: &Generate) -> Result<()> {
             "files": jobs.iter().flat_map(|job| &job.files).collect::<Vec<_>>(),
             "model": model,
             "loras": args.sample.lora,
-            "motion_adapter": args.sample.motion_adapter().map(model::adapter_name),
+            "motion_adapter": model::adapter_name(&args.sample, &request),
             "negative_prompt": request.negative_prompt,
             "prompt_weighting": request.prompt_weighting,
             "steps": request.steps,

@@ -106,7 +106,7 @@ fn the_embedded_model_moves() {
     assert_eq!(adapter, "embedded");
     let video = frames(&sandbox.path("apple"));
     assert_eq!(video.len(), 16);
-    // Training asked for 32 pixels (`SLIDE_PIXELS` in training/motions.py), to either side of the middle.
+    // Training asked for 16 pixels to either side of the middle (`SLIDE_PIXELS` in training/motions.py).
     let (first, last) = (middle(&video[0]), middle(&video[15]));
     assert!(
         first > 37.0 && last < 27.0,
@@ -186,7 +186,10 @@ fn videos_that_cannot_be_made_are_errors() {
             &["x", "--model", &animatediff, "--frames", "4"],
             &["4 frames", "motion adapter"],
         ),
-        (&["x", "--frames", "17"], &["17 frames", "at most 16"]),
+        (
+            &["x", "--frames", "17"],
+            &["17 frames", "at most 16", "--frames"],
+        ),
         (
             &[&moving[..], &["--frames", "33"]].concat(),
             &["33 frames", "at most 32", "motion_max_seq_length"],
