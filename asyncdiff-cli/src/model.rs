@@ -37,7 +37,6 @@ pub fn open(model: Option<&Path>, files: &ModelFiles, quiet: bool) -> Result<Sta
 }
 
 /// Where a motion adapter comes from.
-#[derive(Clone, Copy)]
 pub enum MotionSource<'a> {
     /// The program has it, for its embedded model.
     Embedded,

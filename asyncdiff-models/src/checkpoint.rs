@@ -32,6 +32,10 @@ pub struct Checkpoint {
 enum Source {
     Folder(Folder),
     SingleFile(Arc<SingleFile>),
+    #[cfg_attr(
+        not(feature = "embedded"),
+        expect(dead_code, reason = "nothing is embedded")
+    )]
     Embedded(EmbeddedFiles),
 }
 
