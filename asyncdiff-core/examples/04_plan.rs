@@ -4,7 +4,7 @@
 
 use asyncdiff_core::scheduler::SchedulerConfig;
 use asyncdiff_core::unet::{UNet2d, UNet2dConfig};
-use asyncdiff_core::{AsyncDiff, Partition, Plan, Schedule, Summary};
+use asyncdiff_core::{AsyncDiff, Machine, Partition, Plan, Schedule, Setting, Summary};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = include_str!("../tests/planning/sd15_unet.json");
@@ -13,17 +13,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let scheduler: SchedulerConfig =
         r#"{"_class_name": "DDIMScheduler", "clip_sample": false}"#.parse()?;
     let schedule = Schedule::new(&scheduler, 50)?;
-    let sequential = Plan::sequential(&graph, &schedule, Some(7.5.into()))?;
+    let sequential = Plan::sequential(&Setting::new(&graph, &schedule, Some(7.5.into())))?;
     for segments in 2..=4 {
         for partition in [
             Partition::published(&graph, segments)?,
-            Partition::balanced(&graph, segments)?,
+            Partition::balanced(&graph, &Machine::ideal(&graph), segments)?,
         ] {
             let plan = Plan::asyncdiff(
-                &graph,
+                &Setting::new(&graph, &schedule, Some(7.5.into())),
                 &partition,
-                &schedule,
-                Some(7.5.into()),
                 &AsyncDiff::default(),
             )?;
             let summary = Summary::new(&plan, &sequential, &graph, 2);

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use asyncdiff_comm::{CommError, PeerExchange};
 
 use crate::graph::BlockId;
-use crate::plan::{Action, Part, Plan, Term, Value, Versioned};
+use crate::plan::{Action, Branch, Combine, Part, Plan, Run, Term, Value, Versioned};
 
 /// What the engine needs of a denoiser and of the tensors it works on.
 pub trait Denoiser {
@@ -15,8 +15,8 @@ pub trait Denoiser {
     /// Why a computation failed.
     type Error: std::error::Error;
 
-    /// Computes a block from its inputs, in the graph's order. An input from the latents has their batch; where the
-    /// denoiser works on a larger one (guidance), it repeats them.
+    /// Computes a block from its inputs, in the graph's order, for both halves of the guidance batch or one of them. An input
+    /// from the latents has their batch; where the denoiser works on a larger one (guidance), it repeats them.
     ///
     /// # Errors
     ///
@@ -24,6 +24,7 @@ pub trait Denoiser {
     fn run(
         &mut self,
         block: BlockId,
+        branch: Branch,
         timestep: f64,
         inputs: Vec<Self::Tensor>,
     ) -> Result<Self::Tensor, Self::Error>;
@@ -135,12 +136,13 @@ impl<'a> Engine<'a> {
             }
             // Whatever is read for the last time leaves the store first, so that the computation may reuse its memory.
             let written = match &instruction.action {
-                Action::Run {
+                Action::Run(Run {
                     block,
+                    branch,
                     timestep,
                     inputs,
                     ..
-                } => {
+                }) => {
                     let inputs = inputs
                         .iter()
                         .map(|source| resolve(source, &values, denoiser))
@@ -148,11 +150,11 @@ impl<'a> Engine<'a> {
                     release(&mut values, &instruction.release);
                     Some(
                         denoiser
-                            .run(*block, *timestep, inputs)
+                            .run(*block, *branch, *timestep, inputs)
                             .map_err(EngineError::Compute)?,
                     )
                 }
-                Action::Combine { terms, .. } => {
+                Action::Combine(Combine { terms, .. }) => {
                     let terms = gather(terms, &values)?;
                     release(&mut values, &instruction.release);
                     Some(denoiser.combine(&terms).map_err(EngineError::Compute)?)
@@ -221,11 +223,17 @@ fn tag(what: Versioned) -> u64 {
     let value = match what.value {
         Value::Latents => 0,
         Value::Prediction => 1,
-        Value::Noise => 2,
-        Value::Corrected => 3,
-        Value::Image => 4,
-        Value::ImageNoise => 5,
-        Value::Block(BlockId(index)) => 6 + index as u64,
+        Value::Data => 2,
+        Value::Noise => 3,
+        Value::Corrected => 4,
+        Value::Image => 5,
+        Value::ImageNoise => 6,
+        Value::Block(BlockId(index)) => 7 + index as u64,
     };
-    (what.version as u64) << 32 | value
+    let branch = match what.branch {
+        Branch::Both => 0,
+        Branch::Negative => 1,
+        Branch::Positive => 2,
+    };
+    (what.version as u64) << 32 | value << 3 | branch << 1 | u64::from(what.ahead)
 }

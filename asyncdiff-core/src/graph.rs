@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::plan::{Value, Versioned};
+
 /// A block's position in evaluation order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
@@ -111,9 +113,9 @@ impl SegmentGraph {
 
     /// Number of elements of a value of the plan.
     #[must_use]
-    pub fn elements(&self, value: crate::plan::Value) -> u64 {
-        match value {
-            crate::plan::Value::Block(id) => self.block(id).elements(),
+    pub fn elements(&self, what: Versioned) -> u64 {
+        match what.value {
+            Value::Block(id) => self.block(id).elements() / what.branch.divisor(),
             _ => self.latents.iter().product::<usize>() as u64,
         }
     }

@@ -6,8 +6,9 @@
 //! * [`SegmentGraph`]: the blocks of a denoiser, the values between them, and their cost. [`unet::UNet2d`] makes one
 //!   from a diffusers `config.json`.
 //! * [`Partition`]: which segment owns which block (the published tables, the balanced search, or your own map).
+//! * [`Strategy`]: how a run is to be spread, in a person's words; its [`Strategy::plan`] calls the builder.
 //! * [`Schedule`]: a noise scheduler as coefficients ([`scheduler`]).
-//! * [`Plan`]: the actions of every rank ([`plan`]), built by [`Plan::sequential`] or [`Plan::asyncdiff`], proved by
+//! * [`Plan`]: the actions of every rank ([`plan`]), built by one builder for each way to spread a run, proved by
 //!   [`Plan::validate`], costed by [`simulate()`], drawn by [`timeline::svg`].
 //! * [`Summary`]: a plan in figures: who computes what, how stale every edge is, what moves, how much memory it takes
 //!   ([`memory`]).
@@ -15,7 +16,7 @@
 //!   [`PeerExchange`](asyncdiff_comm::PeerExchange) that carries values.
 //!
 //! ```
-//! use asyncdiff_core::{AsyncDiff, Partition, Plan, SegmentGraph, Schedule, ideal_speed_up};
+//! use asyncdiff_core::{AsyncDiff, Partition, Plan, Schedule, Setting, ideal_speed_up};
 //! use asyncdiff_core::scheduler::SchedulerConfig;
 //! use asyncdiff_core::unet::{UNet2d, UNet2dConfig};
 //!
@@ -26,8 +27,9 @@
 //! let schedule = Schedule::new(&scheduler, 50)?;
 //!
 //! let partition = Partition::published(&graph, 2)?;
-//! let plan = Plan::asyncdiff(&graph, &partition, &schedule, Some(7.5.into()), &AsyncDiff::default())?;
-//! let sequential = Plan::sequential(&graph, &schedule, Some(7.5.into()))?;
+//! let setting = Setting::new(&graph, &schedule, Some(7.5.into()));
+//! let plan = Plan::asyncdiff(&setting, &partition, &AsyncDiff::default())?;
+//! let sequential = Plan::sequential(&setting)?;
 //! plan.validate(&graph)?;
 //! let ideal = ideal_speed_up(&plan, &sequential, &graph);
 //! assert!(ideal > 1.6 && ideal < 2.0);
@@ -43,6 +45,7 @@ pub mod partition;
 pub mod plan;
 pub mod scheduler;
 pub mod simulate;
+pub mod strategy;
 pub mod summary;
 pub mod timeline;
 pub mod unet;
@@ -50,7 +53,8 @@ pub mod unet;
 pub use engine::{Denoiser, Engine, EngineError};
 pub use graph::{Block, BlockId, Input, SegmentGraph};
 pub use partition::{Partition, PartitionError};
-pub use plan::{Action, AsyncDiff, Plan, PlanError, Term, Value, Versioned};
+pub use plan::{Action, AsyncDiff, Branch, Plan, PlanError, Setting, Term, Value, Versioned};
 pub use scheduler::{Schedule, ScheduleError};
 pub use simulate::{LATENT_BYTES, Machine, Simulation, ideal_speed_up, simulate};
+pub use strategy::{PartitionChoice, Spread, Strategy};
 pub use summary::Summary;

@@ -19,18 +19,19 @@ pub fn peak_elements(plan: &Plan, graph: &SegmentGraph) -> Vec<u64> {
         .map(|(rank, instructions)| {
             let mut held: HashMap<Versioned, u64> = HashMap::new();
             if rank == plan.latents_rank {
-                held.insert(Value::Latents.at(0), graph.elements(Value::Latents));
+                held.insert(Value::Latents.at(0), graph.elements(Value::Latents.at(0)));
             }
             let mut peak = 0;
             for instruction in instructions {
                 let written = instruction.action.writes();
-                let size = written.map_or(0, |what| graph.elements(what.value));
+                let size = written.map_or(0, |what| graph.elements(what));
                 let working = match &instruction.action {
-                    Action::Run { block, inputs, .. } => {
+                    Action::Run(run) => {
                         // An input of several versions is computed before the block is.
-                        let forecasts = inputs.iter().filter(|terms| terms.len() > 1);
-                        let sizes = forecasts.map(|terms| graph.elements(terms[0].of.value));
-                        graph.block(*block).working + sizes.sum::<u64>()
+                        let forecasts = run.inputs.iter().filter(|terms| terms.len() > 1);
+                        let sizes = forecasts.map(|terms| graph.elements(terms[0].of));
+                        let working = graph.block(run.block).working / run.branch.divisor();
+                        working + sizes.sum::<u64>()
                     }
                     _ => size,
                 };

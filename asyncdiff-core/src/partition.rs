@@ -2,11 +2,13 @@
 
 mod tables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::graph::{BlockId, SegmentGraph};
+use crate::graph::{BlockId, Input, SegmentGraph};
+use crate::plan::PlanError;
+use crate::simulate::Machine;
 use tables::TABLES;
 
 /// An owner for every block of a graph. Segments are numbered from 0 and need not be contiguous.
@@ -141,48 +143,81 @@ impl Partition {
         })
     }
 
-    /// The contiguous partition whose largest segment has the fewest multiply-accumulate operations.
+    /// The partition whose slowest segment is the fastest on `machine`, contiguous or circular: the last segment may also own
+    /// the first blocks. Of partitions within 1 % of it, the one of which the least crosses between segments.
     ///
     /// # Errors
     ///
     /// [`PartitionError::NoSegments`] and [`PartitionError::TooMany`].
-    pub fn balanced(graph: &SegmentGraph, segments: usize) -> Result<Self, PartitionError> {
+    pub fn balanced(
+        graph: &SegmentGraph,
+        machine: &Machine,
+        segments: usize,
+    ) -> Result<Self, PartitionError> {
         check_count(graph, segments)?;
         let blocks = graph.blocks.len();
-        let mut before = vec![0];
-        for block in &graph.blocks {
-            before.push(before[before.len() - 1] + block.macs);
-        }
-        // largest[end]: the smallest possible largest segment when the first `end` blocks form `count` segments;
-        // cuts[count][end]: where its last segment begins.
-        let mut largest: Vec<u64> = before.clone();
-        let mut cuts = vec![vec![0; blocks + 1]];
-        for count in 2..=segments {
-            let mut next = vec![u64::MAX; blocks + 1];
-            let mut cut = vec![0; blocks + 1];
-            for end in count..=blocks {
-                for start in count - 1..end {
-                    let worst = largest[start].max(before[end] - before[start]);
-                    if worst < next[end] {
-                        next[end] = worst;
-                        cut[end] = start;
-                    }
-                }
-            }
-            largest = next;
-            cuts.push(cut);
-        }
-        let mut segment_of = vec![0; blocks];
-        let mut end = blocks;
-        for segment in (0..segments).rev() {
-            let start = cuts[segment][end];
-            segment_of[start..end].fill(segment);
-            end = start;
-        }
+        // With the first `offset` blocks behind the last one, a circular partition is a contiguous one.
+        let offsets = if segments == 1 {
+            0..1
+        } else {
+            0..blocks - segments + 1
+        };
+        let all: Vec<_> = offsets
+            .map(|offset| {
+                let mut time = machine.block_time.clone();
+                time.rotate_left(offset);
+                let (slowest, mut segment_of) = contiguous(&time, segments, offset);
+                segment_of.rotate_right(offset);
+                let partition = Self {
+                    segment_of,
+                    segments,
+                };
+                (slowest, partition)
+            })
+            .collect();
+        let fastest = all
+            .iter()
+            .map(|(time, _)| *time)
+            .fold(f64::INFINITY, f64::min);
+        let close = all.into_iter().filter(|(time, _)| *time <= 1.01 * fastest);
+        let best = close.min_by_key(|(_, partition)| partition.crossing(graph));
+        Ok(best.map_or_else(|| Self::single(graph), |(_, partition)| partition))
+    }
+
+    /// The contiguous partition whose slowest segment is the fastest on `machine`.
+    ///
+    /// # Errors
+    ///
+    /// [`PartitionError::NoSegments`] and [`PartitionError::TooMany`].
+    pub fn contiguous(
+        graph: &SegmentGraph,
+        machine: &Machine,
+        segments: usize,
+    ) -> Result<Self, PartitionError> {
+        check_count(graph, segments)?;
+        let (_, segment_of) = contiguous(&machine.block_time, segments, 0);
         Ok(Self {
             segment_of,
             segments,
         })
+    }
+
+    /// Elements that move between segments in a call: every output once to each other segment that reads it.
+    fn crossing(&self, graph: &SegmentGraph) -> u64 {
+        let mut moved = BTreeSet::new();
+        for (id, block) in graph.iter() {
+            for input in &block.inputs {
+                if let Input::Block(read) = input
+                    && self.owner(*read) != self.owner(id)
+                {
+                    moved.insert((*read, self.owner(id)));
+                }
+            }
+        }
+        moved
+            .iter()
+            .map(|(read, _)| graph.block(*read).elements())
+            .sum()
     }
 
     /// A partition of your own: block names, or prefixes of them such as `down_blocks.0`, to segment numbers. Where
@@ -220,6 +255,14 @@ impl Partition {
             segment_of,
             segments: last + 1,
         })
+    }
+
+    pub(crate) fn check(&self, graph: &SegmentGraph) -> Result<(), PlanError> {
+        let (partition, graph) = (self.segment_of.len(), graph.blocks.len());
+        if partition != graph {
+            return Err(PlanError::Partition { partition, graph });
+        }
+        Ok(())
     }
 
     /// Number of segments.
@@ -260,4 +303,52 @@ fn covers(entry: &str, block: &str) -> bool {
     block
         .strip_prefix(entry)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// The sums of the first 0, 1, … of `times`.
+pub(crate) fn running_sum(times: &[f64]) -> Vec<f64> {
+    let mut sums = vec![0.0];
+    for time in times {
+        sums.push(sums[sums.len() - 1] + time);
+    }
+    sums
+}
+
+/// The contiguous partition of a list of times whose largest segment is the smallest, and how large that is. The last segment
+/// has at least the last `least` entries.
+fn contiguous(times: &[f64], segments: usize, least: usize) -> (f64, Vec<usize>) {
+    let blocks = times.len();
+    let before = running_sum(times);
+    // largest[end]: the smallest possible largest segment when the first `end` blocks form `count` segments;
+    // cuts[count][end]: where its last segment begins.
+    let mut largest = before.clone();
+    let mut cuts = vec![vec![0; blocks + 1]];
+    for count in 2..=segments {
+        let mut next = vec![f64::INFINITY; blocks + 1];
+        let mut cut = vec![0; blocks + 1];
+        let (first_end, most) = if count == segments {
+            (blocks, blocks - least)
+        } else {
+            (count, blocks)
+        };
+        for end in first_end..=blocks {
+            for start in count - 1..end.min(most + 1) {
+                let worst = largest[start].max(before[end] - before[start]);
+                if worst < next[end] {
+                    next[end] = worst;
+                    cut[end] = start;
+                }
+            }
+        }
+        largest = next;
+        cuts.push(cut);
+    }
+    let mut segment_of = vec![0; blocks];
+    let mut end = blocks;
+    for segment in (0..segments).rev() {
+        let start = cuts[segment][end];
+        segment_of[start..end].fill(segment);
+        end = start;
+    }
+    (largest[blocks], segment_of)
 }

@@ -54,12 +54,13 @@ mod unipc;
 
 use serde::Serialize;
 
-use crate::plan::{Part, Term, Value, Versioned};
+use crate::plan::{Combine, Part, Term, Value};
 use config::Class;
 use level::Level;
 
 pub use config::{NamedScheduler, SCHEDULERS, SchedulerConfig};
 pub use error::ScheduleError;
+pub use level::PredictionType;
 
 /// A noise scheduler, set up for a number of steps.
 ///
@@ -71,6 +72,8 @@ pub struct Schedule {
     /// The timestep of every denoiser call, in the units of the model's time embedding: mostly 0 to 999, but logarithms
     /// of noise levels for models with continuous timesteps.
     pub timesteps: Vec<f64>,
+    /// What the model predicts.
+    pub prediction_type: PredictionType,
     /// The standard deviation of latents that start as pure noise.
     pub init_noise_sigma: f64,
     /// What the latents before every call are made of, and at the end those of the result.
@@ -98,6 +101,18 @@ impl NoiseLevel {
         signal: 1.0,
         noise: 0.0,
     };
+
+    /// The picture that is kept outside a mask, at this level.
+    pub(crate) fn outside(self) -> [Term; 2] {
+        let kept = |value: Value, weight| Term {
+            part: Part::Outside,
+            ..Term::new(value.at(0), weight)
+        };
+        [
+            kept(Value::Image, self.signal),
+            kept(Value::ImageNoise, self.noise),
+        ]
+    }
 
     /// The levels of latents to which noise was added without making them smaller.
     fn on_top(sigmas: &[f64]) -> Vec<Self> {
@@ -142,15 +157,6 @@ pub struct Step {
     pub input_scale: f64,
     /// What follows the call, in order. The last one makes the next latents.
     pub combines: Vec<Combine>,
-}
-
-/// A linear combination: `out = Σ weight · of`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Combine {
-    /// The result.
-    pub out: Versioned,
-    /// The summands: every version once, no weight 0.
-    pub terms: Vec<Term>,
 }
 
 impl Schedule {
@@ -221,24 +227,63 @@ impl Schedule {
     /// of that level (diffusers' inpainting pipelines, for denoisers that do not read the mask).
     #[must_use]
     pub fn keeping_outside(mut self) -> Self {
-        let kept = |value: Value, weight| Term {
-            part: Part::Outside,
-            ..Term::new(value.at(0), weight)
-        };
         for combine in self.steps.iter_mut().flat_map(|step| &mut step.combines) {
             if combine.out.value == Value::Latents {
                 for term in &mut combine.terms {
                     term.part = Part::Inside;
                 }
                 let level = self.levels[combine.out.version];
-                combine.terms.extend([
-                    kept(Value::Image, level.signal),
-                    kept(Value::ImageNoise, level.noise),
-                ]);
+                combine.terms.extend(level.outside());
                 combine.terms.retain(|term| term.weight != 0.0);
             }
         }
         self
+    }
+
+    /// The factors on latents and prediction in the data prediction of a call: the clean latents that both point to.
+    #[must_use]
+    pub fn data_prediction(&self, call: usize) -> (f64, f64) {
+        let NoiseLevel { signal, noise } = self.levels[call];
+        match self.prediction_type {
+            PredictionType::Epsilon => (1.0 / signal, -noise / signal),
+            PredictionType::Velocity => {
+                let size = signal.hypot(noise);
+                (signal / (size * size), -noise / size)
+            }
+            PredictionType::Sample => (0.0, 1.0),
+        }
+    }
+
+    /// The factors on latents and data prediction in the prediction of a call: the inverse of
+    /// [`data_prediction`](Self::data_prediction).
+    #[must_use]
+    pub fn prediction_of_data(&self, call: usize) -> (f64, f64) {
+        let (latents, prediction) = self.data_prediction(call);
+        (-latents / prediction, 1.0 / prediction)
+    }
+
+    /// Half the logarithm of the signal-to-noise ratio of the latents before a call.
+    #[must_use]
+    pub fn log_signal_to_noise(&self, call: usize) -> f64 {
+        let NoiseLevel { signal, noise } = self.levels[call];
+        (signal / noise).ln()
+    }
+
+    /// Whether steps add noise of their own.
+    #[must_use]
+    pub fn is_stochastic(&self) -> bool {
+        self.terms().any(|term| term.of.value == Value::Noise)
+    }
+
+    /// Whether a picture is [kept outside a mask](Self::keeping_outside).
+    #[must_use]
+    pub fn keeps_outside(&self) -> bool {
+        self.terms().any(|term| term.part == Part::Outside)
+    }
+
+    fn terms(&self) -> impl Iterator<Item = &Term> {
+        let combines = self.steps.iter().flat_map(|step| &step.combines);
+        combines.flat_map(|combine| &combine.terms)
     }
 
     /// The number of denoiser calls.

@@ -2,20 +2,23 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::graph::{BlockId, SegmentGraph};
-use crate::plan::{Action, Plan, Value, Versioned};
+use crate::plan::{Action, Branch, Plan, Run, Value, Versioned};
 
 /// Bytes of one element of latents and of what is combined of them: `f32` on every machine, or their rounding errors would
 /// add up over the steps.
 pub const LATENT_BYTES: u64 = 4;
 
 /// What the ranks and the links between them can do. Times are in any unit, as long as it is the same everywhere.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Machine {
     /// Time that each block takes, in graph order, on a rank of speed 1.
     pub block_time: Vec<f64>,
+    /// The same for half of the guidance batch.
+    pub half_time: Vec<f64>,
     /// Relative speed of each rank; a rank beyond the end of the list has speed 1.
     pub speed: Vec<f64>,
     /// Time from the start of a transfer until its first byte arrives.
@@ -31,12 +34,23 @@ impl Machine {
     /// speed-up of a plan on it is the ideal one.
     #[must_use]
     pub fn ideal(graph: &SegmentGraph) -> Self {
+        let macs = graph.blocks.iter().map(|block| block.macs as f64);
         Self {
-            block_time: graph.blocks.iter().map(|block| block.macs as f64).collect(),
+            half_time: macs.clone().map(|macs| macs / 2.0).collect(),
+            block_time: macs.collect(),
             speed: Vec::new(),
             latency: 0.0,
             bandwidth: f64::INFINITY,
             element_bytes: 4,
+        }
+    }
+
+    /// Time that a block takes for a branch, on a rank of speed 1.
+    #[must_use]
+    pub fn time(&self, block: BlockId, branch: Branch) -> f64 {
+        match branch {
+            Branch::Both => self.block_time[block.0],
+            Branch::Negative | Branch::Positive => self.half_time[block.0],
         }
     }
 }
@@ -48,6 +62,8 @@ pub struct Bar {
     pub rank: usize,
     /// What.
     pub block: BlockId,
+    /// Whether from predicted latents.
+    pub ahead: bool,
     /// For which denoiser call.
     pub version: usize,
     /// From when.
@@ -104,12 +120,12 @@ pub fn simulate(plan: &Plan, graph: &SegmentGraph, machine: &Machine) -> Simulat
     let mut link_free: HashMap<(usize, usize), f64> = HashMap::new();
     let mut arrivals: HashMap<(Versioned, usize), f64> = HashMap::new();
     let (mut bars, mut transfers) = (Vec::new(), Vec::new());
-    let bytes_of = |value: Value| {
-        let bytes = match value {
+    let bytes_of = |what: Versioned| {
+        let bytes = match what.value {
             Value::Block(_) => machine.element_bytes,
             _ => LATENT_BYTES,
         };
-        graph.elements(value) * bytes
+        graph.elements(what) * bytes
     };
 
     loop {
@@ -124,7 +140,7 @@ pub fn simulate(plan: &Plan, graph: &SegmentGraph, machine: &Machine) -> Simulat
                         clock[rank] = clock[rank].max(*arrived);
                     }
                     Action::Send { what, to } => {
-                        let bytes = bytes_of(what.value);
+                        let bytes = bytes_of(what);
                         let free = link_free.entry((rank, to)).or_default();
                         let sent = clock[rank];
                         *free = free.max(sent) + bytes as f64 / machine.bandwidth;
@@ -139,21 +155,28 @@ pub fn simulate(plan: &Plan, graph: &SegmentGraph, machine: &Machine) -> Simulat
                             bytes,
                         });
                     }
-                    Action::Run { block, version, .. } => {
+                    Action::Run(Run {
+                        block,
+                        branch,
+                        ahead,
+                        version,
+                        ..
+                    }) => {
                         let speed = machine.speed.get(rank).copied().unwrap_or(1.0);
                         let start = clock[rank];
-                        let end = start + machine.block_time[block.0] / speed;
+                        let end = start + machine.time(block, branch) / speed;
                         clock[rank] = end;
                         busy[rank] += end - start;
                         bars.push(Bar {
                             rank,
                             block,
+                            ahead,
                             version,
                             start,
                             end,
                         });
                     }
-                    Action::Combine { .. } => {}
+                    Action::Combine(_) => {}
                 }
                 next[rank] += 1;
                 progress = true;

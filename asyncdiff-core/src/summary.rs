@@ -1,12 +1,12 @@
 //! A plan in figures.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
-use crate::graph::{BlockId, Input, SegmentGraph};
+use crate::graph::{BlockId, SegmentGraph};
 use crate::memory::peak_elements;
-use crate::plan::{Action, Plan};
+use crate::plan::{Action, Plan, Role, Value, Versioned};
 use crate::simulate::{Machine, ideal_speed_up, simulate};
 
 /// Who computes what, how stale the inputs are, what is moved, and how much sooner the run can be done.
@@ -14,11 +14,9 @@ use crate::simulate::{Machine, ideal_speed_up, simulate};
 pub struct Summary {
     /// Denoiser calls.
     pub calls: usize,
-    /// Number of segments.
-    pub segments: usize,
     /// Every rank.
     pub ranks: Vec<RankSummary>,
-    /// Every value that a block of another segment reads.
+    /// Every block's output that a block on another rank reads after the warm-up.
     pub edges: Vec<Edge>,
     /// Bytes sent between ranks, mean over the denoiser calls.
     pub bytes_per_call: f64,
@@ -31,9 +29,13 @@ pub struct Summary {
 /// One rank's part.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RankSummary {
+    /// What it is there for.
+    #[serde(flatten)]
+    pub role: Role,
     /// Names of its blocks.
     pub blocks: Vec<String>,
-    /// Its share of the multiply-accumulate operations of one call.
+    /// The multiply-accumulate operations of one call of its blocks, for its half of the batch if it has one, as a share of
+    /// all blocks' for the whole batch.
     pub macs_share: f64,
     /// Bytes of the denoiser's weights that it holds.
     pub weight_bytes: u64,
@@ -41,19 +43,21 @@ pub struct RankSummary {
     pub activation_bytes: u64,
 }
 
-/// A value that crosses from one segment to another.
+/// A block's output that crosses from one rank to another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Edge {
     /// The block that makes it.
     pub from: String,
     /// The block that reads it.
     pub to: String,
-    /// The segment that makes it.
-    pub from_segment: usize,
-    /// The segment that reads it.
-    pub to_segment: usize,
+    /// The rank that makes it.
+    pub from_rank: usize,
+    /// The rank that reads it.
+    pub to_rank: usize,
     /// How many calls old it is after the warm-up: each number that occurs.
     pub staleness: Vec<usize>,
+    /// Whether it comes from predicted latents.
+    pub ahead: bool,
     /// Its size.
     pub bytes: u64,
 }
@@ -77,7 +81,9 @@ impl Summary {
             .blocks
             .iter()
             .zip(peak_elements(plan, graph))
-            .map(|(blocks, peak)| RankSummary {
+            .zip(&plan.roles)
+            .map(|((blocks, peak), role)| RankSummary {
+                role: *role,
                 blocks: blocks
                     .iter()
                     .map(|id| graph.block(*id).name.clone())
@@ -85,14 +91,14 @@ impl Summary {
                 macs_share: blocks
                     .iter()
                     .map(|id| graph.block(*id).macs as f64 / total)
-                    .sum(),
+                    .sum::<f64>()
+                    / role.branch.divisor() as f64,
                 weight_bytes: graph.parameters(blocks) * element_bytes,
                 activation_bytes: peak * element_bytes,
             })
             .collect();
         Self {
             calls: plan.calls,
-            segments: plan.segment_of.iter().max().map_or(0, |last| last + 1),
             ranks,
             edges: edges(plan, graph, element_bytes),
             bytes_per_call: simulation.bytes as f64 / plan.calls as f64,
@@ -103,44 +109,45 @@ impl Summary {
 }
 
 fn edges(plan: &Plan, graph: &SegmentGraph, element_bytes: u64) -> Vec<Edge> {
-    let warm_up = plan
-        .strategy
-        .map_or(plan.calls, |strategy| strategy.warm_up);
-    let mut ages: BTreeMap<(BlockId, BlockId), Vec<usize>> = BTreeMap::new();
-    for instruction in plan.ranks.iter().flatten() {
-        let Action::Run {
-            block,
-            version,
-            inputs,
-            ..
-        } = &instruction.action
-        else {
-            continue;
-        };
-        for (input, terms) in graph.block(*block).inputs.iter().zip(inputs) {
-            let Input::Block(read) = *input else { continue };
-            if plan.segment_of[read.0] == plan.segment_of[block.0] {
-                continue;
-            }
-            let ages = ages.entry((read, *block)).or_default();
-            let newest = terms.iter().map(|term| term.of.version).max();
-            let age = version - newest.unwrap_or(*version);
-            if *version >= warm_up && !ages.contains(&age) {
-                ages.push(age);
+    let warm_up = plan.method.warm_up();
+    let mut edges: BTreeMap<(usize, usize, BlockId, BlockId), Edge> = BTreeMap::new();
+    for (rank, instructions) in plan.ranks.iter().enumerate() {
+        let mut received: HashMap<Versioned, usize> = HashMap::new();
+        for instruction in instructions {
+            let run = match &instruction.action {
+                Action::Recv { what, from } => {
+                    received.insert(*what, *from);
+                    continue;
+                }
+                Action::Run(run) if run.version >= warm_up => run,
+                _ => continue,
+            };
+            for terms in &run.inputs {
+                let Some(newest) = terms.iter().map(|term| term.of).max_by_key(|of| of.version)
+                else {
+                    continue;
+                };
+                let (Value::Block(read), Some(from)) = (newest.value, received.get(&newest)) else {
+                    continue;
+                };
+                let edge = edges
+                    .entry((*from, rank, read, run.block))
+                    .or_insert_with(|| Edge {
+                        from: graph.block(read).name.clone(),
+                        to: graph.block(run.block).name.clone(),
+                        from_rank: *from,
+                        to_rank: rank,
+                        staleness: Vec::new(),
+                        ahead: newest.ahead,
+                        bytes: graph.elements(newest) * element_bytes,
+                    });
+                let age = run.version - newest.version;
+                if !edge.staleness.contains(&age) {
+                    edge.staleness.push(age);
+                    edge.staleness.sort_unstable();
+                }
             }
         }
     }
-    ages.into_iter()
-        .map(|((from, to), mut staleness)| {
-            staleness.sort_unstable();
-            Edge {
-                from: graph.block(from).name.clone(),
-                to: graph.block(to).name.clone(),
-                from_segment: plan.segment_of[from.0],
-                to_segment: plan.segment_of[to.0],
-                staleness,
-                bytes: graph.block(from).elements() * element_bytes,
-            }
-        })
-        .collect()
+    edges.into_values().collect()
 }

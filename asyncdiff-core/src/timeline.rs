@@ -3,10 +3,10 @@
 use std::fmt::Write;
 
 use crate::graph::SegmentGraph;
-use crate::plan::{Plan, Value};
+use crate::plan::{Method, Plan, Value};
 use crate::simulate::Simulation;
 
-const LEFT: f64 = 70.0;
+const LEFT: f64 = 190.0;
 const TOP: f64 = 44.0;
 const LANE: f64 = 46.0;
 const GAP: f64 = 30.0;
@@ -17,7 +17,10 @@ const ROUNDS: [&str; 4] = ["#4c78a8", "#f58518", "#54a24b", "#b279a2"];
 /// An SVG picture of `simulation`, which is of `plan`.
 #[must_use]
 pub fn svg(plan: &Plan, graph: &SegmentGraph, simulation: &Simulation) -> String {
-    let warm_up = plan.strategy.map_or(0, |strategy| strategy.warm_up);
+    let warm_up = match plan.method {
+        Method::Sequential => 0,
+        method => method.warm_up(),
+    };
     // Wide enough for every call to be seen, however many there are.
     let width = (plan.calls as f64 * 60.0).clamp(900.0, 6000.0);
     let scale = width / simulation.makespan;
@@ -40,7 +43,7 @@ pub fn svg(plan: &Plan, graph: &SegmentGraph, simulation: &Simulation) -> String
     let _ = writeln!(
         out,
         "<text x=\"{LEFT}\" y=\"20\">{} ranks, {} denoiser calls, {:.0} % of the ranks' time idle; grey: warm-up; \
-         colours: one denoiser call each; arrows: transfers</text>",
+         colours: one denoiser call each, pale: on predicted latents; arrows: transfers</text>",
         plan.ranks.len(),
         plan.calls,
         100.0 * simulation.idle_share
@@ -49,9 +52,10 @@ pub fn svg(plan: &Plan, graph: &SegmentGraph, simulation: &Simulation) -> String
         let y = lane(rank);
         let _ = writeln!(
             out,
-            "<text x=\"8\" y=\"{:.1}\">rank {rank}</text>\
+            "<text x=\"8\" y=\"{:.1}\">{rank}: {}</text>\
              <rect x=\"{LEFT}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{LANE}\" fill=\"#f4f4f4\"/>",
-            y + LANE / 2.0 + 4.0
+            y + LANE / 2.0 + 4.0,
+            plan.roles[rank]
         );
     }
     for bar in &simulation.bars {
@@ -60,10 +64,15 @@ pub fn svg(plan: &Plan, graph: &SegmentGraph, simulation: &Simulation) -> String
         } else {
             ROUNDS[bar.version % ROUNDS.len()]
         };
+        let (opacity, ahead) = if bar.ahead {
+            (0.6, ", on predicted latents")
+        } else {
+            (1.0, "")
+        };
         let _ = writeln!(
             out,
-            "<rect x=\"{:.2}\" y=\"{:.1}\" width=\"{:.2}\" height=\"{LANE}\" fill=\"{fill}\" stroke=\"white\" \
-             stroke-width=\"0.3\"><title>{} for call {}</title></rect>",
+            "<rect x=\"{:.2}\" y=\"{:.1}\" width=\"{:.2}\" height=\"{LANE}\" fill=\"{fill}\" fill-opacity=\"{opacity}\" \
+             stroke=\"white\" stroke-width=\"0.3\"><title>{} for call {}{ahead}</title></rect>",
             x(bar.start),
             lane(bar.rank),
             (bar.end - bar.start) * scale,
@@ -74,9 +83,10 @@ pub fn svg(plan: &Plan, graph: &SegmentGraph, simulation: &Simulation) -> String
     for transfer in &simulation.transfers {
         let down = transfer.to > transfer.from;
         let edge = |rank: usize, bottom: bool| lane(rank) + if bottom { LANE } else { 0.0 };
-        let name = match transfer.what.value {
-            Value::Block(id) => graph.block(id).name.as_str(),
-            Value::Prediction => "noise prediction",
+        let name = match (transfer.what.value, transfer.what.ahead) {
+            (Value::Block(id), _) => graph.block(id).name.as_str(),
+            (Value::Prediction, _) => "noise prediction",
+            (_, true) => "predicted latents",
             _ => "latents",
         };
         let _ = writeln!(

@@ -8,7 +8,7 @@ use asyncdiff_models::{Checkpoint, Session, StableDiffusion, Strategy};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pipeline = StableDiffusion::open(Checkpoint::embedded())?;
     let request = pipeline.request("red apple, fluent style");
-    let run = pipeline.plan(&request, &Strategy::Sequential)?;
+    let run = pipeline.plan(&request, &Strategy::sequential())?;
 
     let mut session = Session::new(&pipeline, workers("cpu", None)?)?;
     let output = session.generate(&run, &mut ())?;

@@ -4,12 +4,12 @@
 
 use asyncdiff_core::AsyncDiff;
 use asyncdiff_models::device::workers;
-use asyncdiff_models::{Checkpoint, PartitionChoice, Session, StableDiffusion, Strategy};
+use asyncdiff_models::{Checkpoint, PartitionChoice, Session, Spread, StableDiffusion, Strategy};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pipeline = StableDiffusion::open(Checkpoint::embedded())?;
     let request = pipeline.request("red apple, fluent style");
-    let strategy = Strategy::Asynchronous {
+    let strategy = Strategy::from(Spread::AsyncDiff {
         partition: PartitionChoice::Published(2),
         parameters: AsyncDiff {
             warm_up: 3,
@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             forecast: 1,
             ..AsyncDiff::default()
         },
-    };
+    });
     let run = pipeline.plan(&request, &strategy)?;
     println!("at best {:.2} times sooner", run.summary.ideal_speed_up);
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use asyncdiff_core::AsyncDiff;
+use asyncdiff_core::Strategy;
 
 use crate::error::Error;
 use crate::image::Image;
-use crate::pipeline::{Request, Run, StableDiffusion, Strategy};
+use crate::pipeline::{Request, Run, StableDiffusion};
 use crate::quality::{check_size, relative_error, video_psnr, video_ssim};
 use crate::session::{Output, Progress, Session};
 
@@ -17,8 +17,6 @@ pub struct Row {
     pub kind: Kind,
     /// Ranks that it used.
     pub ranks: usize,
-    /// Segments of the denoiser.
-    pub segments: usize,
     /// Inference steps.
     pub steps: usize,
     /// Median time of the denoising steps.
@@ -44,9 +42,9 @@ pub struct Row {
 pub enum Kind {
     /// The sequential run with all steps.
     Baseline,
-    /// An asynchronous run.
-    Asynchronous(AsyncDiff),
-    /// A sequential run with as many steps as fit into the time of the asynchronous run before it: what the devices of that
+    /// A run that is spread over ranks.
+    Spread(Strategy),
+    /// A sequential run with as many steps as fit into the time of the run before it: what the devices of that
     /// run have to beat.
     FewerSteps,
 }
@@ -70,7 +68,7 @@ impl<'a> Comparison<'a> {
         request: &Request,
         strategies: &[Strategy],
     ) -> Result<Self, Error> {
-        let baseline = pipeline.plan(request, &Strategy::Sequential)?;
+        let baseline = pipeline.plan(request, &Strategy::sequential())?;
         pipeline.check_complete(request)?;
         check_size(request.width, request.height)?;
         let plan = |strategy: &Strategy| pipeline.plan(request, strategy);
@@ -118,15 +116,14 @@ impl<'a> Comparison<'a> {
         let request = self.baseline.request.clone();
         let mut measured = vec![Measured::new(Kind::Baseline, self.baseline)];
         for run in self.runs {
-            let kind = run.plan.strategy.map_or(Kind::Baseline, Kind::Asynchronous);
-            measured.push(Measured::new(kind, run));
+            measured.push(Measured::new(Kind::Spread(run.strategy.clone()), run));
         }
         measure(&mut measured, session, repeat, progress)?;
 
         let baseline = measured.remove(0);
         let mut rows = vec![baseline.row(&baseline)?];
-        for asynchronous in measured {
-            let row = asynchronous.row(&baseline)?;
+        for spread in measured {
+            let row = spread.row(&baseline)?;
             let steps = (request.steps as f64 / row.speed_up).round().max(1.0) as usize;
             rows.push(row);
             let fewer = Request {
@@ -135,7 +132,7 @@ impl<'a> Comparison<'a> {
             };
             // A scheduler may have a least number of steps; then there is nothing to compare with.
             if steps < request.steps
-                && let Ok(run) = self.pipeline.plan(&fewer, &Strategy::Sequential)
+                && let Ok(run) = self.pipeline.plan(&fewer, &Strategy::sequential())
             {
                 let mut fewer = [Measured::new(Kind::FewerSteps, run)];
                 measure(&mut fewer, session, repeat, progress)?;
@@ -207,7 +204,6 @@ impl Measured {
         Ok(Row {
             kind: self.kind.clone(),
             ranks: self.run.plan.ranks.len(),
-            segments: self.run.summary.segments,
             steps: self.run.request.steps,
             time: self.time(),
             speed_up: baseline.time().as_secs_f64() / self.time().as_secs_f64(),

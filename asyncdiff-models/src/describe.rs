@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use asyncdiff_burn::weights::WeightSet;
-use asyncdiff_core::{BlockId, Partition, SegmentGraph};
+use asyncdiff_core::{BlockId, Machine, Partition, SegmentGraph};
 use serde::Serialize;
 
 use crate::dtype::Dtype;
@@ -165,7 +165,7 @@ fn describe_partitions(graph: &SegmentGraph, dtype: Dtype) -> Vec<PartitionDescr
         let table = published.iter().find(|table| table.segments() == segments);
         match table {
             Some(table) => Some(describe_partition(graph, table, "published", dtype)),
-            None => Partition::balanced(graph, segments)
+            None => Partition::balanced(graph, &Machine::ideal(graph), segments)
                 .ok()
                 .map(|partition| describe_partition(graph, &partition, "balanced", dtype)),
         }

@@ -59,14 +59,12 @@ pub mod vision;
 
 pub use asyncdiff_burn::device;
 pub use asyncdiff_burn::weights::NamedTensor;
+pub use asyncdiff_core::{PartitionChoice, Spread, Strategy};
 pub use checkpoint::{Checkpoint, CheckpointError, HubId, Location};
 pub use describe::{Description, PartDescription, PartitionDescription, TextEncoderDescription};
 pub use dtype::{Dtype, UnknownDtype};
 pub use error::Error;
-pub use pipeline::{
-    ImageToVideo, InitImage, MotionAdapter, PartitionChoice, Request, Run, StableDiffusion,
-    Strategy,
-};
+pub use pipeline::{ImageToVideo, InitImage, MotionAdapter, Request, Run, StableDiffusion};
 pub use preview::Previewer;
 pub use session::{Latents, Output, Progress, Session, Timings};
 

@@ -10,7 +10,7 @@ mod request;
 use asyncdiff_core::plan::Guidance;
 use asyncdiff_core::scheduler::SchedulerConfig;
 use asyncdiff_core::unet::{SpatioTemporalConfig, UNet2d, UNet2dConfig};
-use asyncdiff_core::{Partition, PartitionError, Plan, Schedule, SegmentGraph, Summary};
+use asyncdiff_core::{Machine, Plan, Schedule, SegmentGraph, Setting, Spread, Strategy, Summary};
 use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
@@ -25,7 +25,7 @@ use crate::vision::ImageEncoder;
 pub(crate) use class::Class;
 use motion::Motion;
 pub use motion::MotionAdapter;
-pub use request::{ImageToVideo, InitImage, PartitionChoice, Request, Run, Strategy};
+pub use request::{ImageToVideo, InitImage, Request, Run};
 
 /// Far above what any model was trained for, and low enough that no product of sizes overflows.
 const MOST_PIXELS: usize = 16_384;
@@ -85,21 +85,6 @@ fn denoiser(checkpoint: &Checkpoint, class: Class) -> Result<(UNet2d, usize), Er
             let config: SpatioTemporalConfig = checkpoint.json(file)?;
             (UNet2d::spatio_temporal(&config)?, config.num_frames)
         }
-    })
-}
-
-/// The partition, and whether it is the balanced one for want of a published one.
-fn choose(
-    graph: &SegmentGraph,
-    choice: &PartitionChoice,
-) -> Result<(Partition, bool), PartitionError> {
-    Ok(match choice {
-        PartitionChoice::Published(segments) => match Partition::published(graph, *segments) {
-            Err(PartitionError::NoFit) => (Partition::balanced(graph, *segments)?, true),
-            other => (other?, false),
-        },
-        PartitionChoice::Balanced(segments) => (Partition::balanced(graph, *segments)?, false),
-        PartitionChoice::Map(map) => (Partition::from_map(graph, map)?, false),
     })
 }
 
@@ -212,23 +197,19 @@ impl StableDiffusion {
             None => own.clone(),
         };
         let schedule = self.schedule(&scheduler, request)?;
-        let sequential = Plan::sequential(&graph, &schedule, guidance)?;
-        let (plan, fell_back) = match strategy {
-            Strategy::Sequential => (sequential.clone(), false),
-            Strategy::Asynchronous {
-                partition,
-                parameters,
-            } => {
-                let (partition, fell_back) = choose(&graph, partition)?;
-                let plan = Plan::asyncdiff(&graph, &partition, &schedule, guidance, parameters)?;
-                (plan, fell_back)
-            }
+        let setting = Setting::new(&graph, &schedule, guidance);
+        let sequential = Plan::sequential(&setting)?;
+        let plan = strategy.plan(&setting, &Machine::ideal(&graph))?;
+        let fell_back = match &strategy.spread {
+            Spread::AsyncDiff { partition, .. } => partition.falls_back(&graph),
+            _ => false,
         };
         Ok(Run {
             request: request.clone(),
             summary: Summary::new(&plan, &sequential, &graph, self.dtype.bytes()),
             graph,
             schedule,
+            strategy: strategy.clone(),
             plan,
             scheduler: scheduler.class_name,
             dtype: self.dtype,

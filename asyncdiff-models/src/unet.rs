@@ -17,7 +17,7 @@ use asyncdiff_burn::layers;
 use asyncdiff_burn::weights::{Loader, WeightError, Weights};
 use asyncdiff_core::plan::{Part, Term, Versioned};
 use asyncdiff_core::unet::{BlockKind, UNet2d, UNet2dConfig, UNetBlock, level_size};
-use asyncdiff_core::{BlockId, Denoiser};
+use asyncdiff_core::{BlockId, Branch, Denoiser};
 use burn::nn::GroupNorm;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData, activation};
@@ -256,6 +256,7 @@ impl Denoiser for UNetDenoiser<'_> {
     fn run(
         &mut self,
         block: BlockId,
+        _: Branch,
         timestep: f64,
         inputs: Vec<Tensor<4>>,
     ) -> Result<Tensor<4>, Infallible> {

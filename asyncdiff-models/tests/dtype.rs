@@ -9,8 +9,8 @@ use asyncdiff_models::device::workers;
 use asyncdiff_models::image::{Image, Mask};
 use asyncdiff_models::quality::{psnr, relative_error};
 use asyncdiff_models::{
-    Checkpoint, Dtype, InitImage, Output, PartitionChoice, Request, Run, Session, StableDiffusion,
-    Strategy,
+    Checkpoint, Dtype, InitImage, Output, PartitionChoice, Request, Run, Session, Spread,
+    StableDiffusion, Strategy,
 };
 use half::f16;
 use safetensors::SafeTensors;
@@ -38,13 +38,13 @@ fn generate(pipeline: &StableDiffusion, strategy: &Strategy) -> (Output, Run, Ve
 
 /// Three ranks whose every input is fresh: the sequential computation.
 fn distributed(calls: usize) -> Strategy {
-    Strategy::Asynchronous {
+    Strategy::from(Spread::AsyncDiff {
         partition: PartitionChoice::Published(3),
         parameters: AsyncDiff {
             warm_up: calls,
             ..AsyncDiff::default()
         },
-    }
+    })
 }
 
 /// How far latents may be off, in roundings: a denoiser call rounds some 250 results one after the other, each independent
@@ -63,11 +63,11 @@ fn narrow_types_make_nearly_the_same_picture() {
             let pipeline = StableDiffusion::open(checkpoint.clone()).unwrap();
             pipeline.with_dtype(dtype)
         };
-        let (exact, wide, loaded) = generate(&open(Dtype::F32), &Strategy::Sequential);
+        let (exact, wide, loaded) = generate(&open(Dtype::F32), &Strategy::sequential());
         assert_eq!(loaded[0], wide.summary.ranks[0].weight_bytes);
         for (dtype, rounding) in [(Dtype::F16, 2_f64.powi(-11)), (Dtype::Bf16, 2_f64.powi(-8))] {
             let pipeline = open(dtype);
-            let (found, run, loaded) = generate(&pipeline, &Strategy::Sequential);
+            let (found, run, loaded) = generate(&pipeline, &Strategy::sequential());
             let error = relative_error(&found.latents, &exact.latents).unwrap();
             let decibels = psnr(&found.images[0], &exact.images[0]).unwrap();
             assert!(error > 0.0, "{name}: nothing was computed in {dtype}");
@@ -120,14 +120,14 @@ fn everything(pipeline: &StableDiffusion) -> Output {
         grey,
     };
     request.init_image = Some(InitImage::inpaint(image, mask));
-    let strategy = Strategy::Asynchronous {
+    let strategy = Strategy::from(Spread::AsyncDiff {
         partition: PartitionChoice::Published(2),
         parameters: AsyncDiff {
             warm_up: 2,
             forecast: 1,
             ..AsyncDiff::default()
         },
-    };
+    });
     let run = pipeline.plan(&request, &strategy).unwrap();
     let mut session = Session::new(pipeline, workers("cpu:2", Some(2)).unwrap()).unwrap();
     session.generate(&run, &mut ()).unwrap()
@@ -218,7 +218,7 @@ fn stored(from: &Path, to: &Path, dtype: Stored, change: impl Fn(usize, f16) -> 
 fn weights_stored_in_f16_are_computed_with_in_f32() {
     let latents = |folder: &Path| {
         let pipeline = StableDiffusion::open(Checkpoint::folder(folder).unwrap()).unwrap();
-        generate(&pipeline, &Strategy::Sequential).0.latents
+        generate(&pipeline, &Strategy::sequential()).0.latents
     };
     let narrow = latents(&fixture("sd15"));
     let folder = tempfile::tempdir().unwrap();

@@ -68,7 +68,7 @@ fn latents(loras: &[(&Path, f64)]) -> Vec<f32> {
         .unwrap();
     let mut request = pipeline.request("red apple, fluent style");
     request.steps = 3;
-    let run = pipeline.plan(&request, &Strategy::Sequential).unwrap();
+    let run = pipeline.plan(&request, &Strategy::sequential()).unwrap();
     let mut session = Session::new(&pipeline, workers("cpu", Some(1)).unwrap()).unwrap();
     session.generate(&run, &mut ()).unwrap().latents
 }

@@ -150,7 +150,7 @@ fn large(pipeline: &StableDiffusion) -> Request {
 
 fn check(pipeline: &StableDiffusion, checkpoint: &Path, request: &Request) {
     for strategy in [
-        Strategy::Sequential,
+        Strategy::sequential(),
         Strategy::segments(2),
         Strategy::segments(3),
     ] {

@@ -16,7 +16,7 @@ use asyncdiff_models::quality::relative_error;
 use asyncdiff_models::random::TorchRng;
 use asyncdiff_models::{
     Checkpoint, Error, InitImage, MotionAdapter, NamedTensor, Output, PartitionChoice, Request,
-    Session, StableDiffusion, Strategy,
+    Session, Spread, StableDiffusion, Strategy,
 };
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -86,7 +86,7 @@ fn request(pipeline: &StableDiffusion) -> Request {
 }
 
 fn generate(pipeline: &StableDiffusion, request: &Request) -> Output {
-    let run = pipeline.plan(request, &Strategy::Sequential).unwrap();
+    let run = pipeline.plan(request, &Strategy::sequential()).unwrap();
     let mut session = Session::new(pipeline, workers("cpu", None).unwrap()).unwrap();
     session.generate(&run, &mut ()).unwrap()
 }
@@ -106,13 +106,13 @@ fn sentence(result: Result<StableDiffusion, Error>) -> String {
 #[test]
 fn ranks_load_their_own_blocks_of_both_files_only() {
     let pipeline = video_model();
-    let strategy = Strategy::Asynchronous {
+    let strategy = Strategy::from(Spread::AsyncDiff {
         partition: PartitionChoice::Published(3),
         parameters: AsyncDiff {
             warm_up: 1,
             ..AsyncDiff::default()
         },
-    };
+    });
     let run = pipeline.plan(&request(&pipeline), &strategy).unwrap();
     assert!(!run.fell_back);
     let mut session = Session::new(&pipeline, workers("cpu:3", None).unwrap()).unwrap();
@@ -210,7 +210,7 @@ fn an_adapters_own_noise_scheduler_wins() {
     let pipeline = with_adapter(&folder).unwrap();
     let schedule = |pipeline: &StableDiffusion, request: &Request| {
         pipeline
-            .plan(request, &Strategy::Sequential)
+            .plan(request, &Strategy::sequential())
             .unwrap()
             .schedule
     };
@@ -306,7 +306,7 @@ fn impossible_videos_are_errors() {
     let error = |pipeline: &StableDiffusion, change: fn(&mut Request)| {
         let mut request = request(pipeline);
         change(&mut request);
-        let planned = pipeline.plan(&request, &Strategy::Sequential);
+        let planned = pipeline.plan(&request, &Strategy::sequential());
         planned.unwrap_err().to_string()
     };
     for (found, expected) in [

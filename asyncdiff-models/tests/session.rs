@@ -4,12 +4,13 @@
 
 use std::ops::ControlFlow;
 
-use asyncdiff_core::{AsyncDiff, plan::Action};
+use asyncdiff_core::AsyncDiff;
+use asyncdiff_core::plan::{Action, Run};
 use asyncdiff_models::device::workers;
 use asyncdiff_models::image::Image;
 use asyncdiff_models::quality::psnr;
 use asyncdiff_models::{
-    Checkpoint, Error, Latents, PartitionChoice, Previewer, Progress, Request, Session,
+    Checkpoint, Error, Latents, PartitionChoice, Previewer, Progress, Request, Session, Spread,
     StableDiffusion, Strategy,
 };
 
@@ -25,16 +26,18 @@ fn request(pipeline: &StableDiffusion, steps: usize) -> Request {
 
 fn strategies() -> Vec<Strategy> {
     let asynchronous = [(2, 1, 0), (3, 1, 1), (4, 1, 0), (2, 2, 1)];
-    let asynchronous = asynchronous.map(|(segments, stride, forecast)| Strategy::Asynchronous {
-        partition: PartitionChoice::Published(segments),
-        parameters: AsyncDiff {
-            stride,
-            forecast,
-            warm_up: 2,
-            time_shift: false,
-        },
+    let asynchronous = asynchronous.map(|(segments, stride, forecast)| {
+        Strategy::from(Spread::AsyncDiff {
+            partition: PartitionChoice::Published(segments),
+            parameters: AsyncDiff {
+                stride,
+                forecast,
+                warm_up: 2,
+                time_shift: false,
+            },
+        })
     });
-    std::iter::once(Strategy::Sequential)
+    std::iter::once(Strategy::sequential())
         .chain(asynchronous)
         .collect()
 }
@@ -76,7 +79,7 @@ fn a_rank_loads_its_own_blocks_only() {
             .map(|rank| rank.weight_bytes)
             .collect();
         assert_eq!(session.loaded_bytes(), announced, "{strategy:?}");
-        if strategy == Strategy::Sequential {
+        if strategy == Strategy::sequential() {
             whole = announced[0];
         } else {
             assert!(announced.iter().all(|bytes| *bytes < whole), "{strategy:?}");
@@ -169,7 +172,7 @@ fn a_rank_that_panics_is_named() {
     let action = run.plan.ranks[1][middle..]
         .iter_mut()
         .find_map(|instruction| match &mut instruction.action {
-            Action::Run { block, .. } => Some(block),
+            Action::Run(Run { block, .. }) => Some(block),
             _ => None,
         });
     *action.unwrap() = foreign;

@@ -35,7 +35,7 @@ fn denoise(criterion: &mut Criterion) {
     let pipeline = StableDiffusion::open(Checkpoint::embedded()).expect("the embedded model");
     let request = request(&pipeline, 20);
     let plan = |strategy: &Strategy| pipeline.plan(&request, strategy).expect("a plan");
-    let sequential = plan(&Strategy::Sequential);
+    let sequential = plan(&Strategy::sequential());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
 
     let mut group = criterion.benchmark_group("20 steps, one thread a worker");
@@ -78,7 +78,7 @@ fn one_call(criterion: &mut Criterion) {
     // One step of DDIM is one denoiser call; text encoder and decoder are a small part of the time.
     let request = request(&pipeline, 1);
     let run = pipeline
-        .plan(&request, &Strategy::Sequential)
+        .plan(&request, &Strategy::sequential())
         .expect("a plan");
     let workers = workers("cpu", Some(1)).expect("a worker");
     let mut session = Session::new(&pipeline, workers).expect("the weights");

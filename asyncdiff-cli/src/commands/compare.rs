@@ -4,7 +4,7 @@ use asyncdiff_core::AsyncDiff;
 use asyncdiff_models::compare::{Comparison, Kind, Row};
 use asyncdiff_models::device::Worker;
 use asyncdiff_models::image::Image;
-use asyncdiff_models::{Session, Strategy};
+use asyncdiff_models::{Session, Spread, Strategy};
 use serde_json::json;
 
 use super::plan::heading;
@@ -97,7 +97,7 @@ fn strategies(args: &Compare) -> Result<Vec<Strategy>> {
         for &stride in &args.stride {
             for &warm_up in &args.warm_up {
                 for &forecast in &args.forecast {
-                    strategies.push(Strategy::Asynchronous {
+                    strategies.push(Strategy::from(Spread::AsyncDiff {
                         partition: partition.clone(),
                         parameters: AsyncDiff {
                             stride,
@@ -105,7 +105,7 @@ fn strategies(args: &Compare) -> Result<Vec<Strategy>> {
                             time_shift: args.common.time_shift,
                             forecast,
                         },
-                    });
+                    }));
                 }
             }
         }
@@ -117,18 +117,7 @@ fn label(row: &Row) -> String {
     match &row.kind {
         Kind::Baseline => format!("sequential, {} steps", row.steps),
         Kind::FewerSteps => format!("  as fast: sequential, {} steps", row.steps),
-        Kind::Asynchronous(parameters) => format!(
-            "n={} stride {} warm-up {}{} forecast {}",
-            row.segments,
-            parameters.stride,
-            parameters.warm_up,
-            if parameters.time_shift {
-                " shifted"
-            } else {
-                ""
-            },
-            parameters.forecast
-        ),
+        Kind::Spread(strategy) => strategy.to_string(),
     }
 }
 
@@ -167,12 +156,11 @@ fn print_table(rows: &[Row]) -> Result<()> {
 
 fn to_json(row: &Row) -> serde_json::Value {
     let strategy = match &row.kind {
-        Kind::Asynchronous(parameters) => Some(parameters),
+        Kind::Spread(strategy) => Some(strategy),
         _ => None,
     };
     json!({
         "run": label(row).trim(),
-        "segments": row.segments,
         "strategy": strategy,
         "devices": row.ranks,
         "steps": row.steps,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use asyncdiff_core::AsyncDiff;
 use asyncdiff_media::picture;
-use asyncdiff_models::{PartitionChoice, Run, Session, Strategy, Timings};
+use asyncdiff_models::{PartitionChoice, Run, Session, Spread, Strategy, Timings};
 use serde_json::json;
 
 use super::plan::{describe, heading};
@@ -44,13 +44,14 @@ pub fn run(args: &Generate) -> Result<()> {
     let segments = named
         .as_ref()
         .map_or(1, |workers| workers.len().saturating_sub(extra).max(1));
-    let strategy = match strategy(&args.strategy, args.segments, segments)? {
-        // One segment and nothing said of how to run it.
-        Strategy::Asynchronous {
+    let strategy = strategy(&args.strategy, args.segments, segments)?;
+    // One segment and nothing said of how to run it.
+    let strategy = match &strategy.spread {
+        Spread::AsyncDiff {
             partition: PartitionChoice::Published(1) | PartitionChoice::Balanced(1),
             parameters,
-        } if parameters == AsyncDiff::default() => Strategy::Sequential,
-        other => other,
+        } if *parameters == AsyncDiff::default() => Strategy::sequential(),
+        _ => strategy,
     };
     let run = pipeline.plan(&request, &strategy)?;
     pipeline.check_complete(&request)?;
@@ -77,7 +78,7 @@ pub fn run(args: &Generate) -> Result<()> {
     let text = !args.printing.quiet && !args.printing.json;
     if text {
         say!("{}", heading(&run, &args.seeds))?;
-        say!("{}", describe(&run, &strategy))?;
+        say!("{}", describe(&run))?;
         say!("devices {}", devices.join(", "))?;
     }
 
@@ -129,7 +130,7 @@ pub fn run(args: &Generate) -> Result<()> {
             "scheduler": run.scheduler,
             "dtype": run.dtype,
             "devices": devices,
-            "strategy": run.plan.strategy,
+            "strategy": run.strategy,
             "summary": run.summary,
             "loaded_weight_bytes": session.loaded_bytes(),
             "seconds": seconds(&timings),
@@ -182,7 +183,7 @@ pub fn strategy(
     segments: Option<usize>,
     default: usize,
 ) -> Result<Strategy> {
-    Ok(Strategy::Asynchronous {
+    Ok(Strategy::from(Spread::AsyncDiff {
         partition: setup::partition(&args.common.partition, segments, default)?,
         parameters: AsyncDiff {
             stride: args.stride,
@@ -190,7 +191,7 @@ pub fn strategy(
             time_shift: args.common.time_shift,
             forecast: args.forecast,
         },
-    })
+    }))
 }
 
 /// The text that web UIs write into their pictures, and read from them.
@@ -201,26 +202,20 @@ fn parameters(run: &Run, sample: &Sample) -> String {
         text += &format!("\nNegative prompt: {}", request.negative_prompt);
     }
     text += &format!(
-        "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {model}, Segments: {}",
+        "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {model}, Plan: {}",
         request.steps,
         run.scheduler,
         request.guidance_scale,
         request.seed,
         request.width,
         request.height,
-        run.summary.segments,
+        run.strategy,
     );
     for lora in &sample.lora {
         text += &format!(", LoRA: {}:{}", lora.file.display(), lora.strength);
     }
     if let Some(init) = &request.init_image {
         text += &format!(", Denoising strength: {}", init.strength);
-    }
-    if let Some(asyncdiff) = &run.plan.strategy {
-        text += &format!(
-            ", Stride: {}, Warm-up: {}, Time shift: {}, Forecast: {}",
-            asyncdiff.stride, asyncdiff.warm_up, asyncdiff.time_shift, asyncdiff.forecast
-        );
     }
     text + concat!(", Version: asyncdiff ", env!("CARGO_PKG_VERSION"))
 }

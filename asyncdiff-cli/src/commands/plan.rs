@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use asyncdiff_core::{Machine, simulate, timeline};
 use asyncdiff_media::file;
-use asyncdiff_models::{Run, Strategy};
+use asyncdiff_models::Run;
 use serde_json::json;
 
 use super::generate::strategy;
@@ -32,7 +32,7 @@ pub fn run(args: &Plan) -> Result<()> {
         say!("{}", serde_json::to_string(&report)?)?;
     } else if !args.printing.quiet {
         say!("{}", heading(&run, &args.seed.seed))?;
-        say!("{}", describe(&run, &strategy))?;
+        say!("{}", describe(&run))?;
         print_tables(&run)?;
         if let Some(path) = &args.svg {
             say!("\nwrote {}", path.display())?;
@@ -68,37 +68,30 @@ pub fn heading(run: &Run, seeds: &dyn Display) -> String {
 }
 
 /// One line on how it is spread.
-pub fn describe(run: &Run, strategy: &Strategy) -> String {
-    let Strategy::Asynchronous {
-        partition,
-        parameters,
-    } = strategy
-    else {
-        return "sequential: 1 segment on 1 device".to_owned();
-    };
+pub fn describe(run: &Run) -> String {
+    if run.strategy.is_sequential() {
+        return "sequential, on 1 device".to_owned();
+    }
     format!(
-        "asynchronous: {} segments on {} devices, stride {}, warm-up {}, time shift {}, forecast {}, {} partition, ideal speed-up {:.2}",
-        run.summary.segments,
-        run.plan.ranks.len(),
-        parameters.stride,
-        parameters.warm_up,
-        if parameters.time_shift { "on" } else { "off" },
-        parameters.forecast,
+        "{}{}, on {} devices, ideal speed-up {:.2}",
+        run.strategy,
         if run.fell_back {
-            "balanced (no published one fits this denoiser)"
+            " balanced (no published partition fits this denoiser)"
         } else {
-            partition.name()
+            ""
         },
+        run.plan.ranks.len(),
         run.summary.ideal_speed_up
     )
 }
 
 fn print_tables(run: &Run) -> Result<()> {
     let summary = &run.summary;
-    say!("\nrank  share of work   weights  activations  blocks")?;
+    say!("\nrank  role                        share of work     weights  activations  blocks")?;
     for (rank, part) in summary.ranks.iter().enumerate() {
         say!(
-            "{rank:>4}  {:>11.1} %  {:>8}  {:>11}  {} blocks: {}",
+            "{rank:>4}  {:<26}  {:>11.1} %  {:>10}  {:>11}  {} blocks: {}",
+            part.role.to_string(),
             100.0 * part.macs_share,
             bytes(part.weight_bytes as f64),
             bytes(part.activation_bytes as f64),
@@ -107,15 +100,19 @@ fn print_tables(run: &Run) -> Result<()> {
         )?;
     }
     if !summary.edges.is_empty() {
-        say!("\nstaleness  segment      size  value -> reader")?;
+        say!("\nstaleness     ranks        size  value -> reader")?;
     }
     for edge in &summary.edges {
         let ages: Vec<_> = edge.staleness.iter().map(usize::to_string).collect();
         say!(
-            "{:>9}  {} -> {}  {:>10}  {} -> {}",
-            ages.join(", "),
-            edge.from_segment,
-            edge.to_segment,
+            "{:>9}  {:>2} -> {:<2}  {:>10}  {} -> {}",
+            if edge.ahead {
+                "ahead".to_owned()
+            } else {
+                ages.join(", ")
+            },
+            edge.from_rank,
+            edge.to_rank,
             bytes(edge.bytes as f64),
             edge.from,
             edge.to

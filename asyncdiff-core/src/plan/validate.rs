@@ -2,14 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Action, Part, Plan, PlanError, Term, Value, Versioned};
-use crate::graph::{BlockId, Input, SegmentGraph};
+use super::role::{Place, Role};
+use super::{Action, Combine, Method, Part, Plan, PlanError, Run, Term, Value, Versioned};
+use crate::graph::{Input, SegmentGraph};
 
 impl Plan {
-    /// Proves that the plan can run and does what its strategy says: every source was produced or received earlier on
+    /// Proves that the plan can run and does what its method says: every source was produced or received earlier on
     /// its rank; every send has exactly one receive; no ranks wait for each other; no call has more than one noise prediction,
     /// every prediction is used, and none is the newest in two updates of the latents; and the versions that every block reads are those of the
-    /// strategy's contract, with weights that add up to one. (Timesteps are the builders' business: a plan does not know the
+    /// method's contract for the rank's role, with weights that add up to one. (Timesteps are the builders' business: a plan does not know the
     /// schedule.)
     ///
     /// # Errors
@@ -115,7 +116,7 @@ impl Plan {
         let mut read = HashSet::new();
         let mut moved_by: HashMap<usize, usize> = HashMap::new();
         for (_, _, action) in self.actions() {
-            let Action::Combine { out, terms } = action else {
+            let Action::Combine(Combine { out, terms }) = action else {
                 continue;
             };
             *produced.entry(*out).or_default() += 1;
@@ -123,14 +124,14 @@ impl Plan {
             let prediction = terms
                 .iter()
                 .filter_map(|term| match term.of.value {
-                    Value::Prediction => Some(term.of.version),
+                    Value::Prediction if !term.of.ahead => Some(term.of.version),
                     Value::Corrected => newest.get(&term.of).copied(),
                     _ => None,
                 })
                 .max();
             if let Some(version) = prediction {
                 newest.insert(*out, version);
-                if out.value == Value::Latents {
+                if out.value == Value::Latents && !out.ahead {
                     *moved_by.entry(version).or_default() += 1;
                 }
             }
@@ -163,79 +164,98 @@ impl Plan {
 
     fn check_versions(&self, graph: &SegmentGraph) -> Result<(), PlanError> {
         for (rank, _, action) in self.actions() {
-            let Action::Run {
-                block,
-                version,
-                inputs,
-                ..
-            } = action
-            else {
-                if let Action::Combine { out, terms } = action
-                    && terms.is_empty()
-                {
+            match action {
+                Action::Run(run) => self.check_run(graph, rank, run)?,
+                Action::Combine(Combine { out, terms }) if terms.is_empty() => {
                     return Err(PlanError::Empty { rank, what: *out });
                 }
-                continue;
-            };
-            let read = &graph.block(*block).inputs;
-            let fits = |(input, terms): (&Input, &Vec<Term>)| {
-                let value = match *input {
-                    Input::Latents => Value::Latents,
-                    Input::Block(id) => Value::Block(id),
-                };
-                terms
-                    .iter()
-                    .all(|term| term.of.value == value && term.part == Part::Whole)
-            };
-            if read.len() != inputs.len()
-                || !read.iter().zip(inputs).all(fits)
-                || !self.blocks[rank].contains(block)
-            {
-                return Err(PlanError::Inputs {
-                    rank,
-                    block: graph.block(*block).name.clone(),
-                    version: *version,
-                });
-            }
-            for (input, terms) in read.iter().zip(inputs) {
-                let expected = self.expected_version(rank, *block, *version, *input);
-                let found = newest(terms);
-                if found != Some(expected) {
-                    return Err(PlanError::Staleness {
-                        rank,
-                        block: graph.block(*block).name.clone(),
-                        version: *version,
-                        found: found.unwrap_or(0),
-                        expected,
-                    });
-                }
-                let sum: f64 = terms.iter().map(|term| term.weight).sum();
-                if *input != Input::Latents && (sum - 1.0).abs() > 1e-9 {
-                    return Err(PlanError::Weights {
-                        rank,
-                        block: graph.block(*block).name.clone(),
-                        version: *version,
-                        sum,
-                    });
-                }
+                _ => {}
             }
         }
         Ok(())
     }
 
-    fn expected_version(&self, rank: usize, block: BlockId, version: usize, input: Input) -> usize {
-        let Some(strategy) = &self.strategy else {
-            return version;
+    fn check_run(&self, graph: &SegmentGraph, rank: usize, run: &Run) -> Result<(), PlanError> {
+        let name = || graph.block(run.block).name.clone();
+        let version = run.version;
+        let read = &graph.block(run.block).inputs;
+        let fits = |(input, terms): (&Input, &Vec<Term>)| {
+            let value = match *input {
+                Input::Latents => Value::Latents,
+                Input::Block(id) => Value::Block(id),
+            };
+            terms
+                .iter()
+                .all(|term| term.of.value == value && term.part == Part::Whole)
         };
-        let segments = self.ranks.len() + 1 - strategy.stride;
-        match input {
-            Input::Latents => strategy.latents_of(version, rank == segments),
-            Input::Block(read) if self.segment_of[read.0] == self.segment_of[block.0] => version,
-            Input::Block(_) => strategy.newest_foreign(version),
+        if read.len() != run.inputs.len()
+            || !read.iter().zip(&run.inputs).all(fits)
+            || !self.blocks[rank].contains(&run.block)
+        {
+            return Err(PlanError::Inputs {
+                rank,
+                block: name(),
+                version,
+            });
+        }
+        for (input, terms) in read.iter().zip(&run.inputs) {
+            let expected = self.expected(rank, run, *input);
+            let found = terms.iter().map(|term| term.of).max_by_key(|of| of.version);
+            if found != Some(expected) {
+                return Err(PlanError::Staleness {
+                    rank,
+                    block: name(),
+                    version,
+                    found: found.unwrap_or(expected),
+                    expected,
+                });
+            }
+            let sum: f64 = terms.iter().map(|term| term.weight).sum();
+            if *input != Input::Latents && (sum - 1.0).abs() > 1e-9 {
+                return Err(PlanError::Weights {
+                    rank,
+                    block: name(),
+                    version,
+                    sum,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What a rank has to read for an input of a block: the newest term of its source.
+    fn expected(&self, rank: usize, run: &Run, input: Input) -> Versioned {
+        let Role { branch, place } = self.roles[rank];
+        let own = |block| self.blocks[rank].contains(&block);
+        let call = run.version;
+        let fresh = match input {
+            Input::Latents => Value::Latents.at(call),
+            Input::Block(read) => Value::Block(read).at(call).of(branch),
+        };
+        if call < self.method.warm_up() {
+            return fresh;
+        }
+        match (&self.method, input) {
+            (Method::Sequential, _) => fresh,
+            (Method::AsyncDiff(parameters), Input::Latents) => {
+                Value::Latents.at(parameters.latents_of(call, place == Place::Second))
+            }
+            (Method::AsyncDiff(_), Input::Block(read)) if own(read) => fresh,
+            (Method::AsyncDiff(parameters), Input::Block(_)) => Versioned {
+                version: parameters.newest_foreign(call),
+                ..fresh
+            },
+            // The first call of a round has the true latents, the others predicted ones.
+            (Method::Copies(parameters), _) => {
+                let rounds = parameters.rounds(self.calls);
+                fresh.ahead_if(!rounds.iter().any(|round| round.start == call))
+            }
+            // The outer rank reads what the deep rank has made ahead.
+            (Method::Ring(ring), Input::Block(read)) if place == Place::Outer => {
+                fresh.ahead_if(ring.blocks.is_deep(read))
+            }
+            (Method::Ring(_), _) => fresh.ahead_if(place == Place::Deep),
+            (Method::ThroughSegments(_), _) => fresh.ahead(),
         }
     }
-}
-
-fn newest(terms: &[Term]) -> Option<usize> {
-    terms.iter().map(|term| term.of.version).max()
 }

@@ -71,6 +71,7 @@ pub(super) fn schedule(
             .collect::<Result<_, _>>()?,
         levels: levels_at(&table, &timesteps)?,
         timesteps,
+        prediction_type: kind,
         init_noise_sigma: 1.0,
         sigmas: None,
     })

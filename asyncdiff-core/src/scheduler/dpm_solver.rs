@@ -40,6 +40,7 @@ pub(super) fn schedule(
             .map(|sigma| Level::from_sigma(*sigma).into())
             .collect(),
         timesteps,
+        prediction_type: solver.kind,
         init_noise_sigma: 1.0,
         sigmas: Some(sigmas),
     })

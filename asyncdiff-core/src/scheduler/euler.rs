@@ -62,6 +62,7 @@ pub(super) fn schedule(
         steps: (0..timesteps.len()).map(step).collect(),
         levels: NoiseLevel::on_top(&sigmas),
         timesteps,
+        prediction_type: kind,
         init_noise_sigma,
         sigmas: Some(sigmas),
     })
@@ -92,6 +93,7 @@ pub(super) fn ancestral(
         steps: (0..timesteps.len()).map(step).collect(),
         levels: NoiseLevel::on_top(&sigmas),
         timesteps,
+        prediction_type: kind,
         init_noise_sigma,
         sigmas: Some(sigmas),
     })

@@ -55,6 +55,7 @@ pub(super) fn schedule(
         steps,
         levels: levels_at(&table, &timesteps)?,
         timesteps,
+        prediction_type: kind,
         init_noise_sigma: 1.0,
         sigmas: None,
     })

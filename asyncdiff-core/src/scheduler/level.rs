@@ -1,10 +1,13 @@
 //! Noise levels, and what a model's prediction says about signal and noise at one.
 
+use serde::Serialize;
+
 use super::linear::Linear;
 
-/// What a model predicts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PredictionType {
+/// What a model predicts (diffusers' `prediction_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PredictionType {
     /// The noise.
     Epsilon,
     /// The velocity, `alpha · noise - sigma · sample` (Salimans and Ho, "Progressive distillation", section 4).

@@ -1,7 +1,6 @@
 //! Linear combinations under construction.
 
-use super::Combine;
-use crate::plan::{Term, Versioned};
+use crate::plan::{Combine, Term, Versioned};
 
 /// A linear combination of versioned values, every version at most once.
 #[derive(Clone, Debug, Default)]

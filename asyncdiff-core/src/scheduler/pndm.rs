@@ -48,6 +48,7 @@ pub(super) fn schedule(
     Ok(Schedule {
         levels: levels_at(&solver.table, &timesteps)?,
         timesteps,
+        prediction_type: solver.kind,
         init_noise_sigma: 1.0,
         sigmas: None,
         steps,

@@ -6,9 +6,10 @@ use std::thread;
 use std::time::Duration;
 
 use asyncdiff_comm::{CommError, local};
-use asyncdiff_core::plan::{Term, Value, Versioned};
+use asyncdiff_core::plan::{Branch, Term, Value, Versioned};
 use asyncdiff_core::{
     AsyncDiff, BlockId, Denoiser, Engine, EngineError, Partition, Plan, Schedule, SegmentGraph,
+    Setting,
 };
 
 /// A denoiser of numbers: a block adds its inputs and its own number, and forgets nothing of the time.
@@ -18,7 +19,13 @@ impl Denoiser for Numbers {
     type Tensor = f64;
     type Error = Infallible;
 
-    fn run(&mut self, block: BlockId, timestep: f64, inputs: Vec<f64>) -> Result<f64, Infallible> {
+    fn run(
+        &mut self,
+        block: BlockId,
+        _: Branch,
+        timestep: f64,
+        inputs: Vec<f64>,
+    ) -> Result<f64, Infallible> {
         Ok(0.5 * inputs.iter().sum::<f64>() + 0.01 * (block.0 as f64).sin() + 1e-5 * timestep)
     }
 
@@ -96,7 +103,11 @@ fn published(
                         _ => values[from.0],
                     },
                 });
-                values.push(Numbers.run(id, timestep, inputs.collect()).unwrap());
+                values.push(
+                    Numbers
+                        .run(id, Branch::Both, timestep, inputs.collect())
+                        .unwrap(),
+                );
             }
             values
         };
@@ -156,7 +167,7 @@ fn plans_compute_what_the_published_loops_compute() {
     ] {
         for steps in [5, 8] {
             let schedule = super::common::schedule(class, steps);
-            let sequential = Plan::sequential(&graph, &schedule, None).unwrap();
+            let sequential = Plan::sequential(&Setting::new(&graph, &schedule, None)).unwrap();
             let exact = run(&sequential);
             for segments in 2..=4 {
                 let partition = Partition::published(&graph, segments).unwrap();
@@ -173,8 +184,12 @@ fn plans_compute_what_the_published_loops_compute() {
                         time_shift,
                         forecast: 0,
                     };
-                    let plan =
-                        Plan::asyncdiff(&graph, &partition, &schedule, None, &strategy).unwrap();
+                    let plan = Plan::asyncdiff(
+                        &Setting::new(&graph, &schedule, None),
+                        &partition,
+                        &strategy,
+                    )
+                    .unwrap();
                     let expected = published(&graph, &partition, &schedule, &strategy);
                     let found = run(&plan);
                     // Sums of a few dozen numbers of order one, in two orders.
@@ -202,7 +217,12 @@ fn with_time_shift_the_first_call_after_warm_up_repeats_the_prediction() {
         time_shift: true,
         ..AsyncDiff::default()
     };
-    let plan = Plan::asyncdiff(&graph, &partition, &schedule, None, &strategy).unwrap();
+    let plan = Plan::asyncdiff(
+        &Setting::new(&graph, &schedule, None),
+        &partition,
+        &strategy,
+    )
+    .unwrap();
     let world = local::world(plan.ranks.len(), Duration::from_secs(20));
     let plan = &plan;
     let predictions: Vec<(usize, f64)> = thread::scope(|scope| {
@@ -247,8 +267,12 @@ fn a_cancelled_rank_stops_all_others() {
     let graph = super::common::graph();
     let schedule = super::common::schedule("DDIMScheduler", 8);
     let partition = Partition::published(&graph, 2).unwrap();
-    let plan =
-        &Plan::asyncdiff(&graph, &partition, &schedule, None, &AsyncDiff::default()).unwrap();
+    let plan = &Plan::asyncdiff(
+        &Setting::new(&graph, &schedule, None),
+        &partition,
+        &AsyncDiff::default(),
+    )
+    .unwrap();
     let mut world = local::world(2, Duration::from_secs(20));
     let (mut second, mut first) = (world.pop().unwrap(), world.pop().unwrap());
     thread::scope(|scope| {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use asyncdiff_core::unet::{SpatioTemporalConfig, UNet2d, UNet2dConfig};
-use asyncdiff_core::{BlockId, Partition, PartitionError, SegmentGraph};
+use asyncdiff_core::{BlockId, Machine, Partition, PartitionError, SegmentGraph};
 use serde_json::{Value, json};
 
 use super::common::{animatediff, graph as sd15, sd21, sdxl, svd};
@@ -101,7 +101,7 @@ fn published_partitions_fit_by_structure_and_have_the_published_balance() {
 fn balanced_partitions_are_contiguous_and_at_least_as_good_as_published() {
     let graph = sd15();
     for segments in 1..=graph.blocks.len() {
-        let partition = Partition::balanced(&graph, segments).unwrap();
+        let partition = Partition::contiguous(&graph, &Machine::ideal(&graph), segments).unwrap();
         assert_eq!(partition.segments(), segments);
         assert!(partition.segment_of().is_sorted());
         assert!((0..segments).all(|segment| partition.segment_of().contains(&segment)));
@@ -135,7 +135,7 @@ fn wrong_partitions_are_errors() {
         Err(PartitionError::TooMany { segments, blocks })
     );
     assert_eq!(
-        Partition::balanced(&graph, segments),
+        Partition::contiguous(&graph, &Machine::ideal(&graph), segments),
         Err(PartitionError::TooMany { segments, blocks })
     );
 

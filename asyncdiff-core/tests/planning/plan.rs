@@ -1,9 +1,9 @@
 //! Plans have the published semantics, and the proof notices when they do not.
 
-use asyncdiff_core::plan::{Action, Term, Value};
+use asyncdiff_core::plan::{Action, Combine, Run, Term, Value, Versioned};
 use asyncdiff_core::{
     AsyncDiff, BlockId, Input, Machine, Partition, Plan, PlanError, Schedule, SegmentGraph,
-    Summary, simulate,
+    Setting, Summary, simulate,
 };
 
 fn strategies(warm_up: usize) -> impl Iterator<Item = AsyncDiff> {
@@ -21,7 +21,12 @@ fn strategies(warm_up: usize) -> impl Iterator<Item = AsyncDiff> {
 
 fn build(graph: &SegmentGraph, schedule: &Schedule, segments: usize, strategy: &AsyncDiff) -> Plan {
     let partition = Partition::published(graph, segments).unwrap();
-    Plan::asyncdiff(graph, &partition, schedule, Some(7.5.into()), strategy).unwrap()
+    Plan::asyncdiff(
+        &Setting::new(graph, schedule, Some(7.5.into())),
+        &partition,
+        strategy,
+    )
+    .unwrap()
 }
 
 /// The sources of a block's run, by rank and version.
@@ -29,12 +34,9 @@ fn source(plan: &Plan, rank: usize, block: BlockId, of: usize) -> Option<(f64, V
     plan.ranks[rank]
         .iter()
         .find_map(|instruction| match &instruction.action {
-            Action::Run {
-                block: run,
-                version,
-                timestep,
-                inputs,
-            } if *run == block && *version == of => Some((*timestep, inputs.clone())),
+            Action::Run(run) if run.block == block && run.version == of => {
+                Some((run.timestep, run.inputs.clone()))
+            }
             _ => None,
         })
 }
@@ -71,6 +73,12 @@ fn every_combination_of_parameters_is_valid() {
     }
 }
 
+/// The first rank that holds a block.
+fn owner(plan: &Plan, block: BlockId) -> usize {
+    let holds = |blocks: &Vec<BlockId>| blocks.contains(&block);
+    plan.blocks.iter().position(holds).unwrap()
+}
+
 #[test]
 fn stride_1_reads_foreign_values_of_the_call_before_and_own_ones_fresh() {
     let (sd15, sdxl) = (super::common::graph(), super::common::sdxl());
@@ -84,7 +92,7 @@ fn stride_1_reads_foreign_values_of_the_call_before_and_own_ones_fresh() {
         let plan = build(graph, &schedule, 3, &strategy);
         for call in 0..7 {
             for (id, block) in graph.iter() {
-                let rank = plan.segment_of[id.0];
+                let rank = owner(&plan, id);
                 let Some((timestep, inputs)) = source(&plan, rank, id, call) else {
                     continue;
                 };
@@ -97,7 +105,7 @@ fn stride_1_reads_foreign_values_of_the_call_before_and_own_ones_fresh() {
                 for (input, terms) in block.inputs.iter().zip(inputs) {
                     let (value, version) = match *input {
                         Input::Latents => (Value::Latents, call),
-                        Input::Block(from) if call < 3 || plan.segment_of[from.0] == rank => {
+                        Input::Block(from) if call < 3 || owner(&plan, from) == rank => {
                             (Value::Block(from), call)
                         }
                         Input::Block(from) => (Value::Block(from), call - 1),
@@ -180,8 +188,8 @@ fn forecasts_continue_the_line_through_two_versions() {
         let (id, block) = graph
             .iter()
             .find(|(id, block)| {
-                plan.segment_of[id.0] == 1
-                    && matches!(block.inputs[0], Input::Block(from) if plan.segment_of[from.0] == 0)
+                owner(plan, *id) == 1
+                    && matches!(block.inputs[0], Input::Block(from) if owner(plan, from) == 0)
             })
             .unwrap();
         let (_, inputs) = source(plan, rank, id, version).unwrap();
@@ -250,7 +258,8 @@ fn speed_up_and_traffic_are_those_of_the_reference() {
         (&svd, 3, 2.49, 1955.0),
         (&svd, 4, 2.86, 1902.0),
     ] {
-        let sequential = Plan::sequential(graph, &schedule, Some(7.5.into())).unwrap();
+        let sequential =
+            Plan::sequential(&Setting::new(graph, &schedule, Some(7.5.into()))).unwrap();
         let strategy = AsyncDiff {
             warm_up: 1,
             ..AsyncDiff::default()
@@ -287,8 +296,14 @@ fn parameters_out_of_range_are_errors() {
     let graph = super::common::graph();
     let schedule = super::common::schedule("DDIMScheduler", 8);
     let partition = Partition::published(&graph, 2).unwrap();
-    let build =
-        |strategy| Plan::asyncdiff(&graph, &partition, &schedule, None, &strategy).unwrap_err();
+    let build = |strategy| {
+        Plan::asyncdiff(
+            &Setting::new(&graph, &schedule, None),
+            &partition,
+            &strategy,
+        )
+        .unwrap_err()
+    };
     let base = AsyncDiff::default();
     assert_eq!(build(AsyncDiff { stride: 3, ..base }), PlanError::Stride(3));
     assert_eq!(build(AsyncDiff { stride: 0, ..base }), PlanError::Stride(0));
@@ -363,7 +378,7 @@ fn the_proof_notices_every_kind_of_damage() {
     ));
 
     let mut plan = good.clone();
-    let run = position(&plan, 0, &|action| matches!(action, Action::Run { .. }));
+    let run = position(&plan, 0, &|action| matches!(action, Action::Run(_)));
     let removed = plan.ranks[0].remove(run);
     assert!(matches!(
         plan.validate(&graph),
@@ -379,7 +394,7 @@ fn the_proof_notices_every_kind_of_damage() {
     // The defect of the published code under stride 2: one prediction used for two calls.
     let mut plan = good.clone();
     for instruction in &mut plan.ranks[0] {
-        if let Action::Combine { out, terms } = &mut instruction.action
+        if let Action::Combine(Combine { out, terms }) = &mut instruction.action
             && *out == Value::Latents.at(6)
         {
             for term in terms
@@ -400,9 +415,9 @@ fn the_proof_notices_every_kind_of_damage() {
     let mut damaged = false;
     for instruction in plan.ranks[1].iter_mut() {
         instruction.release.clear();
-        if let Action::Run {
+        if let Action::Run(Run {
             version: 5, inputs, ..
-        } = &mut instruction.action
+        }) = &mut instruction.action
         {
             for term in inputs.iter_mut().flatten() {
                 if term.of.version == 4 && !damaged {
@@ -417,8 +432,8 @@ fn the_proof_notices_every_kind_of_damage() {
         Err(PlanError::Staleness {
             rank: 1,
             version: 5,
-            found: 3,
-            expected: 4,
+            found: Versioned { version: 3, .. },
+            expected: Versioned { version: 4, .. },
             ..
         })
     ));
@@ -427,12 +442,12 @@ fn the_proof_notices_every_kind_of_damage() {
     let mut plan = good.clone();
     for instruction in &mut plan.ranks[0] {
         instruction.release.clear();
-        if let Action::Run {
+        if let Action::Run(Run {
             block: BlockId(3),
             version: 5,
             inputs,
             ..
-        } = &mut instruction.action
+        }) = &mut instruction.action
         {
             inputs[0][0].of = Value::Block(BlockId(1)).at(5);
         }
@@ -455,7 +470,7 @@ fn the_proof_notices_every_kind_of_damage() {
 
     let mut plan = good.clone();
     for instruction in &mut plan.ranks[0] {
-        if let Action::Combine { terms, .. } = &mut instruction.action {
+        if let Action::Combine(Combine { terms, .. }) = &mut instruction.action {
             terms.clear();
         }
         instruction.release.clear();
@@ -464,12 +479,12 @@ fn the_proof_notices_every_kind_of_damage() {
 
     let mut plan = good;
     for instruction in &mut plan.ranks[0] {
-        if let Action::Run {
+        if let Action::Run(Run {
             block: BlockId(1),
             version: 5,
             inputs,
             ..
-        } = &mut instruction.action
+        }) = &mut instruction.action
         {
             inputs[0][0].weight = 0.5;
         }
@@ -493,6 +508,6 @@ fn a_step_that_changes_nothing_is_no_error() {
                 assert!(source(&plan, 1, graph.last(), last).is_none());
             }
         }
-        Plan::sequential(&graph, &schedule, None).unwrap();
+        Plan::sequential(&Setting::new(&graph, &schedule, None)).unwrap();
     }
 }

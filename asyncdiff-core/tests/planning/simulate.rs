@@ -2,7 +2,7 @@
 
 use asyncdiff_core::graph::Structure;
 use asyncdiff_core::{
-    AsyncDiff, Block, BlockId, Input, Machine, Partition, Plan, SegmentGraph, simulate,
+    AsyncDiff, Block, BlockId, Input, Machine, Partition, Plan, SegmentGraph, Setting, simulate,
 };
 
 /// Two blocks in a row, of 1000 bytes each in `f32`.
@@ -30,14 +30,20 @@ fn chain() -> SegmentGraph {
 fn time_idle_share_and_bytes_are_those_worked_out_by_hand() {
     let graph = chain();
     let schedule = super::common::schedule("DDIMScheduler", 3);
-    let partition = Partition::balanced(&graph, 2).unwrap();
+    let partition = Partition::contiguous(&graph, &Machine::ideal(&graph), 2).unwrap();
     let strategy = AsyncDiff {
         warm_up: 1,
         ..AsyncDiff::default()
     };
-    let plan = Plan::asyncdiff(&graph, &partition, &schedule, None, &strategy).unwrap();
+    let plan = Plan::asyncdiff(
+        &Setting::new(&graph, &schedule, None),
+        &partition,
+        &strategy,
+    )
+    .unwrap();
     let machine = Machine {
         block_time: vec![10.0, 8.0],
+        half_time: vec![5.0, 4.0],
         // The second rank computes half as fast.
         speed: vec![1.0, 0.5],
         latency: 2.0,

@@ -1,10 +1,8 @@
 //! What is asked of a pipeline, and what it makes of that.
 
-use std::collections::BTreeMap;
-
 use crate::dtype::Dtype;
 use asyncdiff_burn::weights::NamedTensor;
-use asyncdiff_core::{AsyncDiff, Plan, Schedule, SegmentGraph, Summary};
+use asyncdiff_core::{Plan, Schedule, SegmentGraph, Strategy, Summary};
 
 use crate::image::{Image, Mask};
 
@@ -126,54 +124,6 @@ impl ImageToVideo {
     }
 }
 
-/// How a run is spread over ranks.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Strategy {
-    /// One rank computes everything, every input fresh.
-    Sequential,
-    /// One rank for each segment, and one more with stride 2.
-    Asynchronous {
-        /// Which segment owns which block.
-        partition: PartitionChoice,
-        /// Warm-up, stride, time shift, forecast.
-        parameters: AsyncDiff,
-    },
-}
-
-/// Where the partition comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PartitionChoice {
-    /// The published table with that many segments, or the balanced partition where no table fits the denoiser's structure.
-    Published(usize),
-    /// That many contiguous segments of equal cost.
-    Balanced(usize),
-    /// Block names, or prefixes of them, to segments.
-    Map(BTreeMap<String, usize>),
-}
-
-impl PartitionChoice {
-    /// `published`, `balanced` or `custom`.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            PartitionChoice::Published(_) => "published",
-            PartitionChoice::Balanced(_) => "balanced",
-            PartitionChoice::Map(_) => "custom",
-        }
-    }
-}
-
-impl Strategy {
-    /// That many segments of the published partition, with the default parameters.
-    #[must_use]
-    pub fn segments(segments: usize) -> Self {
-        Self::Asynchronous {
-            partition: PartitionChoice::Published(segments),
-            parameters: AsyncDiff::default(),
-        }
-    }
-}
-
 /// A request, planned: everything that will be done, and what it should cost.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -183,6 +133,8 @@ pub struct Run {
     pub graph: SegmentGraph,
     /// The noise scheduler's coefficients.
     pub schedule: Schedule,
+    /// How it was to be spread.
+    pub strategy: Strategy,
     /// Who does what.
     pub plan: Plan,
     /// The plan in figures.

@@ -98,7 +98,7 @@ fn the_noise_scheduler_of_videos_is_the_published_one() {
             continue;
         }
         let run = pipeline
-            .plan(&small_request(&pipeline), &Strategy::Sequential)
+            .plan(&small_request(&pipeline), &Strategy::sequential())
             .unwrap();
         assert_eq!(
             run.schedule,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use asyncdiff_models::device::workers;
 use asyncdiff_models::image::{Image, Mask};
-use asyncdiff_models::{InitImage, Session, Strategy};
+use asyncdiff_models::{InitImage, Session, Spread, Strategy};
 use serde::Deserialize;
 
 use super::fixtures::{Reference, folder, models};
@@ -77,7 +77,7 @@ fn runs_that_start_from_a_picture() {
 
             let run = model
                 .pipeline
-                .plan(&request, &Strategy::Sequential)
+                .plan(&request, &Strategy::sequential())
                 .unwrap();
             let mut steps = Steps::default();
             let sequential = session.generate(&run, &mut steps).unwrap();
@@ -85,7 +85,7 @@ fn runs_that_start_from_a_picture() {
 
             // An asynchronous run that is all warm-up says whether the latents' rank alone knows the picture.
             let mut strategy = Strategy::segments(2);
-            if let Strategy::Asynchronous { parameters, .. } = &mut strategy {
+            if let Spread::AsyncDiff { parameters, .. } = &mut strategy.spread {
                 parameters.warm_up = run.plan.calls;
             }
             let run = model.pipeline.plan(&request, &strategy).unwrap();

@@ -241,7 +241,7 @@ fn videos_of_pictures() {
 
             let run = model
                 .pipeline
-                .plan(&request, &Strategy::Sequential)
+                .plan(&request, &Strategy::sequential())
                 .unwrap();
             let mut steps = Steps::default();
             let output = session.generate(&run, &mut steps).unwrap();
@@ -258,7 +258,7 @@ fn videos_of_pictures() {
                 request.image_to_video = Some(video);
                 let run = model
                     .pipeline
-                    .plan(&request, &Strategy::Sequential)
+                    .plan(&request, &Strategy::sequential())
                     .unwrap();
                 let whole = session.generate(&run, &mut ()).unwrap();
                 assert_eq!(whole.latents, output.latents, "{name}");

@@ -6,7 +6,7 @@ use asyncdiff_core::AsyncDiff;
 use asyncdiff_models::device::workers;
 use asyncdiff_models::lora::Lora;
 use asyncdiff_models::{
-    Checkpoint, NamedTensor, PartitionChoice, Session, StableDiffusion, Strategy,
+    Checkpoint, NamedTensor, PartitionChoice, Session, Spread, StableDiffusion, Strategy,
 };
 use burn::tensor::Tensor;
 use serde_json::Value;
@@ -65,18 +65,18 @@ fn loras_change_what_diffusers_changes() {
                 &values(added.text_embeds.unwrap()),
             );
         }
-        let run = pipeline.plan(&request, &Strategy::Sequential).unwrap();
+        let run = pipeline.plan(&request, &Strategy::sequential()).unwrap();
         let sequential = session.generate(&run, &mut ()).unwrap().latents;
         latents.check(name, &format!("{name}/latents"), &sequential);
 
         // Each rank changes its own blocks only; all warm-up is the sequential computation.
-        let distributed = Strategy::Asynchronous {
+        let distributed = Strategy::from(Spread::AsyncDiff {
             partition: PartitionChoice::Published(3),
             parameters: AsyncDiff {
                 warm_up: run.plan.calls,
                 ..AsyncDiff::default()
             },
-        };
+        });
         let run = pipeline.plan(&request, &distributed).unwrap();
         let distributed = session.generate(&run, &mut ()).unwrap().latents;
         assert_eq!(distributed, sequential, "{name} on three ranks");

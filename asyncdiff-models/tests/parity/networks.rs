@@ -1,7 +1,7 @@
 //! Text encoders, UNet blocks and autoencoders against the reference tensors.
 
 use asyncdiff_burn::weights::WeightFile;
-use asyncdiff_core::{Denoiser, Input};
+use asyncdiff_core::{Branch, Denoiser, Input};
 use asyncdiff_models::clip::{ClipTextModel, ClipTextModelWithProjection};
 use asyncdiff_models::text::TextEncoders;
 use asyncdiff_models::unet::{AddedConditioning, Conditioning, UNet};
@@ -200,7 +200,9 @@ fn unet_blocks() {
                     Input::Latents => sample.clone(),
                     Input::Block(from) => outputs[from.0].clone(),
                 });
-                let output = denoiser.run(id, timestep, inputs.collect()).unwrap();
+                let output = denoiser
+                    .run(id, Branch::Both, timestep, inputs.collect())
+                    .unwrap();
                 assert_eq!(
                     output.dims(),
                     block.output,

@@ -7,7 +7,7 @@ use asyncdiff_core::{AsyncDiff, Partition};
 use asyncdiff_models::device::workers;
 use asyncdiff_models::image::Image;
 use asyncdiff_models::{
-    NamedTensor, Output, PartitionChoice, Progress, Request, Session, Strategy,
+    NamedTensor, Output, PartitionChoice, Progress, Request, Session, Spread, Strategy,
 };
 use burn::tensor::Tensor;
 
@@ -120,7 +120,7 @@ fn sequential_pipelines() {
         };
         let plan = model
             .pipeline
-            .plan(&request, &Strategy::Sequential)
+            .plan(&request, &Strategy::sequential())
             .unwrap();
         let timesteps: Vec<f32> = plan
             .schedule
@@ -136,7 +136,7 @@ fn sequential_pipelines() {
         );
 
         let mut session = Session::new(&model.pipeline, workers("cpu", None).unwrap()).unwrap();
-        let (output, steps) = run(&mut session, &model, &request, &Strategy::Sequential);
+        let (output, steps) = run(&mut session, &model, &request, &Strategy::sequential());
         check_steps(&reference, &model.name, "step_latents", &steps);
         reference.check(
             &format!("{}: final latents", model.name),
@@ -236,7 +236,7 @@ fn asynchronous(file: &str, stride: usize) {
             let map = partition(&reference, segments);
             let graph = model
                 .pipeline
-                .plan(&request, &Strategy::Sequential)
+                .plan(&request, &Strategy::sequential())
                 .unwrap()
                 .graph;
             let published = Partition::published(&graph, segments);
@@ -246,10 +246,10 @@ fn asynchronous(file: &str, stride: usize) {
                 "{what}: published partition"
             );
 
-            let strategy = Strategy::Asynchronous {
+            let strategy = Strategy::from(Spread::AsyncDiff {
                 partition: PartitionChoice::Map(map),
                 parameters: asyncdiff,
-            };
+            });
             let (output, steps) = run(&mut session, &model, &request, &strategy);
             let name = format!("{case}/final_latents");
             reference.check(&what, &name, &output.latents);
@@ -301,16 +301,16 @@ fn a_warm_up_to_the_end_is_the_sequential_run_wherever_the_latents_are() {
         request.seed = 7;
         request.scheduler = Some("euler-ancestral".to_owned());
         let mut session = Session::new(&model.pipeline, workers("cpu:4", None).unwrap()).unwrap();
-        let (exact, _) = run(&mut session, &model, &request, &Strategy::Sequential);
+        let (exact, _) = run(&mut session, &model, &request, &Strategy::sequential());
         for (segments, stride) in [(2, 1), (3, 1), (3, 2)] {
-            let strategy = Strategy::Asynchronous {
+            let strategy = Strategy::from(Spread::AsyncDiff {
                 partition: PartitionChoice::Published(segments),
                 parameters: AsyncDiff {
                     stride,
                     warm_up: 3,
                     ..AsyncDiff::default()
                 },
-            };
+            });
             let plan = model.pipeline.plan(&request, &strategy).unwrap().plan;
             ranks.insert(plan.latents_rank);
             let (found, steps) = run(&mut session, &model, &request, &strategy);

@@ -132,7 +132,7 @@ pub fn latents_of(pipeline: &StableDiffusion) -> Vec<f32> {
     let mut request = pipeline.request("a small test");
     request.steps = 2;
     (request.width, request.height) = (64, 64);
-    let run = pipeline.plan(&request, &Strategy::Sequential).unwrap();
+    let run = pipeline.plan(&request, &Strategy::sequential()).unwrap();
     let mut session = Session::new(pipeline, workers("cpu", None).unwrap()).unwrap();
     session.generate(&run, &mut ()).unwrap().latents
 }
@@ -141,7 +141,7 @@ pub fn latents_of(pipeline: &StableDiffusion) -> Vec<f32> {
 pub fn refusal(checkpoint: Checkpoint) -> String {
     let load = || {
         let pipeline = StableDiffusion::open(checkpoint)?;
-        let run = pipeline.plan(&pipeline.request("x"), &Strategy::Sequential)?;
+        let run = pipeline.plan(&pipeline.request("x"), &Strategy::sequential())?;
         Session::new(&pipeline, workers("cpu", None).unwrap())?.prepare(&run)
     };
     load().unwrap_err().to_string()
