@@ -4,6 +4,7 @@
 //! * [`WeightFile`](weights::WeightFile), [`Weights`](weights::Weights), [`Loader`](weights::Loader): safetensors files to
 //!   tensors, strictly and only what is asked for.
 //! * [`layers`]: Burn's layers filled from PyTorch weights.
+//! * [`latents::OnLatents`]: from the [`Blocks`](latents::Blocks) of a network to what the engine runs.
 //! * [`ranks::on_each`]: one thread for each rank; [`exchange::OnDevice`]: tensors between them.
 //!
 //! ```
@@ -25,6 +26,7 @@
 
 pub mod device;
 pub mod exchange;
+pub mod latents;
 pub mod layers;
 pub mod ranks;
 pub mod weights;

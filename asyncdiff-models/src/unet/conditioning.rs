@@ -1,5 +1,6 @@
 //! What a denoiser is told beside the latents and the timestep.
 
+use asyncdiff_core::plan::Branch;
 use burn::tensor::{Device, Tensor};
 
 /// What a denoiser is told beside the latents and the timestep.
@@ -47,5 +48,23 @@ impl Conditioning {
             mask: self.mask.map(|mask| mask.to_device(device)),
             frames: self.frames,
         }
+    }
+}
+
+/// The rows that a branch of the guidance batch reads: all, the first half (the negative prompt's), or the second.
+///
+/// # Panics
+///
+/// For half of an odd number of rows.
+pub(super) fn half<const D: usize>(tensor: Tensor<D>, branch: Branch) -> Tensor<D> {
+    let rows = tensor.dims()[0];
+    let half = || {
+        assert!(rows.is_multiple_of(2), "a batch of {rows} has no halves");
+        rows / 2
+    };
+    match branch {
+        Branch::Both => tensor,
+        Branch::Negative => tensor.narrow(0, 0, half()),
+        Branch::Positive => tensor.narrow(0, half(), half()),
     }
 }

@@ -3,6 +3,7 @@
 //! The data comes from `fixtures/`, or from the folder that `ASYNCDIFF_FIXTURES` names.
 
 mod animatediff;
+mod branches;
 mod fixtures;
 mod image_to_image;
 mod image_to_video;

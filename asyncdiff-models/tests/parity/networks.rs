@@ -114,7 +114,7 @@ const INSIDE: [&str; 5] = [
 ];
 
 /// The sample of a denoiser call, `[batch, channels, height, width]`, and what the denoiser is told beside it.
-fn inputs(model: &Model, reference: &Reference) -> (Tensor<4>, Conditioning) {
+pub fn inputs(model: &Model, reference: &Reference) -> (Tensor<4>, Conditioning) {
     if model.pipeline.image_encoder().is_some() {
         return image_to_video::inputs(reference);
     }

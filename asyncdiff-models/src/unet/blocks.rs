@@ -1,0 +1,131 @@
+//! Runs the blocks of a UNet.
+
+use std::collections::HashMap;
+
+use asyncdiff_burn::latents::Blocks;
+use asyncdiff_core::BlockId;
+use asyncdiff_core::plan::Branch;
+use asyncdiff_core::unet::level_size;
+use burn::tensor::{Tensor, activation};
+
+use super::conditioning::half;
+use super::{Conditioning, Module, UNet};
+use crate::resnet::enlarge;
+
+/// Runs the blocks of a [`UNet`] for one batch.
+#[derive(Debug)]
+pub struct UNetBlocks<'a> {
+    unet: &'a UNet,
+    frames: usize,
+    size: [usize; 2],
+    /// What both halves of the guidance batch are told, and each half that was asked for: it is taken once.
+    told: HashMap<Branch, Told>,
+}
+
+/// What the blocks of a branch are told.
+#[derive(Clone, Debug)]
+struct Told {
+    context: Tensor<3>,
+    /// What is added to the time embedding: the same for all timesteps.
+    added: Option<Tensor<2>>,
+    concat: Option<Tensor<4>>,
+    /// The last timestep's embedding: all blocks of a call share it.
+    time: Option<(f64, Tensor<2>)>,
+}
+
+impl Told {
+    /// What a branch is told, of what both halves are.
+    fn of(&self, branch: Branch) -> Self {
+        Self {
+            context: half(self.context.clone(), branch),
+            added: self.added.clone().map(|added| half(added, branch)),
+            concat: self.concat.clone().map(|concat| half(concat, branch)),
+            time: None,
+        }
+    }
+}
+
+impl<'a> UNetBlocks<'a> {
+    pub(super) fn new(unet: &'a UNet, conditioning: Conditioning, size: [usize; 2]) -> Self {
+        let both = Told {
+            context: conditioning.context.cast(unet.dtype),
+            added: unet.embeddings.added(conditioning.added),
+            concat: conditioning.concat.map(|concat| concat.cast(unet.dtype)),
+            time: None,
+        };
+        Self {
+            unet,
+            frames: conditioning.frames,
+            size,
+            told: HashMap::from([(Branch::Both, both)]),
+        }
+    }
+
+    /// What a branch is told, with the embedding of `timestep`.
+    fn told(&mut self, branch: Branch, timestep: f64) -> &Told {
+        if !self.told.contains_key(&branch) {
+            let of_branch = self.told[&Branch::Both].of(branch);
+            self.told.insert(branch, of_branch);
+        }
+        let told = self.told.get_mut(&branch).expect("it is there by now");
+        if told.time.as_ref().is_none_or(|(of, _)| *of != timestep) {
+            let mut embedding = self.unet.embeddings.at(timestep, told.added.as_ref());
+            // One row does for all of the batch. Otherwise there is one for each sample, whose frames share it.
+            if embedding.dims()[0] > 1 {
+                let each = embedding.unsqueeze_dim::<3>(1);
+                embedding = each.repeat_dim(1, self.frames).flatten(0, 1);
+            }
+            told.time = Some((timestep, embedding));
+        }
+        told
+    }
+}
+
+impl Blocks for UNetBlocks<'_> {
+    /// # Panics
+    ///
+    /// For half of a batch whose conditioning has an odd number of samples.
+    fn run(
+        &mut self,
+        block: BlockId,
+        branch: Branch,
+        timestep: f64,
+        inputs: Vec<Tensor<4>>,
+    ) -> Tensor<4> {
+        let (unet, frames, size) = (self.unet, self.frames, self.size);
+        let told = self.told(branch, timestep);
+        let time = told.time.as_ref().map(|(_, embedding)| embedding);
+        // What the plan combined, the latents above all, is f32.
+        let inputs: Vec<_> = inputs
+            .into_iter()
+            .map(|input| input.cast(unet.dtype))
+            .collect();
+        let input = match <[Tensor<4>; 1]>::try_from(inputs) {
+            Ok([only]) => only,
+            Err(several) => Tensor::cat(several, 1),
+        };
+        match &unet.blocks[&block] {
+            Module::ConvIn(conv) => {
+                let passes = told.context.dims()[0] * frames / input.dims()[0];
+                let latents = input.repeat_dim(0, passes);
+                conv.forward(match &told.concat {
+                    Some(concat) => Tensor::cat(vec![latents, concat.clone()], 1),
+                    None => latents,
+                })
+            }
+            Module::Resnet(resnet) => resnet.forward(input, time),
+            Module::Transformer(transformer) => transformer.forward(input, &told.context),
+            Module::SpatioTemporalResnet(resnet) => resnet.forward(input, time, frames),
+            Module::SpatioTemporalTransformer(transformer) => {
+                transformer.forward(input, &told.context, frames)
+            }
+            Module::Motion(module) => module.forward(input, frames),
+            Module::Downsample(conv) => conv.forward(input),
+            Module::Upsample(conv) => {
+                let level = unet.spec.blocks[block.0].level;
+                conv.forward(enlarge(input, size.map(|size| level_size(size, level))))
+            }
+            Module::ConvOut(norm, conv) => conv.forward(activation::silu(norm.forward(input))),
+        }
+    }
+}
