@@ -398,7 +398,7 @@ pub fn read_tensors(path: &Path) -> Result<Vec<NamedTensor>, WeightError> {
 }
 
 /// A tensor of a file in plain memory.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct NamedTensor {
     /// Its name in the file.
     pub name: String,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use asyncdiff_models::{Checkpoint, HubId, Location, MotionAdapter, Request, StableDiffusion};
+use asyncdiff_models::{Checkpoint, HubId, Location, MotionAdapter, Shape, StableDiffusion};
 
 use crate::args::{ModelFiles, Sample};
 use crate::setup::Result;
@@ -74,8 +74,8 @@ pub fn name(model: Option<&Path>) -> String {
 }
 
 /// What the motion adapter of a video is called in reports.
-pub fn adapter_name(sample: &Sample, request: &Request) -> Option<String> {
-    let adapter = motion_source(sample).filter(|_| request.frames > 1)?;
+pub fn adapter_name(sample: &Sample, shape: &Shape) -> Option<String> {
+    let adapter = motion_source(sample).filter(|_| shape.frames > 1)?;
     Some(match adapter {
         MotionSource::Named(named) => name(Some(named)),
         MotionSource::Embedded => name(None),

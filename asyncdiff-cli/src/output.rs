@@ -10,7 +10,7 @@ use asyncdiff_models::image::Image;
 /// The file of a command that was given none; `pictures` stand side by side. MP4 has a limit that many of them pass.
 pub fn default_file(stem: &str, request: &Request, pictures: usize) -> PathBuf {
     let named = |extension| Path::new(stem).with_extension(extension);
-    let candidates = match request.frames {
+    let candidates = match request.shape.frames {
         1 => vec![named("png")],
         _ => vec![named("mp4"), named("gif")],
     };
@@ -38,8 +38,8 @@ pub fn check_either(path: &Path) -> Result<(), Box<dyn Error>> {
 
 /// Whether what the request asks for could be written there; `pictures` of them stand side by side.
 pub fn check(path: &Path, request: &Request, pictures: usize) -> Result<(), Box<dyn Error>> {
-    let (width, height) = (pictures * request.width, request.height);
-    if request.frames > 1 {
+    let (width, height) = (pictures * request.shape.width, request.shape.height);
+    if request.shape.frames > 1 {
         video::check_path(path)?;
         return Ok(video::check_shape(path, width, height, fps(request))?);
     }
@@ -60,7 +60,7 @@ pub fn write<'a>(
     request: &Request,
     text: &str,
 ) -> Result<(), MediaError> {
-    if request.frames == 1 {
+    if request.shape.frames == 1 {
         let pictures: Vec<Image> = videos.flatten().cloned().collect();
         return picture::write_all(files, &pictures, text);
     }
@@ -81,5 +81,5 @@ fn unknown_extension(error: &MediaError) -> bool {
 }
 
 fn fps(request: &Request) -> u32 {
-    u32::try_from(request.fps).unwrap_or(u32::MAX)
+    u32::try_from(request.content.fps).unwrap_or(u32::MAX)
 }

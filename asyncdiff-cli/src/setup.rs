@@ -9,7 +9,7 @@ use asyncdiff_burn::weights::read_tensors;
 use asyncdiff_media::picture;
 use asyncdiff_models::lora::Lora;
 use asyncdiff_models::{
-    ImageToVideo, InitImage, NamedTensor, PartitionChoice, Request, StableDiffusion,
+    Content, ImageToVideo, InitImage, NamedTensor, PartitionChoice, Request, StableDiffusion,
 };
 
 use crate::args::{Devices, Prompt, Sample, Video};
@@ -41,41 +41,46 @@ pub fn request(
 ) -> Result<Request> {
     let mut request = pipeline.request("");
     if let Some((text, prompt)) = prompt {
-        text.clone_into(&mut request.prompt);
-        request.negative_prompt.clone_from(&prompt.negative_prompt);
-        request.prompt_weighting = !prompt.literal_prompts;
+        let content = &mut request.content;
+        text.clone_into(&mut content.prompt);
+        content.negative_prompt.clone_from(&prompt.negative_prompt);
+        content.prompt_weighting = !prompt.literal_prompts;
     }
-    request.seed = seed;
-    request.steps = sample.steps.unwrap_or(request.steps);
-    request.guidance_scale = sample.guidance_scale.unwrap_or(request.guidance_scale);
-    request.init_image = init_image(sample)?;
-    if let Some(init) = &request.init_image {
-        (request.width, request.height) = (init.image.width, init.image.height);
+    if let Some(init) = init_image(sample)? {
+        request.start_from(init);
     }
-    request.width = sample.width.unwrap_or(request.width);
-    request.height = sample.height.unwrap_or(request.height);
-    request.scheduler.clone_from(&sample.scheduler);
-    request.num_images = sample.num_images;
-    request.vae_tiling = sample.vae_tiling;
-    request.latents = sample.latents.as_deref().map(latents).transpose()?;
-    request.frames = sample.video.frames.unwrap_or(request.frames);
-    request.fps = sample.video.fps.unwrap_or(request.fps);
-    request.image_to_video = image_to_video(&sample.video)?;
+    let Request { shape, content } = &mut request;
+    if let Some(strength) = sample.strength {
+        shape.start = shape.start.with_strength(strength);
+    }
+    shape.steps = sample.steps.unwrap_or(shape.steps);
+    shape.guidance_scale = sample.guidance_scale.unwrap_or(shape.guidance_scale);
+    shape.min_guidance_scale = sample.video.min_guidance_scale.or(shape.min_guidance_scale);
+    shape.width = sample.width.unwrap_or(shape.width);
+    shape.height = sample.height.unwrap_or(shape.height);
+    shape.scheduler.clone_from(&sample.scheduler);
+    shape.num_images = sample.num_images;
+    shape.frames = sample.video.frames.unwrap_or(shape.frames);
+    content.seed = seed;
+    content.vae_tiling = sample.vae_tiling;
+    content.latents = sample.latents.as_deref().map(latents).transpose()?;
+    content.fps = sample.video.fps.unwrap_or(content.fps);
+    content.image_to_video = image_to_video(&sample.video)?;
     Ok(request)
 }
 
-/// Says what is cut off prompts that are too long: each name and text, and the request's negative prompt.
+/// Says what is cut off prompts that are too long: each name and text, and the negative prompt.
 pub fn warn_of_truncation<'a>(
     pipeline: &StableDiffusion,
-    request: &'a Request,
+    content: &'a Content,
     prompts: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) {
     let Some(encoders) = pipeline.text_encoders() else {
         return;
     };
-    let negative = [("negative prompt", request.negative_prompt.as_str())];
+    let negative = [("negative prompt", content.negative_prompt.as_str())];
     for (name, text) in prompts.into_iter().chain(negative) {
-        let Some(cut) = pipeline.truncated(text, request.prompt_weighting) else {
+        let Some(cut) = pipeline.truncated(text, content.prompt_weighting) else {
             continue;
         };
         eprintln!(
@@ -91,11 +96,10 @@ fn init_image(sample: &Sample) -> Result<Option<InitImage>> {
         return Ok(None);
     };
     let image = picture::read(path)?;
-    let mut init = match &sample.mask {
+    let init = match &sample.mask {
         Some(mask) => InitImage::inpaint(image, picture::read_mask(mask)?),
         None => InitImage::new(image),
     };
-    init.strength = sample.strength.unwrap_or(init.strength);
     Ok(Some(init))
 }
 
@@ -107,7 +111,6 @@ fn image_to_video(flags: &Video) -> Result<Option<ImageToVideo>> {
     let mut video = ImageToVideo::new(picture::read(path)?);
     video.motion_bucket_id = flags.motion_bucket_id.unwrap_or(video.motion_bucket_id);
     video.noise_aug_strength = flags.noise_aug_strength.unwrap_or(video.noise_aug_strength);
-    video.min_guidance_scale = flags.min_guidance_scale.unwrap_or(video.min_guidance_scale);
     video.decode_chunk_size = flags.decode_chunk_size.map(NonZero::get);
     Ok(Some(video))
 }

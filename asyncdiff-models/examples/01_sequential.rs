@@ -7,11 +7,11 @@ use asyncdiff_models::{Checkpoint, Session, StableDiffusion, Strategy};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pipeline = StableDiffusion::open(Checkpoint::embedded())?;
-    let request = pipeline.request("red apple, fluent style");
-    let run = pipeline.plan(&request, &Strategy::sequential())?;
+    let run = pipeline.plan(&pipeline.shape(), &Strategy::sequential())?;
 
+    let content = pipeline.content("red apple, fluent style");
     let mut session = Session::new(&pipeline, workers("cpu", None)?)?;
-    let output = session.generate(&run, &mut ())?;
+    let output = session.generate(&run, &content, &mut ())?;
     let image = &output.images[0];
     println!(
         "{}x{} pixels in {:?}",

@@ -8,7 +8,6 @@ use asyncdiff_models::{Checkpoint, PartitionChoice, Session, Spread, StableDiffu
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pipeline = StableDiffusion::open(Checkpoint::embedded())?;
-    let request = pipeline.request("red apple, fluent style");
     let strategy = Strategy::from(Spread::AsyncDiff {
         partition: PartitionChoice::Published(2),
         parameters: AsyncDiff {
@@ -18,11 +17,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ..AsyncDiff::default()
         },
     });
-    let run = pipeline.plan(&request, &strategy)?;
+    let run = pipeline.plan(&pipeline.shape(), &strategy)?;
     println!("at best {:.2} times sooner", run.summary.ideal_speed_up);
 
+    let content = pipeline.content("red apple, fluent style");
     let mut session = Session::new(&pipeline, workers("cpu:2", None)?)?;
-    let output = session.generate(&run, &mut ())?;
+    let output = session.generate(&run, &content, &mut ())?;
     println!("denoised in {:?}", output.timings.denoise);
     Ok(())
 }

@@ -27,11 +27,11 @@ impl Progress for Watch {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pipeline = StableDiffusion::open(Checkpoint::embedded())?;
-    let request = pipeline.request("red apple, fluent style");
-    let run = pipeline.plan(&request, &Strategy::segments(2))?;
+    let run = pipeline.plan(&pipeline.shape(), &Strategy::segments(2))?;
+    let content = pipeline.content("red apple, fluent style");
     let mut session = Session::new(&pipeline, workers("cpu:2", None)?)?;
-    let mut watch = Watch(session.previewer(&run));
-    match session.generate(&run, &mut watch) {
+    let mut watch = Watch(session.previewer(&run, &content));
+    match session.generate(&run, &content, &mut watch) {
         Err(Error::Cancelled) => println!("stopped"),
         other => drop(other?),
     }

@@ -129,7 +129,7 @@ impl Checkpoint {
     ///
     /// let adapter = MotionAdapter::open(Checkpoint::embedded_motion_adapter())?;
     /// let pipeline = StableDiffusion::open(Checkpoint::embedded())?.with_motion(adapter)?;
-    /// assert_eq!(pipeline.request("red apple, fluent style, sliding left").frames, 16);
+    /// assert_eq!(pipeline.shape().frames, 16);
     /// # Ok::<(), asyncdiff_models::Error>(())
     /// ```
     #[cfg(feature = "embedded")]

@@ -6,7 +6,7 @@ use asyncdiff_core::Strategy;
 
 use crate::error::Error;
 use crate::image::Image;
-use crate::pipeline::{Request, Run, StableDiffusion};
+use crate::pipeline::{Content, Request, Run, Shape, StableDiffusion};
 use crate::quality::{check_size, relative_error, video_psnr, video_ssim};
 use crate::session::{Output, Progress, Session};
 
@@ -53,6 +53,7 @@ pub enum Kind {
 #[derive(Clone, Debug)]
 pub struct Comparison<'a> {
     pipeline: &'a StableDiffusion,
+    content: Content,
     baseline: Run,
     runs: Vec<Run>,
 }
@@ -68,12 +69,14 @@ impl<'a> Comparison<'a> {
         request: &Request,
         strategies: &[Strategy],
     ) -> Result<Self, Error> {
-        let baseline = pipeline.plan(request, &Strategy::sequential())?;
-        pipeline.check_complete(request)?;
-        check_size(request.width, request.height)?;
-        let plan = |strategy: &Strategy| pipeline.plan(request, strategy);
+        let Request { shape, content } = request;
+        let baseline = pipeline.plan(shape, &Strategy::sequential())?;
+        pipeline.check_complete(shape, content)?;
+        check_size(shape.width, shape.height)?;
+        let plan = |strategy: &Strategy| pipeline.plan(shape, strategy);
         Ok(Self {
             pipeline,
+            content: content.clone(),
             baseline,
             runs: strategies.iter().map(plan).collect::<Result<_, Error>>()?,
         })
@@ -113,29 +116,29 @@ impl<'a> Comparison<'a> {
         if found < needed {
             return Err(Error::NotEnoughWorkers { needed, found });
         }
-        let request = self.baseline.request.clone();
+        let shape = self.baseline.shape.clone();
         let mut measured = vec![Measured::new(Kind::Baseline, self.baseline)];
         for run in self.runs {
             measured.push(Measured::new(Kind::Spread(run.strategy.clone()), run));
         }
-        measure(&mut measured, session, repeat, progress)?;
+        measure(&mut measured, session, &self.content, repeat, progress)?;
 
         let baseline = measured.remove(0);
         let mut rows = vec![baseline.row(&baseline)?];
         for spread in measured {
             let row = spread.row(&baseline)?;
-            let steps = (request.steps as f64 / row.speed_up).round().max(1.0) as usize;
+            let steps = (shape.steps as f64 / row.speed_up).round().max(1.0) as usize;
             rows.push(row);
-            let fewer = Request {
+            let fewer = Shape {
                 steps,
-                ..request.clone()
+                ..shape.clone()
             };
             // A scheduler may have a least number of steps; then there is nothing to compare with.
-            if steps < request.steps
+            if steps < shape.steps
                 && let Ok(run) = self.pipeline.plan(&fewer, &Strategy::sequential())
             {
                 let mut fewer = [Measured::new(Kind::FewerSteps, run)];
-                measure(&mut fewer, session, repeat, progress)?;
+                measure(&mut fewer, session, &self.content, repeat, progress)?;
                 rows.push(fewer[0].row(&baseline)?);
             }
         }
@@ -155,12 +158,13 @@ struct Measured {
 fn measure(
     runs: &mut [Measured],
     session: &mut Session<'_>,
+    content: &Content,
     repeat: usize,
     progress: &mut dyn Progress,
 ) -> Result<(), Error> {
     for _ in 0..repeat.max(1) {
         for measured in &mut *runs {
-            let output = session.generate(&measured.run, progress)?;
+            let output = session.generate(&measured.run, content, progress)?;
             measured.add(output);
         }
     }
@@ -204,7 +208,7 @@ impl Measured {
         Ok(Row {
             kind: self.kind.clone(),
             ranks: self.run.plan.ranks.len(),
-            steps: self.run.request.steps,
+            steps: self.run.shape.steps,
             time: self.time(),
             speed_up: baseline.time().as_secs_f64() / self.time().as_secs_f64(),
             ideal_speed_up: calls * self.run.summary.ideal_speed_up,

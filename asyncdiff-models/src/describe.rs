@@ -99,9 +99,9 @@ impl StableDiffusion {
     /// [`Error::Weights`] for weight files that are missing or damaged, and [`Error::Size`] for a default size
     /// that is not possible.
     pub fn describe(&self) -> Result<Description, Error> {
-        let request = self.request("");
-        let graph = self.graph(&request)?;
-        let motion = self.motion(&request);
+        let shape = self.shape();
+        let graph = self.graph(&shape)?;
+        let motion = self.motion(&shape);
         let [_, channels, height, width] = graph.latents;
         let text_encoders: Vec<_> = self
             .text_encoders()
@@ -127,15 +127,15 @@ impl StableDiffusion {
             })
             .chain(motion.map(|motion| describe_part("motion_adapter", &motion.adapter.weights()?)))
             .collect::<Result<_, _>>()?;
-        let scheduler = self.scheduler_of(&request);
+        let scheduler = self.scheduler_of(&shape);
         Ok(Description {
             class: self.class.name().to_owned(),
-            width: request.width,
-            height: request.height,
-            frames: request.frames,
+            width: shape.width,
+            height: shape.height,
+            frames: shape.frames,
             latents: [channels, height, width],
-            steps: request.steps,
-            guidance_scale: request.guidance_scale,
+            steps: shape.steps,
+            guidance_scale: shape.guidance_scale,
             scheduler: scheduler.class_name.clone(),
             prediction_type: scheduler
                 .prediction_type

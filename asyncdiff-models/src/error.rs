@@ -175,6 +175,16 @@ pub enum Error {
         /// The result's.
         expected: (usize, usize),
     },
+    /// A content that a run was not planned for.
+    #[error(
+        "the run was planned to start from {planned}, and is given {found}: plan it for that, or give what it was planned for"
+    )]
+    Start {
+        /// What the run starts from.
+        planned: &'static str,
+        /// What the content has.
+        found: &'static str,
+    },
     /// An inpainting UNet without a mask.
     #[error(
         "this model's UNet reads a mask: give a picture and a mask to paint in it, or use a model without one"

@@ -2,8 +2,10 @@
 
 mod resize;
 
+use serde::{Deserialize, Serialize};
+
 /// An 8-bit RGB picture. Files are the caller's business.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// Pixels per row.
     pub width: usize,
@@ -15,7 +17,7 @@ pub struct Image {
 
 /// An 8-bit grey picture that says which part of another picture is to be painted anew: white (128 and more) is painted,
 /// black is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mask {
     /// Pixels per row.
     pub width: usize,

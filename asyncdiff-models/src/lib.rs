@@ -2,7 +2,7 @@
 //!
 //! * [`Checkpoint`]: where a model's files come from.
 //! * [`StableDiffusion`]: the text-to-image pipelines (1, 2 and XL), and Stable Video Diffusion;
-//!   [`StableDiffusion::plan`] turns a [`Request`] and a [`Strategy`] into a [`Run`] that can be inspected, [`Session`] holds the weights and makes the pictures.
+//!   [`StableDiffusion::plan`] turns a [`Shape`] and a [`Strategy`] into a [`Run`] that can be inspected, [`Session`] holds the weights and makes the pictures of a [`Content`].
 //! * [`lora`]: low-rank changes of the weights, merged as they are loaded.
 //! * [`unet`], [`text`], [`clip`], [`vision`], [`vae`], [`tokenizer`]: the parts, each usable alone.
 //! * [`prompt`]: words that count more than others.
@@ -16,13 +16,14 @@
 //! use asyncdiff_models::{Checkpoint, Session, StableDiffusion, Strategy};
 //!
 //! let pipeline = StableDiffusion::open(Checkpoint::embedded())?;
-//! let mut request = pipeline.request("red apple, fluent style");
-//! request.steps = 12;
+//! let mut shape = pipeline.shape();
+//! shape.steps = 12;
 //!
 //! // Two segments on two CPU workers.
-//! let run = pipeline.plan(&request, &Strategy::segments(2))?;
+//! let run = pipeline.plan(&shape, &Strategy::segments(2))?;
 //! let mut session = Session::new(&pipeline, workers("cpu:2", None)?)?;
-//! let output = session.generate(&run, &mut ())?;
+//! let content = pipeline.content("red apple, fluent style");
+//! let output = session.generate(&run, &content, &mut ())?;
 //! assert_eq!((output.images[0].width, output.images[0].height), (64, 64));
 //! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -64,7 +65,10 @@ pub use checkpoint::{Checkpoint, CheckpointError, HubId, Location};
 pub use describe::{Description, PartDescription, PartitionDescription, TextEncoderDescription};
 pub use dtype::{Dtype, UnknownDtype};
 pub use error::Error;
-pub use pipeline::{ImageToVideo, InitImage, MotionAdapter, Request, Run, StableDiffusion};
+pub use pipeline::{
+    Content, ImageToVideo, InitImage, MotionAdapter, Request, Run, Shape, StableDiffusion,
+    StartFrom,
+};
 pub use preview::Previewer;
 pub use session::{Latents, Output, Progress, Session, Timings};
 

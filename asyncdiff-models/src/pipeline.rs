@@ -3,9 +3,13 @@
 
 mod checks;
 mod class;
+mod content;
 mod loras;
 mod motion;
+mod possible;
 mod request;
+mod run;
+mod shape;
 
 use asyncdiff_core::plan::Guidance;
 use asyncdiff_core::scheduler::SchedulerConfig;
@@ -23,9 +27,12 @@ use crate::vae::VaeConfig;
 use crate::vision::ImageEncoder;
 
 pub(crate) use class::Class;
+pub use content::{Content, ImageToVideo, InitImage};
 use motion::Motion;
 pub use motion::MotionAdapter;
-pub use request::{ImageToVideo, InitImage, Request, Run};
+pub use request::Request;
+pub use run::Run;
+pub use shape::{Shape, StartFrom};
 
 /// Far above what any model was trained for, and low enough that no product of sizes overflows.
 const MOST_PIXELS: usize = 16_384;
@@ -138,65 +145,72 @@ impl StableDiffusion {
         }
     }
 
-    /// A request for one picture or video with the model's defaults: its training size and frames, and the steps and guidance
+    /// The shape of one picture or video with the model's defaults: its training size and frames, and the steps and guidance
     /// scale of its `generation_config.json` where it has one (otherwise those of its pipeline class in diffusers). With a
     /// motion adapter, 16 frames, or as many as it can make if that is less.
     #[must_use]
-    pub fn request(&self, prompt: impl Into<String>) -> Request {
+    pub fn shape(&self) -> Shape {
         let defaults = self.class.defaults();
         let sample_size = self.unet.config.sample_size;
         let (width, height) = self.class.size(sample_size, self.vae.scale_factor());
         let recommended = self.recommended;
-        Request {
-            prompt: prompt.into(),
-            negative_prompt: String::new(),
+        Shape {
+            width,
+            height,
+            num_images: 1,
+            frames: self.default_frames(),
             steps: recommended
                 .num_inference_steps
                 .unwrap_or(defaults.num_inference_steps),
             guidance_scale: recommended
                 .guidance_scale
                 .unwrap_or(defaults.guidance_scale),
-            seed: 0,
-            width,
-            height,
-            num_images: 1,
-            frames: self.default_frames(),
-            fps: self.default_fps(),
-            prompt_weighting: false,
-            vae_tiling: false,
+            min_guidance_scale: defaults.min_guidance_scale,
             scheduler: None,
+            start: StartFrom::Noise,
+        }
+    }
+
+    /// A prompt with the model's defaults.
+    #[must_use]
+    pub fn content(&self, prompt: impl Into<String>) -> Content {
+        Content {
+            prompt: prompt.into(),
+            negative_prompt: String::new(),
+            prompt_weighting: false,
+            seed: 0,
+            fps: self.default_fps(),
+            vae_tiling: false,
             latents: None,
             init_image: None,
             image_to_video: None,
         }
     }
 
-    /// Plans a request, without loading weights.
+    /// [`StableDiffusion::shape`] and [`StableDiffusion::content`].
+    #[must_use]
+    pub fn request(&self, prompt: impl Into<String>) -> Request {
+        Request {
+            shape: self.shape(),
+            content: self.content(prompt),
+        }
+    }
+
+    /// Plans what is to be made, without loading weights.
     ///
     /// # Errors
     ///
-    /// [`Error`] for a request that the model cannot meet, or a strategy that is not possible.
-    pub fn plan(&self, request: &Request, strategy: &Strategy) -> Result<Run, Error> {
-        self.check_video(request)?;
-        let shape = self.latents_shape(request)?;
-        if let Some(latents) = request
-            .latents
-            .as_ref()
-            .filter(|latents| latents.shape != shape)
-        {
-            return Err(Error::Latents {
-                found: latents.shape.clone(),
-                expected: shape.to_vec(),
-            });
-        }
-        let guidance = self.guidance(request)?;
-        let graph = self.graph(request)?;
-        let own = self.scheduler_of(request);
-        let scheduler = match &request.scheduler {
+    /// [`Error`] for a shape that the model cannot make, or a strategy that is not possible.
+    pub fn plan(&self, shape: &Shape, strategy: &Strategy) -> Result<Run, Error> {
+        self.check_video(shape)?;
+        let guidance = self.guidance(shape)?;
+        let graph = self.graph(shape)?;
+        let own = self.scheduler_of(shape);
+        let scheduler = match &shape.scheduler {
             Some(name) => own.with_class(name)?,
             None => own.clone(),
         };
-        let schedule = self.schedule(&scheduler, request)?;
+        let schedule = self.schedule(&scheduler, shape)?;
         let setting = Setting::new(&graph, &schedule, guidance);
         let sequential = Plan::sequential(&setting)?;
         let plan = strategy.plan(&setting, &Machine::ideal(&graph))?;
@@ -205,7 +219,7 @@ impl StableDiffusion {
             _ => false,
         };
         Ok(Run {
-            request: request.clone(),
+            shape: shape.clone(),
             summary: Summary::new(&plan, &sequential, &graph, self.dtype.bytes()),
             graph,
             schedule,
@@ -217,19 +231,19 @@ impl StableDiffusion {
         })
     }
 
-    /// The denoiser's blocks at the request's size.
-    pub(crate) fn graph(&self, request: &Request) -> Result<SegmentGraph, Error> {
-        let [batch, _, height, width] = self.latents_shape(request)?;
-        let passes = if self.guidance(request)?.is_some() {
+    /// The denoiser's blocks at a shape's size.
+    pub(crate) fn graph(&self, shape: &Shape) -> Result<SegmentGraph, Error> {
+        let [batch, _, height, width] = self.latents_shape(shape)?;
+        let passes = if self.guidance(shape)?.is_some() {
             2
         } else {
             1
         };
-        let motion = self.motion(request);
+        let motion = self.motion(shape);
         let unet = motion.map_or(&self.unet, |motion| &motion.unet);
         Ok(unet.video_graph(
             passes,
-            request.frames,
+            shape.frames,
             [batch, height, width],
             self.encoders.tokens(),
         ))
@@ -241,56 +255,35 @@ impl StableDiffusion {
         self.unet.config.in_channels == 2 * latents + 1
     }
 
-    /// The schedule of a request: from its picture on, if it has one.
-    fn schedule(&self, scheduler: &SchedulerConfig, request: &Request) -> Result<Schedule, Error> {
-        let mask = request
-            .init_image
-            .as_ref()
-            .and_then(|init| init.mask.as_ref());
-        if self.reads_mask() && mask.is_none() {
+    /// The schedule: from the picture on, if the run starts from one.
+    fn schedule(&self, scheduler: &SchedulerConfig, shape: &Shape) -> Result<Schedule, Error> {
+        let start = shape.start;
+        if self.reads_mask() && !start.is_masked() {
             return Err(Error::NeedsMask);
         }
-        let Some(init) = &request.init_image else {
-            return Ok(Schedule::new(scheduler, request.steps)?);
+        let Some(strength) = start.strength() else {
+            return Ok(Schedule::new(scheduler, shape.steps)?);
         };
-        if !(init.strength > 0.0 && init.strength <= 1.0) {
-            return Err(Error::Strength(init.strength));
+        if !(strength > 0.0 && strength <= 1.0) {
+            return Err(Error::Strength(strength));
         }
-        let sizes = [
-            (
-                "picture to start from",
-                Some((init.image.width, init.image.height)),
-            ),
-            ("mask", mask.map(|mask| (mask.width, mask.height))),
-        ];
-        for (what, size) in sizes {
-            let expected = (request.width, request.height);
-            if let Some(found) = size.filter(|size| *size != expected) {
-                return Err(Error::PictureSize {
-                    what,
-                    found,
-                    expected,
-                });
-            }
-        }
-        init.image.check()?;
-        let schedule = Schedule::part_way(scheduler, request.steps, init.skipped(request.steps))?;
-        Ok(if mask.is_some() && !self.reads_mask() {
+        let schedule = Schedule::part_way(scheduler, shape.steps, start.skipped(shape.steps))?;
+        Ok(if start.is_masked() && !self.reads_mask() {
             schedule.keeping_outside()
         } else {
             schedule
         })
     }
 
-    /// `[batch, channels, height, width]` of the request's latents; a video has a row for each frame.
-    fn latents_shape(&self, request: &Request) -> Result<[usize; 4], Error> {
-        if request.num_images == 0 {
+    /// `[batch, channels, height, width]` of a shape's latents; a video has a row for each frame.
+    fn latents_shape(&self, shape: &Shape) -> Result<[usize; 4], Error> {
+        if shape.num_images == 0 {
             return Err(Error::NoImages);
         }
         for (what, found, most) in [
-            ("width", request.width, MOST_PIXELS),
-            ("height", request.height, MOST_PIXELS),
-            ("number of images", request.num_images, MOST_IMAGES),
+            ("width", shape.width, MOST_PIXELS),
+            ("height", shape.height, MOST_PIXELS),
+            ("number of images", shape.num_images, MOST_IMAGES),
         ] {
             if found > most {
                 return Err(Error::TooLarge { what, found, most });
@@ -309,17 +302,16 @@ impl StableDiffusion {
             Ok(found / factor)
         };
         Ok([
-            request.num_images * request.frames,
+            shape.num_images * shape.frames,
             self.vae.latent_channels,
-            side("height", request.height)?,
-            side("width", request.width)?,
+            side("height", shape.height)?,
+            side("width", shape.width)?,
         ])
     }
 
-    pub(crate) fn guidance(&self, request: &Request) -> Result<Option<Guidance>, Error> {
-        let last = request.guidance_scale;
-        let video = request.image_to_video.as_ref();
-        let first = video.map_or(last, |video| video.min_guidance_scale);
+    pub(crate) fn guidance(&self, shape: &Shape) -> Result<Option<Guidance>, Error> {
+        let last = shape.guidance_scale;
+        let first = shape.min_guidance_scale.unwrap_or(last);
         if let Some(scale) = [first, last].into_iter().find(|scale| !scale.is_finite()) {
             return Err(Error::Guidance(scale));
         }
@@ -337,9 +329,9 @@ impl StableDiffusion {
         })
     }
 
-    /// The configuration of a request's noise scheduler, before the request's own changes to it.
-    pub(crate) fn scheduler_of(&self, request: &Request) -> &SchedulerConfig {
-        let videos = self.motion(request).map(|motion| &motion.scheduler);
+    /// The configuration of a shape's noise scheduler, before the shape's own changes to it.
+    pub(crate) fn scheduler_of(&self, shape: &Shape) -> &SchedulerConfig {
+        let videos = self.motion(shape).map(|motion| &motion.scheduler);
         let given = self.given_scheduler.as_ref();
         given.or(videos).unwrap_or(&self.scheduler)
     }

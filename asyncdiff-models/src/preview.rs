@@ -6,7 +6,7 @@ use burn::tensor::Device;
 
 use crate::error::Error;
 use crate::image::Image;
-use crate::pipeline::{Request, Run};
+use crate::pipeline::{Content, Run};
 use crate::session::{Latents, values};
 use crate::vae::AutoencoderKl;
 
@@ -24,12 +24,12 @@ pub struct Previewer {
 }
 
 impl Previewer {
-    pub(crate) fn new(decoder: PictureDecoder, run: &Run) -> Self {
+    pub(crate) fn new(decoder: PictureDecoder, run: &Run, content: &Content) -> Self {
         let steps = run.schedule.steps.iter();
         Self {
             decoder,
             scales: steps.map(|step| step.input_scale).collect(),
-            decoding: Decoding::of(&run.request),
+            decoding: Decoding::of(run, content),
         }
     }
 
@@ -47,7 +47,7 @@ impl Previewer {
     }
 }
 
-/// How a request's latents are decoded.
+/// How latents are decoded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Decoding {
     /// In overlapping tiles.
@@ -59,11 +59,11 @@ pub(crate) struct Decoding {
 }
 
 impl Decoding {
-    pub fn of(request: &Request) -> Self {
-        let video = request.image_to_video.as_ref();
+    pub fn of(run: &Run, content: &Content) -> Self {
+        let video = content.image_to_video.as_ref();
         Self {
-            tiling: request.vae_tiling,
-            frames: request.frames,
+            tiling: content.vae_tiling,
+            frames: run.shape.frames,
             chunk: video.and_then(|video| video.decode_chunk_size),
         }
     }

@@ -20,7 +20,7 @@ use crate::encoders::LoadedEncoders;
 use crate::error::Error;
 use crate::image::Image;
 use crate::lora::{Part, PartDeltas};
-use crate::pipeline::{Request, Run, StableDiffusion};
+use crate::pipeline::{Content, Run, Shape, StableDiffusion};
 use crate::preview::{Decoding, PictureDecoder, Previewer};
 use crate::text::LoadedTextEncoders;
 use crate::unet::{AddedConditioning, Conditioning, UNet};
@@ -151,8 +151,8 @@ impl<'a> Session<'a> {
 
     /// What makes pictures of the unfinished latents of `run`, of this session's pipeline.
     #[must_use]
-    pub fn previewer(&self, run: &Run) -> Previewer {
-        Previewer::new(self.decoder(), run)
+    pub fn previewer(&self, run: &Run, content: &Content) -> Previewer {
+        Previewer::new(self.decoder(), run, content)
     }
 
     fn decoder(&self) -> PictureDecoder {
@@ -189,7 +189,7 @@ impl<'a> Session<'a> {
             .pipeline
             .checkpoint
             .weights("unet", "diffusion_pytorch_model")?;
-        let motion = self.pipeline.motion(&run.request);
+        let motion = self.pipeline.motion(&run.shape);
         let unet = motion.map_or(&self.pipeline.unet, |motion| &motion.unet);
         let motion_file = motion.map(|motion| motion.adapter.weights()).transpose()?;
         for (worker, blocks) in self.workers.iter().zip(&run.plan.blocks) {
@@ -222,7 +222,7 @@ impl<'a> Session<'a> {
             .collect()
     }
 
-    /// Makes the pictures that `run`, of this session's pipeline, was planned for.
+    /// Makes pictures of `content` as `run`, of this session's pipeline, was planned.
     ///
     /// On the CPU, the same run and number of threads for each worker give the same picture bit for bit.
     ///
@@ -230,12 +230,17 @@ impl<'a> Session<'a> {
     ///
     /// [`Error`] of [`StableDiffusion::check_complete`] and [`Session::prepare`]; [`Error::Cancelled`]; [`Error::NotFinite`];
     /// [`Error::Rank`] if a rank fails.
-    pub fn generate(&mut self, run: &Run, progress: &mut dyn Progress) -> Result<Output, Error> {
-        self.pipeline.check_complete(&run.request)?;
+    pub fn generate(
+        &mut self,
+        run: &Run,
+        content: &Content,
+        progress: &mut dyn Progress,
+    ) -> Result<Output, Error> {
+        self.pipeline.check_complete(&run.shape, content)?;
         self.prepare(run)?;
         let start = Instant::now();
-        let mut conditioning = self.encode(&run.request)?;
-        let (initial, beside) = self.start(run, &conditioning);
+        let mut conditioning = self.encode(&run.shape, content)?;
+        let (initial, beside) = self.start(run, content, &conditioning);
         conditioning.concat = beside.concat;
         conditioning.mask = beside.mask;
         let encode = start.elapsed();
@@ -250,12 +255,12 @@ impl<'a> Session<'a> {
         }
 
         let start = Instant::now();
-        let decoding = Decoding::of(&run.request);
+        let decoding = Decoding::of(run, content);
         let images = self.workers[0].install(|| self.decoder().pictures(tensor, decoding))?;
         let decode = start.elapsed();
         Ok(Output {
             images,
-            frames: run.request.frames,
+            frames: run.shape.frames,
             latents,
             timings: Timings {
                 encode,
@@ -265,33 +270,34 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// What the denoiser is told of a request, for `passes · num_images` samples; with guidance, that of the negative prompt,
+    /// What the denoiser is told of a content, for `passes · num_images` samples; with guidance, that of the negative prompt,
     /// or of no picture, first. It is on the first worker's device.
     ///
     /// # Errors
     ///
     /// [`Error::Guidance`], [`Error::NeedsPicture`].
-    pub fn encode(&self, request: &Request) -> Result<Conditioning, Error> {
-        let guided = self.pipeline.guidance(request)?.is_some();
+    pub fn encode(&self, shape: &Shape, content: &Content) -> Result<Conditioning, Error> {
+        let guided = self.pipeline.guidance(shape)?.is_some();
         let worker = &self.workers[0];
-        match (&self.encoders, &request.image_to_video) {
+        match (&self.encoders, &content.image_to_video) {
             (LoadedEncoders::Texts(encoders), _) => {
-                let ids = self.pipeline.class.time_ids(request.height, request.width);
-                Ok(worker.install(|| encode_texts(encoders, request, guided, ids)))
+                let ids = self.pipeline.class.time_ids(shape.height, shape.width);
+                Ok(worker.install(|| encode_texts(encoders, (shape, content), guided, ids)))
             }
             (LoadedEncoders::Picture(encoder, model), Some(video)) => Ok(worker.install(|| {
-                animate::encode(encoder, model, request, video, guided, worker.device())
+                let fps = content.fps;
+                animate::encode(encoder, model, (shape, fps), video, guided, worker.device())
             })),
             (LoadedEncoders::Picture(..), None) => Err(Error::NeedsPicture),
         }
     }
 
     /// What the run starts from.
-    fn start(&self, run: &Run, conditioning: &Conditioning) -> (Start, Beside) {
+    fn start(&self, run: &Run, content: &Content, conditioning: &Conditioning) -> (Start, Beside) {
         let worker = &self.workers[0];
-        let passes = conditioning.context.dims()[0] / run.request.num_images;
+        let passes = conditioning.context.dims()[0] / run.shape.num_images;
         let reads_mask = self.pipeline.reads_mask();
-        worker.install(|| start(run, passes, reads_mask, &self.vae, worker.device()))
+        worker.install(|| start(run, content, passes, reads_mask, &self.vae, worker.device()))
     }
 
     /// Runs the plan: initial latents to final latents, `[batch, channels, height, width]` on the first worker's device.
@@ -376,22 +382,22 @@ impl<'a> Session<'a> {
     }
 }
 
-/// What the denoiser is told of a request's prompts, and of `ids`, the numbers that go with them if it reads any.
+/// What the denoiser is told of prompts, and of `ids`, the numbers that go with them if it reads any.
 fn encode_texts(
     encoders: &LoadedTextEncoders<'_>,
-    request: &Request,
+    (shape, content): (&Shape, &Content),
     guided: bool,
     ids: Option<[f64; 6]>,
 ) -> Conditioning {
-    let negative = guided.then_some(request.negative_prompt.as_str());
-    let prompts = encoders.encode(negative, &request.prompt, request.prompt_weighting);
-    let context = repeat_each(prompts.context, request.num_images);
+    let negative = guided.then_some(content.negative_prompt.as_str());
+    let prompts = encoders.encode(negative, &content.prompt, content.prompt_weighting);
+    let context = repeat_each(prompts.context, shape.num_images);
     let samples = context.dims()[0];
     let added = prompts
         .pooled
         .zip(ids)
         .map(|(pooled, ids)| AddedConditioning {
-            text_embeds: Some(repeat_each(pooled, request.num_images)),
+            text_embeds: Some(repeat_each(pooled, shape.num_images)),
             time_ids: vec![ids.to_vec(); samples],
         });
     Conditioning {
@@ -399,7 +405,7 @@ fn encode_texts(
         added,
         concat: None,
         mask: None,
-        frames: request.frames,
+        frames: shape.frames,
     }
 }
 

@@ -23,15 +23,16 @@ fn fixture(model: &str) -> PathBuf {
 
 fn request(pipeline: &StableDiffusion) -> Request {
     let mut request = pipeline.request("red apple, fluent style");
-    request.steps = 8;
-    (request.width, request.height) = (64, 64);
+    request.shape.steps = 8;
+    (request.shape.width, request.shape.height) = (64, 64);
     request
 }
 
 fn generate(pipeline: &StableDiffusion, strategy: &Strategy) -> (Output, Run, Vec<u64>) {
-    let run = pipeline.plan(&request(pipeline), strategy).unwrap();
+    let request = request(pipeline);
+    let run = pipeline.plan(&request.shape, strategy).unwrap();
     let mut session = Session::new(pipeline, workers("cpu:3", Some(3)).unwrap()).unwrap();
-    let output = session.generate(&run, &mut ()).unwrap();
+    let output = session.generate(&run, &request.content, &mut ()).unwrap();
     let loaded = session.loaded_bytes();
     (output, run, loaded)
 }
@@ -91,7 +92,7 @@ fn narrow_types_make_nearly_the_same_picture() {
                 "{name} in {dtype} on three ranks"
             );
             let wide = open(Dtype::F32)
-                .plan(&run.request, &distributed(run.plan.calls))
+                .plan(&run.shape, &distributed(run.plan.calls))
                 .unwrap();
             for (narrow, wide) in run.summary.edges.iter().zip(&wide.summary.edges) {
                 assert_eq!(2 * narrow.bytes, wide.bytes);
@@ -104,8 +105,8 @@ fn narrow_types_make_nearly_the_same_picture() {
 /// Inpainting a weighted prompt on two ranks that forecast: everything that brings `f32` numbers to the blocks.
 fn everything(pipeline: &StableDiffusion) -> Output {
     let mut request = request(pipeline);
-    request.prompt = "a (red:1.4) apple".to_owned();
-    let (width, height) = (request.width, request.height);
+    request.content.prompt = "a (red:1.4) apple".to_owned();
+    let (width, height) = (request.shape.width, request.shape.height);
     let image = Image {
         width,
         height,
@@ -119,7 +120,7 @@ fn everything(pipeline: &StableDiffusion) -> Output {
         height,
         grey,
     };
-    request.init_image = Some(InitImage::inpaint(image, mask));
+    request.start_from(InitImage::inpaint(image, mask));
     let strategy = Strategy::from(Spread::AsyncDiff {
         partition: PartitionChoice::Published(2),
         parameters: AsyncDiff {
@@ -128,9 +129,9 @@ fn everything(pipeline: &StableDiffusion) -> Output {
             ..AsyncDiff::default()
         },
     });
-    let run = pipeline.plan(&request, &strategy).unwrap();
+    let run = pipeline.plan(&request.shape, &strategy).unwrap();
     let mut session = Session::new(pipeline, workers("cpu:2", Some(2)).unwrap()).unwrap();
-    session.generate(&run, &mut ()).unwrap()
+    session.generate(&run, &request.content, &mut ()).unwrap()
 }
 
 #[test]

@@ -67,10 +67,15 @@ fn latents(loras: &[(&Path, f64)]) -> Vec<f32> {
         .with_loras(loras.iter().map(open).collect())
         .unwrap();
     let mut request = pipeline.request("red apple, fluent style");
-    request.steps = 3;
-    let run = pipeline.plan(&request, &Strategy::sequential()).unwrap();
+    request.shape.steps = 3;
+    let run = pipeline
+        .plan(&request.shape, &Strategy::sequential())
+        .unwrap();
     let mut session = Session::new(&pipeline, workers("cpu", Some(1)).unwrap()).unwrap();
-    session.generate(&run, &mut ()).unwrap().latents
+    session
+        .generate(&run, &request.content, &mut ())
+        .unwrap()
+        .latents
 }
 
 fn relative_distance(a: &[f32], b: &[f32]) -> f64 {

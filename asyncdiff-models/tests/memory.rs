@@ -101,7 +101,7 @@ fn measured(pipeline: &StableDiffusion, checkpoint: &Path, run: &Run, rank: usiz
     };
     let [_, _, height, width] = run.graph.latents;
     let tokens = pipeline.text_encoders().map_or(1, TextEncoders::tokens);
-    let rows = 2 * run.request.num_images;
+    let rows = 2 * run.shape.num_images;
     let context = Tensor::ones([rows, tokens, unet.config.cross_attention_dim], device);
     let [batch, channels, ..] = run.graph.latents;
     let beside = unet.config.in_channels - channels;
@@ -113,7 +113,7 @@ fn measured(pipeline: &StableDiffusion, checkpoint: &Path, run: &Run, rank: usiz
         }),
         concat: (beside > 0).then(|| Tensor::ones([2 * batch, beside, height, width], device)),
         mask: None,
-        frames: run.request.frames,
+        frames: run.shape.frames,
     };
     worker.install(|| {
         let (weights, motion) = (
@@ -142,9 +142,9 @@ fn measured(pipeline: &StableDiffusion, checkpoint: &Path, run: &Run, rank: usiz
 /// Activations far larger than what the matrix multiplication packs.
 fn large(pipeline: &StableDiffusion) -> Request {
     let mut request = pipeline.request("");
-    request.steps = 4;
-    request.scheduler = Some("ddim".to_owned());
-    (request.width, request.height) = (192, 128);
+    request.shape.steps = 4;
+    request.shape.scheduler = Some("ddim".to_owned());
+    (request.shape.width, request.shape.height) = (192, 128);
     request
 }
 
@@ -154,7 +154,7 @@ fn check(pipeline: &StableDiffusion, checkpoint: &Path, request: &Request) {
         Strategy::segments(2),
         Strategy::segments(3),
     ] {
-        let run = pipeline.plan(request, &strategy).unwrap();
+        let run = pipeline.plan(&request.shape, &strategy).unwrap();
         for (rank, summary) in run.summary.ranks.iter().enumerate() {
             let announced = summary.activation_bytes as f64;
             let measured = measured(pipeline, checkpoint, &run, rank) as f64;
@@ -184,7 +184,7 @@ fn the_announced_peak_is_within_a_fifth_of_the_allocators() {
     let pictures = fixtures.join("sd15/checkpoint");
     let pipeline = open(&pictures);
     let mut request = large(&pipeline);
-    request.num_images = 24;
+    request.shape.num_images = 24;
     check(&pipeline, &pictures, &request);
 
     let videos = fixtures.join("animatediff/checkpoint");
@@ -192,12 +192,12 @@ fn the_announced_peak_is_within_a_fifth_of_the_allocators() {
     let adapter = MotionAdapter::open(adapter).unwrap();
     let pipeline = open(&videos).with_motion(adapter).unwrap();
     let mut request = large(&pipeline);
-    request.frames = 24;
+    request.shape.frames = 24;
     check(&pipeline, &videos, &request);
 
     let videos = fixtures.join("svd/checkpoint");
     let pipeline = open(&videos);
     let mut request = large(&pipeline);
-    request.frames = 12;
+    request.shape.frames = 12;
     check(&pipeline, &videos, &request);
 }

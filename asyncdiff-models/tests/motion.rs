@@ -79,16 +79,18 @@ fn write_weights(path: &Path, tensors: &[NamedTensor]) {
 /// Three small frames in three steps.
 fn request(pipeline: &StableDiffusion) -> Request {
     let mut request = pipeline.request("a red fox");
-    (request.width, request.height) = (64, 64);
-    request.frames = 3;
-    request.steps = 3;
+    (request.shape.width, request.shape.height) = (64, 64);
+    request.shape.frames = 3;
+    request.shape.steps = 3;
     request
 }
 
 fn generate(pipeline: &StableDiffusion, request: &Request) -> Output {
-    let run = pipeline.plan(request, &Strategy::sequential()).unwrap();
+    let run = pipeline
+        .plan(&request.shape, &Strategy::sequential())
+        .unwrap();
     let mut session = Session::new(pipeline, workers("cpu", None).unwrap()).unwrap();
-    session.generate(&run, &mut ()).unwrap()
+    session.generate(&run, &request.content, &mut ()).unwrap()
 }
 
 fn noise(rows: usize) -> NamedTensor {
@@ -113,7 +115,8 @@ fn ranks_load_their_own_blocks_of_both_files_only() {
             ..AsyncDiff::default()
         },
     });
-    let run = pipeline.plan(&request(&pipeline), &strategy).unwrap();
+    let request = request(&pipeline);
+    let run = pipeline.plan(&request.shape, &strategy).unwrap();
     assert!(!run.fell_back);
     let mut session = Session::new(&pipeline, workers("cpu:3", None).unwrap()).unwrap();
     session.prepare(&run).unwrap();
@@ -125,15 +128,25 @@ fn ranks_load_their_own_blocks_of_both_files_only() {
         .collect();
     assert_eq!(session.loaded_bytes(), planned);
     // The same session makes a picture with other weights, and a video again.
-    let video = session.generate(&run, &mut ()).unwrap();
-    let mut picture = request(&pipeline);
-    picture.frames = 1;
-    let picture = pipeline.plan(&picture, &strategy).unwrap();
+    let video = session.generate(&run, &request.content, &mut ()).unwrap();
+    let mut picture = request.clone();
+    picture.shape.frames = 1;
+    let picture = pipeline.plan(&picture.shape, &strategy).unwrap();
     let bytes: u64 = planned.iter().sum();
-    assert_eq!(session.generate(&picture, &mut ()).unwrap().images.len(), 1);
+    assert_eq!(
+        session
+            .generate(&picture, &request.content, &mut ())
+            .unwrap()
+            .images
+            .len(),
+        1
+    );
     assert!(session.loaded_bytes().iter().sum::<u64>() < bytes);
     assert_eq!(
-        session.generate(&run, &mut ()).unwrap().latents,
+        session
+            .generate(&run, &request.content, &mut ())
+            .unwrap()
+            .latents,
         video.latents
     );
 }
@@ -142,18 +155,18 @@ fn ranks_load_their_own_blocks_of_both_files_only() {
 fn the_videos_of_a_batch_keep_apart() {
     let pipeline = video_model();
     let mut request = request(&pipeline);
-    request.num_images = 2;
-    request.latents = Some(noise(6));
+    request.shape.num_images = 2;
+    request.content.latents = Some(noise(6));
     let both = generate(&pipeline, &request);
     assert_eq!(
         both.videos().map(<[Image]>::len).collect::<Vec<_>>(),
         [3, 3]
     );
     let half = both.latents.len() / 2;
-    request.num_images = 1;
+    request.shape.num_images = 1;
     for (index, latents) in both.latents.chunks(half).enumerate() {
         let values = noise(6).values[index * half..(index + 1) * half].to_vec();
-        request.latents = Some(NamedTensor { values, ..noise(3) });
+        request.content.latents = Some(NamedTensor { values, ..noise(3) });
         let alone = generate(&pipeline, &request);
         assert!(relative_error(&alone.latents, latents).unwrap() < 1e-5);
         // Frames are not all alike, and neither are the videos.
@@ -173,9 +186,9 @@ fn without_motion_every_frame_is_a_picture_of_the_image_model() {
     });
     let video_model = with_adapter(&still).unwrap();
     let mut frames = request(&video_model);
-    frames.latents = Some(noise(3));
+    frames.content.latents = Some(noise(3));
     let mut pictures = frames.clone();
-    (pictures.frames, pictures.num_images) = (1, 3);
+    (pictures.shape.frames, pictures.shape.num_images) = (1, 3);
     let config: SchedulerConfig = r#"{"_class_name": "DDIMScheduler", "beta_start": 0.00085,
         "beta_end": 0.012, "beta_schedule": "linear", "clip_sample": false, "set_alpha_to_one": false,
         "steps_offset": 1, "timestep_spacing": "linspace"}"#
@@ -210,7 +223,7 @@ fn an_adapters_own_noise_scheduler_wins() {
     let pipeline = with_adapter(&folder).unwrap();
     let schedule = |pipeline: &StableDiffusion, request: &Request| {
         pipeline
-            .plan(request, &Strategy::sequential())
+            .plan(&request.shape, &Strategy::sequential())
             .unwrap()
             .schedule
     };
@@ -221,14 +234,14 @@ fn an_adapters_own_noise_scheduler_wins() {
         Schedule::new(&config, 3).unwrap()
     );
     // A name changes the class and nothing else.
-    request.scheduler = Some("ddim".to_owned());
+    request.shape.scheduler = Some("ddim".to_owned());
     let renamed = config.with_class("ddim").unwrap();
     assert_eq!(
         schedule(&pipeline, &request),
         Schedule::new(&renamed, 3).unwrap()
     );
     // Pictures keep the checkpoint's.
-    request.frames = 1;
+    request.shape.frames = 1;
     assert_eq!(
         schedule(&pipeline, &request),
         schedule(&image_model(), &request)
@@ -266,7 +279,7 @@ fn an_adapters_lora_changes_videos_only() {
     assert_eq!(found, generate(&given, &request).latents);
     assert_ne!(found, generate(&video_model(), &request).latents);
     let mut picture = request.clone();
-    picture.frames = 1;
+    picture.shape.frames = 1;
     assert_eq!(
         generate(&with_lora, &picture).latents,
         generate(&image_model(), &picture).latents
@@ -288,7 +301,7 @@ fn an_adapters_lora_changes_videos_only() {
 fn a_seed_means_the_noise_that_it_means_in_diffusers() {
     let pipeline = video_model();
     let mut request = request(&pipeline);
-    request.seed = 7;
+    request.content.seed = 7;
     let drawn = TorchRng::new(7).randn(4 * 3 * 64);
     let mut latents = noise(3);
     for (index, value) in latents.values.iter_mut().enumerate() {
@@ -296,7 +309,7 @@ fn a_seed_means_the_noise_that_it_means_in_diffusers() {
         *value = drawn[(channel * 3 + frame) * 64 + pixel];
     }
     let seeded = generate(&pipeline, &request);
-    request.latents = Some(latents);
+    request.content.latents = Some(latents);
     assert_eq!(seeded.latents, generate(&pipeline, &request).latents);
 }
 
@@ -306,8 +319,9 @@ fn impossible_videos_are_errors() {
     let error = |pipeline: &StableDiffusion, change: fn(&mut Request)| {
         let mut request = request(pipeline);
         change(&mut request);
-        let planned = pipeline.plan(&request, &Strategy::sequential());
-        planned.unwrap_err().to_string()
+        let planned = pipeline.plan(&request.shape, &Strategy::sequential());
+        let checked = planned.and_then(|_| pipeline.check(&request.shape, &request.content));
+        checked.unwrap_err().to_string()
     };
     for (found, expected) in [
         (
@@ -315,26 +329,28 @@ fn impossible_videos_are_errors() {
             "3 frames are a video, which needs a motion adapter: give one (--motion-adapter), or ask for 1 frame",
         ),
         (
-            error(&pipeline, |request| request.frames = 33),
+            error(&pipeline, |request| request.shape.frames = 33),
             "33 frames are not possible: the motion adapter makes at most 32 (its motion_max_seq_length); ask for no more than that (--frames)",
         ),
         (
             error(&pipeline, |request| {
-                let (width, height) = (request.width, request.height);
+                let (width, height) = (request.shape.width, request.shape.height);
                 let rgb = vec![0; 3 * width * height];
-                request.init_image = Some(InitImage::new(Image { width, height, rgb }));
+                request.start_from(InitImage::new(Image { width, height, rgb }));
             }),
             "a video of 3 frames cannot start from a picture: leave out the picture, or ask for 1 frame",
         ),
         (
-            error(&pipeline, |request| request.latents = Some(noise(2))),
+            error(&pipeline, |request| {
+                request.content.latents = Some(noise(2))
+            }),
             "the initial latents have shape [2, 4, 8, 8], this request needs [3, 4, 8, 8]",
         ),
     ] {
         assert_eq!(found, expected);
     }
-    assert!(error(&pipeline, |request| request.frames = 0).contains("number of frames 0"));
-    assert!(error(&pipeline, |request| request.fps = 0).contains("frames per second 0"));
+    assert!(error(&pipeline, |request| request.shape.frames = 0).contains("number of frames 0"));
+    assert!(error(&pipeline, |request| request.content.fps = 0).contains("frames per second 0"));
 }
 
 #[test]
@@ -367,7 +383,7 @@ fn adapter_files_that_do_not_fit_their_configuration_are_errors() {
     let error = |folder: &Path| {
         let pipeline = with_adapter(folder).unwrap();
         let run = pipeline
-            .plan(&request(&pipeline), &Strategy::segments(2))
+            .plan(&request(&pipeline).shape, &Strategy::segments(2))
             .unwrap();
         let mut session = Session::new(&pipeline, workers("cpu:2", None).unwrap()).unwrap();
         session.prepare(&run).unwrap_err().to_string()

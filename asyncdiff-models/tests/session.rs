@@ -20,7 +20,7 @@ fn pipeline() -> StableDiffusion {
 
 fn request(pipeline: &StableDiffusion, steps: usize) -> Request {
     let mut request = pipeline.request("red apple, fluent style");
-    request.steps = steps;
+    request.shape.steps = steps;
     request
 }
 
@@ -47,13 +47,18 @@ fn one_plan_gives_the_same_latents_to_the_last_bit() {
     let pipeline = pipeline();
     let request = request(&pipeline, 6);
     for strategy in strategies() {
-        let run = pipeline.plan(&request, &strategy).unwrap();
+        let run = pipeline.plan(&request.shape, &strategy).unwrap();
         let mut outputs = Vec::new();
         // Another session, and the same one again.
         for _ in 0..2 {
             let mut session = Session::new(&pipeline, workers("cpu:5", None).unwrap()).unwrap();
             for _ in 0..2 {
-                outputs.push(session.generate(&run, &mut ()).unwrap().latents);
+                outputs.push(
+                    session
+                        .generate(&run, &request.content, &mut ())
+                        .unwrap()
+                        .latents,
+                );
             }
         }
         assert!(
@@ -70,7 +75,7 @@ fn a_rank_loads_its_own_blocks_only() {
     let mut session = Session::new(&pipeline, workers("cpu:5", None).unwrap()).unwrap();
     let mut whole = 0;
     for strategy in strategies() {
-        let run = pipeline.plan(&request, &strategy).unwrap();
+        let run = pipeline.plan(&request.shape, &strategy).unwrap();
         session.prepare(&run).unwrap();
         let announced: Vec<u64> = run
             .summary
@@ -104,13 +109,15 @@ impl Progress for StopAfter {
 fn a_run_can_be_stopped_and_the_session_goes_on() {
     let pipeline = pipeline();
     let request = request(&pipeline, 8);
-    let run = pipeline.plan(&request, &Strategy::segments(3)).unwrap();
+    let run = pipeline
+        .plan(&request.shape, &Strategy::segments(3))
+        .unwrap();
     let mut session = Session::new(&pipeline, workers("cpu:3", None).unwrap()).unwrap();
     for step in [1, 5] {
-        let result = session.generate(&run, &mut StopAfter(step));
+        let result = session.generate(&run, &request.content, &mut StopAfter(step));
         assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
     }
-    session.generate(&run, &mut ()).unwrap();
+    session.generate(&run, &request.content, &mut ()).unwrap();
 }
 
 /// Makes a picture of every step.
@@ -131,18 +138,20 @@ impl Progress for Album {
 fn previews_change_nothing_and_end_with_the_picture() {
     let pipeline = pipeline();
     let mut request = request(&pipeline, 6);
-    request.num_images = 2;
+    request.shape.num_images = 2;
     // A scheduler whose noisy latents are much larger than the picture's.
-    request.scheduler = Some("euler".to_owned());
+    request.shape.scheduler = Some("euler".to_owned());
     for strategy in strategies() {
-        let run = pipeline.plan(&request, &strategy).unwrap();
+        let run = pipeline.plan(&request.shape, &strategy).unwrap();
         let mut session = Session::new(&pipeline, workers("cpu:5", None).unwrap()).unwrap();
-        let plain = session.generate(&run, &mut ()).unwrap();
+        let plain = session.generate(&run, &request.content, &mut ()).unwrap();
         let mut album = Album {
-            previewer: session.previewer(&run),
+            previewer: session.previewer(&run, &request.content),
             pictures: Vec::new(),
         };
-        let watched = session.generate(&run, &mut album).unwrap();
+        let watched = session
+            .generate(&run, &request.content, &mut album)
+            .unwrap();
         assert_eq!(plain.latents, watched.latents, "{strategy:?}");
         assert_eq!(album.pictures.len(), run.plan.calls);
         let distances: Vec<f64> = album
@@ -163,7 +172,9 @@ fn previews_change_nothing_and_end_with_the_picture() {
 fn a_rank_that_panics_is_named() {
     let pipeline = pipeline();
     let request = request(&pipeline, 8);
-    let mut run = pipeline.plan(&request, &Strategy::segments(2)).unwrap();
+    let mut run = pipeline
+        .plan(&request.shape, &Strategy::segments(2))
+        .unwrap();
     let mut session = Session::new(&pipeline, workers("cpu:2", None).unwrap()).unwrap();
     session.prepare(&run).unwrap();
     // Rank 1 is told to compute, in the middle of the run, a block whose weights it does not hold.
@@ -176,7 +187,10 @@ fn a_rank_that_panics_is_named() {
             _ => None,
         });
     *action.unwrap() = foreign;
-    let error = session.generate(&run, &mut ()).unwrap_err().to_string();
+    let error = session
+        .generate(&run, &request.content, &mut ())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("rank 1 on cpu:1 panicked"), "{error}");
 }
 
@@ -184,9 +198,13 @@ fn a_rank_that_panics_is_named() {
 fn too_few_workers_are_an_error_that_says_how_many_are_needed() {
     let pipeline = pipeline();
     let request = request(&pipeline, 8);
-    let run = pipeline.plan(&request, &Strategy::segments(4)).unwrap();
+    let run = pipeline
+        .plan(&request.shape, &Strategy::segments(4))
+        .unwrap();
     let mut session = Session::new(&pipeline, workers("cpu:2", None).unwrap()).unwrap();
-    let error = session.generate(&run, &mut ()).unwrap_err();
+    let error = session
+        .generate(&run, &request.content, &mut ())
+        .unwrap_err();
     assert!(
         matches!(
             error,
@@ -208,8 +226,8 @@ fn too_few_workers_are_an_error_that_says_how_many_are_needed() {
 
 #[test]
 fn what_the_makers_recommend_is_the_default() {
-    let request = pipeline().request("x");
+    let shape = pipeline().shape();
     // From the model's generation_config.json and its UNet's and VAE's config.json.
-    assert_eq!((request.guidance_scale, request.steps), (3.0, 50));
-    assert_eq!((request.width, request.height), (64, 64));
+    assert_eq!((shape.guidance_scale, shape.steps), (3.0, 50));
+    assert_eq!((shape.width, shape.height), (64, 64));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use asyncdiff_models::device::workers;
 use asyncdiff_models::quality::{psnr, relative_error};
-use asyncdiff_models::{Checkpoint, Request, Run, Session, StableDiffusion, Strategy};
+use asyncdiff_models::{Checkpoint, Content, Request, Run, Session, StableDiffusion, Strategy};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 /// Published reuse came to 0.05 in the prototype at 50 steps, and a wrong exchange is off by more than 0.5.
@@ -14,16 +14,16 @@ const LATENT_ERROR: f64 = 0.15;
 
 fn request(pipeline: &StableDiffusion, steps: usize) -> Request {
     let mut request = pipeline.request("red apple, fluent style");
-    request.steps = steps;
+    request.shape.steps = steps;
     request
 }
 
 /// The time of the denoising alone, without text encoder and decoder.
-fn denoising(session: &mut Session<'_>, run: &Run, times: u64) -> Duration {
+fn denoising(session: &mut Session<'_>, run: &Run, content: &Content, times: u64) -> Duration {
     (0..times)
         .map(|_| {
             session
-                .generate(run, &mut ())
+                .generate(run, content, &mut ())
                 .expect("a picture")
                 .timings
                 .denoise
@@ -34,7 +34,7 @@ fn denoising(session: &mut Session<'_>, run: &Run, times: u64) -> Duration {
 fn denoise(criterion: &mut Criterion) {
     let pipeline = StableDiffusion::open(Checkpoint::embedded()).expect("the embedded model");
     let request = request(&pipeline, 20);
-    let plan = |strategy: &Strategy| pipeline.plan(&request, strategy).expect("a plan");
+    let plan = |strategy: &Strategy| pipeline.plan(&request.shape, strategy).expect("a plan");
     let sequential = plan(&Strategy::sequential());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
 
@@ -57,7 +57,9 @@ fn denoise(criterion: &mut Criterion) {
         };
         let workers = workers(&format!("cpu:{segments}"), Some(segments)).expect("workers");
         let mut session = Session::new(&pipeline, workers).expect("the weights");
-        let output = session.generate(&run, &mut ()).expect("a picture");
+        let output = session
+            .generate(&run, &request.content, &mut ())
+            .expect("a picture");
         let reference = reference.get_or_insert_with(|| output.clone());
         let error = relative_error(&output.latents, &reference.latents).expect("equal shapes");
         assert!(error < LATENT_ERROR, "{name}: latent error {error}");
@@ -67,7 +69,7 @@ fn denoise(criterion: &mut Criterion) {
             run.summary.ideal_speed_up
         );
         group.bench_function(&name, |bencher| {
-            bencher.iter_custom(|times| denoising(&mut session, &run, times));
+            bencher.iter_custom(|times| denoising(&mut session, &run, &request.content, times));
         });
     }
     group.finish();
@@ -78,12 +80,12 @@ fn one_call(criterion: &mut Criterion) {
     // One step of DDIM is one denoiser call; text encoder and decoder are a small part of the time.
     let request = request(&pipeline, 1);
     let run = pipeline
-        .plan(&request, &Strategy::sequential())
+        .plan(&request.shape, &Strategy::sequential())
         .expect("a plan");
     let workers = workers("cpu", Some(1)).expect("a worker");
     let mut session = Session::new(&pipeline, workers).expect("the weights");
     criterion.bench_function("one UNet step, one thread", |bencher| {
-        bencher.iter_custom(|times| denoising(&mut session, &run, times));
+        bencher.iter_custom(|times| denoising(&mut session, &run, &request.content, times));
     });
 }
 

@@ -23,7 +23,7 @@ pub fn run(args: &Compare) -> Result<()> {
     let prompt = args.prompt.text.typed().unwrap_or_default();
     let prompts = Some((prompt, &args.prompt));
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, prompts)?;
-    setup::warn_of_truncation(&pipeline, &request, [("prompt", prompt)]);
+    setup::warn_of_truncation(&pipeline, &request.content, [("prompt", prompt)]);
     let comparison = Comparison::plan(&pipeline, &request, &strategies(args)?)?;
     let default = || output::default_file("compare", &request, comparison.runs());
     let file = args.output.clone().unwrap_or_else(default);
@@ -38,7 +38,7 @@ pub fn run(args: &Compare) -> Result<()> {
     let crowded = setup::shared_cores(&workers);
     let text = !args.printing.quiet && !args.printing.json;
     if text {
-        say!("{}", heading(comparison.baseline(), &request.seed))?;
+        say!("{}", heading(comparison.baseline(), &request.content.seed))?;
         say!(
             "devices {}; median of {} runs each, taken in turn",
             names.join(", "),
@@ -58,18 +58,23 @@ pub fn run(args: &Compare) -> Result<()> {
     })?;
 
     let shown = || rows.iter().filter(|row| row.kind != Kind::FewerSteps);
-    let beside: Vec<Image> = (0..request.frames)
+    let beside: Vec<Image> = (0..request.shape.frames)
         .map(|frame| Image::beside(&shown().map(|row| &row.frames[frame]).collect::<Vec<_>>()))
         .collect::<std::result::Result<_, _>>()?;
     let made = std::iter::once(&*beside);
-    output::write(std::slice::from_ref(&file), made, &request, &request.prompt)?;
+    output::write(
+        std::slice::from_ref(&file),
+        made,
+        &request,
+        &request.content.prompt,
+    )?;
     if args.printing.json {
         let report = json!({
             "file": file,
             "model": model::name(args.sample.model.as_deref()),
             "loras": args.sample.lora,
-            "motion_adapter": model::adapter_name(&args.sample, &request),
-            "prompt": request.prompt,
+            "motion_adapter": model::adapter_name(&args.sample, &request.shape),
+            "prompt": request.content.prompt,
             "dtype": args.sample.dtype,
             "devices": names,
             "threads": threads,

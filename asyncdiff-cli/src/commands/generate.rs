@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use asyncdiff_core::AsyncDiff;
 use asyncdiff_media::picture;
-use asyncdiff_models::{PartitionChoice, Run, Session, Spread, Strategy, Timings};
+use asyncdiff_models::{
+    Content, PartitionChoice, Request, Run, Session, Spread, Strategy, Timings,
+};
 use serde_json::json;
 
 use super::plan::{describe, heading};
@@ -35,9 +37,9 @@ pub fn run(args: &Generate) -> Result<()> {
     let pipeline = setup::pipeline(&args.sample, args.printing.quiet || args.printing.json)?;
     let seed = args.seeds.as_slice()[0];
     let first = Some((prompts[0].text.as_str(), &args.prompt));
-    let request = setup::request(&pipeline, &args.sample, seed, first)?;
+    let mut request = setup::request(&pipeline, &args.sample, seed, first)?;
     let named = prompts.iter().map(|prompt| (&*prompt.name, &*prompt.text));
-    setup::warn_of_truncation(&pipeline, &request, named);
+    setup::warn_of_truncation(&pipeline, &request.content, named);
     // Without --segments, every device that is named gets one.
     let named = setup::named_devices(&args.devices)?;
     let extra = args.strategy.stride.saturating_sub(1);
@@ -53,18 +55,19 @@ pub fn run(args: &Generate) -> Result<()> {
         } if *parameters == AsyncDiff::default() => Strategy::sequential(),
         _ => strategy,
     };
-    let run = pipeline.plan(&request, &strategy)?;
-    pipeline.check_complete(&request)?;
-    if request.latents.is_some() && args.seeds.as_slice().len() > 1 {
+    let run = pipeline.plan(&request.shape, &strategy)?;
+    pipeline.check_complete(&request.shape, &request.content)?;
+    if request.content.latents.is_some() && args.seeds.as_slice().len() > 1 {
         return Err("--latents is the noise of every run, so several seeds make the same picture: name one seed".into());
     }
     if let Some(preview) = &preview {
-        let beside = request.num_images * request.frames * request.width;
-        picture::check_size(&preview.file, beside, request.height)?;
+        let shape = &request.shape;
+        let beside = shape.num_images * shape.frames * shape.width;
+        picture::check_size(&preview.file, beside, shape.height)?;
     }
     let default = || output::default_file("asyncdiff", &request, 1);
     let file = args.output.clone().unwrap_or_else(default);
-    let jobs = jobs(&prompts, &args.seeds, request.num_images, &file)?;
+    let jobs = jobs(&prompts, &args.seeds, request.shape.num_images, &file)?;
     for path in jobs.iter().flat_map(|job| &job.files) {
         output::check(path, &request, 1)?;
     }
@@ -88,17 +91,19 @@ pub fn run(args: &Generate) -> Result<()> {
     let mut progress = Interruptible::new(Previewing::new(Bar::new(text), preview))?;
     let mut timings = Vec::with_capacity(jobs.len());
     for (index, job) in jobs.iter().enumerate() {
-        let run = run.of(job.prompt, job.seed);
+        let content = &mut request.content;
+        job.prompt.clone_into(&mut content.prompt);
+        content.seed = job.seed;
         let place = (index + 1, jobs.len());
-        progress.inner().follow(session.previewer(&run));
+        progress.inner().follow(session.previewer(&run, content));
         let made = progress.watch(place, run.plan.calls, |progress| {
-            session.generate(&run, progress)
+            session.generate(&run, content, progress)
         });
         if let Some(failure) = progress.inner().failure() {
             return Err(failure.into());
         }
         let made = made?;
-        let parameters = parameters(&run, &args.sample);
+        let parameters = parameters(&run, content, &args.sample);
         output::write(&job.files, made.videos(), &request, &parameters)?;
         timings.push(made.timings);
         if text {
@@ -106,25 +111,26 @@ pub fn run(args: &Generate) -> Result<()> {
         }
     }
     if args.printing.json {
+        let Request { shape, content } = &request;
         let report = json!({
             "files": jobs.iter().flat_map(|job| &job.files).collect::<Vec<_>>(),
             "model": model,
             "loras": args.sample.lora,
-            "motion_adapter": model::adapter_name(&args.sample, &request),
-            "negative_prompt": request.negative_prompt,
-            "prompt_weighting": request.prompt_weighting,
-            "steps": request.steps,
-            "guidance_scale": request.guidance_scale,
-            "width": request.width,
-            "height": request.height,
-            "frames": request.frames,
-            "fps": (request.frames > 1).then_some(request.fps),
-            "vae_tiling": request.vae_tiling,
-            "strength": request.init_image.as_ref().map(|init| init.strength),
-            "image_to_video": request.image_to_video.as_ref().map(|video| json!({
+            "motion_adapter": model::adapter_name(&args.sample, shape),
+            "negative_prompt": content.negative_prompt,
+            "prompt_weighting": content.prompt_weighting,
+            "steps": shape.steps,
+            "guidance_scale": shape.guidance_scale,
+            "width": shape.width,
+            "height": shape.height,
+            "frames": shape.frames,
+            "fps": (shape.frames > 1).then_some(content.fps),
+            "vae_tiling": content.vae_tiling,
+            "strength": shape.start.strength(),
+            "image_to_video": content.image_to_video.as_ref().map(|video| json!({
                 "motion_bucket_id": video.motion_bucket_id,
                 "noise_aug_strength": video.noise_aug_strength,
-                "min_guidance_scale": video.min_guidance_scale,
+                "min_guidance_scale": shape.min_guidance_scale,
                 "decode_chunk_size": video.decode_chunk_size,
             })),
             "scheduler": run.scheduler,
@@ -195,27 +201,27 @@ pub fn strategy(
 }
 
 /// The text that web UIs write into their pictures, and read from them.
-fn parameters(run: &Run, sample: &Sample) -> String {
-    let (request, model) = (&run.request, model::name(sample.model.as_deref()));
-    let mut text = request.prompt.clone();
-    if !request.negative_prompt.is_empty() {
-        text += &format!("\nNegative prompt: {}", request.negative_prompt);
+fn parameters(run: &Run, content: &Content, sample: &Sample) -> String {
+    let (shape, model) = (&run.shape, model::name(sample.model.as_deref()));
+    let mut text = content.prompt.clone();
+    if !content.negative_prompt.is_empty() {
+        text += &format!("\nNegative prompt: {}", content.negative_prompt);
     }
     text += &format!(
         "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {model}, Plan: {}",
-        request.steps,
+        shape.steps,
         run.scheduler,
-        request.guidance_scale,
-        request.seed,
-        request.width,
-        request.height,
+        shape.guidance_scale,
+        content.seed,
+        shape.width,
+        shape.height,
         run.strategy,
     );
     for lora in &sample.lora {
         text += &format!(", LoRA: {}:{}", lora.file.display(), lora.strength);
     }
-    if let Some(init) = &request.init_image {
-        text += &format!(", Denoising strength: {}", init.strength);
+    if let Some(strength) = shape.start.strength() {
+        text += &format!(", Denoising strength: {strength}");
     }
     text + concat!(", Version: asyncdiff ", env!("CARGO_PKG_VERSION"))
 }

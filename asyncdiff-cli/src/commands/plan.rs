@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use asyncdiff_core::{Machine, simulate, timeline};
 use asyncdiff_media::file;
-use asyncdiff_models::Run;
+use asyncdiff_models::{Run, StartFrom};
 use serde_json::json;
 
 use super::generate::strategy;
@@ -15,7 +15,8 @@ pub fn run(args: &Plan) -> Result<()> {
     let pipeline = setup::pipeline(&args.sample, args.printing.quiet || args.printing.json)?;
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, None)?;
     let strategy = strategy(&args.strategy, args.segments, 2)?;
-    let run = pipeline.plan(&request, &strategy)?;
+    let run = pipeline.plan(&request.shape, &strategy)?;
+    pipeline.check(&request.shape, &request.content)?;
     if let Some(path) = &args.svg {
         let simulation = simulate(&run.plan, &run.graph, &Machine::ideal(&run.graph));
         let drawing = timeline::svg(&run.plan, &run.graph, &simulation);
@@ -43,27 +44,25 @@ pub fn run(args: &Plan) -> Result<()> {
 
 /// One line on what is to be made, with which seed or seeds.
 pub fn heading(run: &Run, seeds: &dyn Display) -> String {
-    let request = &run.request;
+    let shape = &run.shape;
     let [batch, channels, height, width] = run.graph.latents;
-    let from = match &request.init_image {
-        None if request.image_to_video.is_some() => "of a picture, ".to_owned(),
-        None => String::new(),
-        Some(init) if init.mask.is_some() => {
-            format!("inside a mask at strength {}, ", init.strength)
-        }
-        Some(init) => format!("from a picture at strength {}, ", init.strength),
+    let from = match shape.start {
+        StartFrom::Noise if shape.min_guidance_scale.is_some() => "of a picture, ".to_owned(),
+        StartFrom::Noise => String::new(),
+        StartFrom::Masked { strength } => format!("inside a mask at strength {strength}, "),
+        StartFrom::Picture { strength } => format!("from a picture at strength {strength}, "),
     };
-    let frames = match request.frames {
+    let frames = match shape.frames {
         1 => String::new(),
         frames => format!("{frames} frames of "),
     };
-    let guidance = match &request.image_to_video {
-        Some(video) => format!("{} to {}", video.min_guidance_scale, request.guidance_scale),
-        None => request.guidance_scale.to_string(),
+    let guidance = match shape.min_guidance_scale {
+        Some(first) => format!("{first} to {}", shape.guidance_scale),
+        None => shape.guidance_scale.to_string(),
     };
     format!(
         "{from}{frames}{}x{} pixels, latents {batch}x{channels}x{height}x{width}, {} steps of {} ({} denoiser calls), guidance scale {guidance}, seed {seeds}, {}",
-        request.width, request.height, request.steps, run.scheduler, run.plan.calls, run.dtype
+        shape.width, shape.height, shape.steps, run.scheduler, run.plan.calls, run.dtype
     )
 }
 

@@ -1,12 +1,11 @@
-//! Whether a checkpoint's parts can be built and fit each other, and whether a request is one that the model can meet.
+//! Whether a checkpoint's parts can be built and fit each other.
 
 use crate::encoders::Encoders;
 use crate::error::Error;
-use crate::image::ImageError;
 use crate::text::TextEncoders;
 use crate::vision::ImageEncoder;
 
-use super::{Class, ImageToVideo, MOST_FRAMES, Request, StableDiffusion};
+use super::StableDiffusion;
 
 fn same(what: &str, found: usize, other: &str, expected: usize) -> Result<(), Error> {
     if found == expected {
@@ -155,88 +154,5 @@ impl StableDiffusion {
             "three times addition_time_embed_dim",
             VIDEO_NUMBERS * each,
         )
-    }
-
-    /// Whether a request has everything that its run needs, beyond what it takes to plan it: a picture, for a model that makes a
-    /// video of one.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NeedsPicture`].
-    pub fn check_complete(&self, request: &Request) -> Result<(), Error> {
-        if self.class == Class::Video && request.image_to_video.is_none() {
-            return Err(Error::NeedsPicture);
-        }
-        Ok(())
-    }
-
-    /// Whether the model can make the frames that are asked for, from what is given.
-    pub(super) fn check_video(&self, request: &Request) -> Result<(), Error> {
-        let out_of_range = |what, found: String, supported| {
-            Err(Error::OutOfRange {
-                what,
-                found,
-                supported,
-            })
-        };
-        let makes_videos = self.class == Class::Video;
-        if !(1..=MOST_FRAMES).contains(&request.frames) {
-            return out_of_range("number of frames", request.frames.to_string(), "1 to 1024");
-        }
-        if !makes_videos {
-            self.check_motion(request)?;
-        }
-        if request.fps == 0 {
-            return out_of_range("frames per second", "0".to_owned(), "1 or more");
-        }
-        if makes_videos {
-            if !request.prompt.is_empty() || !request.negative_prompt.is_empty() {
-                return Err(Error::ReadsNoText);
-            }
-            if request.init_image.is_some() {
-                return Err(Error::StartsFromNoise);
-            }
-        }
-        match &request.image_to_video {
-            Some(_) if !makes_videos => Err(Error::AnimatesNoPicture),
-            Some(video) => check_image_to_video(video, request),
-            None => Ok(()),
-        }
-    }
-}
-
-fn check_image_to_video(video: &ImageToVideo, request: &Request) -> Result<(), Error> {
-    video.image.check()?;
-    if video.image.rgb.is_empty() {
-        return Err(ImageError::NoPixels.into());
-    }
-    let strength = video.noise_aug_strength;
-    let motion = video.motion_bucket_id;
-    for (what, found) in [
-        ("strength of the noise on the picture", strength),
-        ("motion bucket", motion),
-    ] {
-        if !(found.is_finite() && found >= 0.0) {
-            return Err(Error::OutOfRange {
-                what,
-                found: found.to_string(),
-                supported: "a finite number, 0 or more",
-            });
-        }
-    }
-    if video.decode_chunk_size == Some(0) {
-        return Err(Error::OutOfRange {
-            what: "number of frames decoded at a time",
-            found: "0".to_owned(),
-            supported: "1 or more",
-        });
-    }
-    let shape = [1, 3, request.height, request.width];
-    match &video.noise {
-        Some(noise) if noise.shape != shape => Err(Error::PictureNoise {
-            found: noise.shape.clone(),
-            expected: shape.to_vec(),
-        }),
-        _ => Ok(()),
     }
 }

@@ -22,6 +22,8 @@ pub(crate) enum Class {
 /// The settings in which the classes of diffusers differ where a checkpoint is silent.
 pub(crate) struct Defaults {
     pub guidance_scale: f64,
+    /// Of a video's first frame.
+    pub min_guidance_scale: Option<f64>,
     pub num_inference_steps: usize,
     /// Frames per second.
     pub fps: usize,
@@ -86,6 +88,7 @@ impl Class {
         };
         Defaults {
             guidance_scale,
+            min_guidance_scale: matches!(self, Class::Video).then_some(1.0),
             num_inference_steps,
             fps: 7,
         }

@@ -5,7 +5,7 @@ use asyncdiff_core::scheduler::{ScheduleError, SchedulerConfig};
 use asyncdiff_core::unet::{MotionConfig, UNet2d};
 use serde::Deserialize;
 
-use super::{Class, Request, SCHEDULER_CONFIG, StableDiffusion, scheduler};
+use super::{Class, SCHEDULER_CONFIG, Shape, StableDiffusion, StartFrom, scheduler};
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use crate::lora::{Fitted, Lora, Part};
@@ -100,12 +100,12 @@ fn published(image: &SchedulerConfig) -> Result<SchedulerConfig, ScheduleError> 
 }
 
 impl StableDiffusion {
-    /// The same pipeline with a motion adapter: requests of several frames become videos (diffusers' `AnimateDiffPipeline`).
-    /// A request of one frame is one for a picture, and made as without the adapter.
+    /// The same pipeline with a motion adapter: shapes of several frames become videos (diffusers' `AnimateDiffPipeline`).
+    /// A shape of one frame is that of a picture, and made as without the adapter.
     ///
     /// The noise scheduler of videos is that of the adapter's folder if it has one; otherwise the one that AnimateDiff was
     /// published with: DDIM with the checkpoint's settings, but linear βs, linspace timesteps and no clipping.
-    /// [`Request::scheduler`] changes its class, [`StableDiffusion::with_scheduler`] all of it.
+    /// [`Shape::scheduler`] changes its class, [`StableDiffusion::with_scheduler`] all of it.
     ///
     /// # Errors
     ///
@@ -158,14 +158,14 @@ impl StableDiffusion {
         self.motion.as_ref().map(|motion| &motion.unet)
     }
 
-    /// The frames of a video where a request does not say; 1 for pictures.
+    /// The frames of a video where it is not said; 1 for pictures.
     pub(super) fn default_frames(&self) -> usize {
         self.motion.as_ref().map_or(self.frames, |motion| {
             USUAL_FRAMES.min(motion.adapter.config.motion_max_seq_length)
         })
     }
 
-    /// Frames per second where a request does not say.
+    /// Frames per second where it is not said.
     pub(super) fn default_fps(&self) -> usize {
         match self.motion {
             Some(_) => USUAL_FPS,
@@ -173,14 +173,14 @@ impl StableDiffusion {
         }
     }
 
-    /// What makes the motion in the result of a request: nothing for a picture.
-    pub(crate) fn motion(&self, request: &Request) -> Option<&Motion> {
-        self.motion.as_ref().filter(|_| request.frames > 1)
+    /// What makes the motion in what has this shape: nothing for a picture.
+    pub(crate) fn motion(&self, shape: &Shape) -> Option<&Motion> {
+        self.motion.as_ref().filter(|_| shape.frames > 1)
     }
 
-    /// Whether a model of pictures can make the request's number of frames.
-    pub(super) fn check_motion(&self, request: &Request) -> Result<(), Error> {
-        let frames = request.frames;
+    /// Whether a model of pictures can make that number of frames.
+    pub(super) fn check_motion(&self, shape: &Shape) -> Result<(), Error> {
+        let frames = shape.frames;
         if frames == 1 {
             return Ok(());
         }
@@ -194,9 +194,9 @@ impl StableDiffusion {
                 most,
             });
         }
-        match request.init_image {
-            Some(_) => Err(Error::VideoFromPicture(frames)),
-            None => Ok(()),
+        match shape.start {
+            StartFrom::Noise => Ok(()),
+            _ => Err(Error::VideoFromPicture(frames)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::pipeline::{ImageToVideo, Request, Run};
+use crate::pipeline::{Content, ImageToVideo, Run, Shape};
 use crate::random::TorchRng;
 use crate::unet::{AddedConditioning, Conditioning};
 use crate::vae::AutoencoderKl;
@@ -13,7 +13,7 @@ use crate::vision::{ClipVisionModelWithProjection, ImageEncoder};
 pub(super) fn encode(
     encoder: &ImageEncoder,
     model: &ClipVisionModelWithProjection,
-    request: &Request,
+    (shape, fps): (&Shape, usize),
     video: &ImageToVideo,
     guided: bool,
     device: &Device,
@@ -22,9 +22,9 @@ pub(super) fn encode(
     let samples = encoder.normalization.apply(&video.image, side);
     let samples = Tensor::from_data(TensorData::new(samples, [1, 3, side, side]), device);
     let embedding = model.encode(samples).image_embeds.unsqueeze_dim::<3>(1);
-    let context = behind_zeros(embedding.repeat_dim(0, request.num_images), guided);
+    let context = behind_zeros(embedding.repeat_dim(0, shape.num_images), guided);
     // The model was trained with one frame per second less than it was told.
-    let fps = request.fps as f64 - 1.0;
+    let fps = fps as f64 - 1.0;
     let numbers = vec![fps, video.motion_bucket_id, video.noise_aug_strength];
     let added = AddedConditioning {
         text_embeds: None,
@@ -35,21 +35,21 @@ pub(super) fn encode(
         added: Some(added),
         concat: None,
         mask: None,
-        frames: request.frames,
+        frames: shape.frames,
     }
 }
 
 /// The picture's latents beside those of every frame, `[passes · num_images · frames, channels, height, width]`: of the picture at
-/// the request's size with noise on it, as the autoencoder encodes it, without its scaling.
+/// the result's size with noise on it, as the autoencoder encodes it, without its scaling.
 pub(super) fn concat(
-    video: &ImageToVideo,
+    (content, video): (&Content, &ImageToVideo),
     run: &Run,
     passes: usize,
     vae: &AutoencoderKl,
     device: &Device,
     rng: &mut TorchRng,
 ) -> Tensor<4> {
-    let &Request { width, height, .. } = &run.request;
+    let &Shape { width, height, .. } = &run.shape;
     let picture = video
         .image
         .resized(width, height)
@@ -65,7 +65,7 @@ pub(super) fn concat(
     }
     let samples = Tensor::from_data(TensorData::new(samples, [1, 3, height, width]), device);
     let [batch, ..] = run.graph.latents;
-    let latents = match run.request.vae_tiling {
+    let latents = match content.vae_tiling {
         true => vae.encode_tiled(samples),
         false => vae.encode(samples),
     };

@@ -5,7 +5,7 @@ use asyncdiff_core::graph::Structure;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::image::Mask;
-use crate::pipeline::{InitImage, Run};
+use crate::pipeline::{Content, InitImage, Run};
 use crate::random::TorchRng;
 use crate::vae::{AutoencoderKl, LatentDistribution};
 
@@ -39,14 +39,14 @@ pub(super) struct Beside {
 /// The start of `run`, where the denoiser sees `passes` batches at once. `reads_mask` is whether it reads the mask itself.
 pub(super) fn start(
     run: &Run,
+    content: &Content,
     passes: usize,
     reads_mask: bool,
     vae: &AutoencoderKl,
     device: &Device,
 ) -> (Start, Beside) {
-    let mut rng = TorchRng::new(run.request.seed);
-    let given = run
-        .request
+    let mut rng = TorchRng::new(content.seed);
+    let given = content
         .latents
         .as_ref()
         .map(|latents| latents.values.clone());
@@ -55,12 +55,11 @@ pub(super) fn start(
         let sigma = run.schedule.init_noise_sigma as f32;
         noise.iter().map(|value| value * sigma).collect()
     };
-    let concat = run
-        .request
+    let concat = content
         .image_to_video
         .as_ref()
-        .map(|video| animate::concat(video, run, passes, vae, device, &mut rng));
-    let Some(init) = &run.request.init_image else {
+        .map(|video| animate::concat((content, video), run, passes, vae, device, &mut rng));
+    let Some(init) = &content.init_image else {
         let noise = given.unwrap_or_else(|| noise(&mut rng, run));
         let start = Start {
             latents: pure(&noise),
@@ -71,17 +70,14 @@ pub(super) fn start(
         return (start, beside);
     };
 
-    let InitImage {
-        image,
-        mask,
-        strength,
-    } = init;
-    let from_noise = mask.is_some() && (*strength == 1.0 || given.is_some());
+    let InitImage { image, mask } = init;
+    let all = run.shape.start.strength() == Some(1.0);
+    let from_noise = mask.is_some() && (all || given.is_some());
     let keeps = mask.is_some() && !reads_mask;
     let encode = |samples: Vec<f32>, rng: &mut TorchRng| {
         let picture = TensorData::new(samples, [1, 3, image.height, image.width]);
         let picture = Tensor::from_data(picture, device);
-        let distribution = match run.request.vae_tiling {
+        let distribution = match content.vae_tiling {
             true => vae.encode_tiled(picture),
             false => vae.encode(picture),
         };
@@ -137,7 +133,7 @@ pub(super) fn noise(rng: &mut TorchRng, run: &Run) -> Vec<f32> {
     if run.graph.structure != Structure::Motion {
         return drawn;
     }
-    let frames = run.request.frames;
+    let frames = run.shape.frames;
     let plane = height * width;
     let mut rows = Vec::with_capacity(drawn.len());
     for video in drawn.chunks(channels * frames * plane) {

@@ -73,9 +73,9 @@ fn as_opened_by_users() -> Vec<(Model, StableDiffusion, Reference)> {
 
 fn small_request(pipeline: &StableDiffusion) -> Request {
     let mut request = pipeline.request("a red fox");
-    request.steps = 2;
-    request.width /= 2;
-    request.height /= 2;
+    request.shape.steps = 2;
+    request.shape.width /= 2;
+    request.shape.height /= 2;
     request
 }
 
@@ -98,7 +98,7 @@ fn the_noise_scheduler_of_videos_is_the_published_one() {
             continue;
         }
         let run = pipeline
-            .plan(&small_request(&pipeline), &Strategy::sequential())
+            .plan(&small_request(&pipeline).shape, &Strategy::sequential())
             .unwrap();
         assert_eq!(
             run.schedule,
@@ -115,13 +115,15 @@ fn one_frame_is_the_picture_of_the_image_model() {
         let checkpoint = Checkpoint::folder(model.folder.join("checkpoint")).unwrap();
         let image_model = StableDiffusion::open(checkpoint).unwrap();
         let mut request = small_request(&pipeline);
-        assert!(request.frames > 1, "{}", model.name);
-        request.frames = 1;
+        assert!(request.shape.frames > 1, "{}", model.name);
+        request.shape.frames = 1;
         let make = |pipeline: &StableDiffusion| {
-            let run = pipeline.plan(&request, &Strategy::segments(2)).unwrap();
+            let run = pipeline
+                .plan(&request.shape, &Strategy::segments(2))
+                .unwrap();
             let workers = workers("cpu:2", None).unwrap();
             let mut session = Session::new(pipeline, workers).unwrap();
-            let output = session.generate(&run, &mut ()).unwrap();
+            let output = session.generate(&run, &request.content, &mut ()).unwrap();
             (
                 run.plan,
                 run.schedule,

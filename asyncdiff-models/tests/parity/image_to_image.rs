@@ -60,27 +60,31 @@ fn runs_that_start_from_a_picture() {
         let cases = params.cases.iter();
         for (name, case) in cases.filter(|(_, case)| case.model == model.name) {
             let mut request = model.pipeline.request(&params.prompt);
-            request.negative_prompt.clone_from(&params.negative_prompt);
-            request.guidance_scale = params.guidance;
-            request.seed = params.seed;
-            (request.width, request.height) = (width, height);
-            request.steps = case.steps;
-            request.scheduler = Some(case.scheduler.clone());
-            request.num_images = case.num_images;
-            let mut init = if case.mask {
+            request
+                .content
+                .negative_prompt
+                .clone_from(&params.negative_prompt);
+            request.shape.guidance_scale = params.guidance;
+            request.content.seed = params.seed;
+            (request.shape.width, request.shape.height) = (width, height);
+            request.shape.steps = case.steps;
+            request.shape.scheduler = Some(case.scheduler.clone());
+            request.shape.num_images = case.num_images;
+            request.start_from(if case.mask {
                 InitImage::inpaint(image.clone(), mask.clone())
             } else {
                 InitImage::new(image.clone())
-            };
-            init.strength = case.strength;
-            request.init_image = Some(init);
+            });
+            request.shape.start = request.shape.start.with_strength(case.strength);
 
             let run = model
                 .pipeline
-                .plan(&request, &Strategy::sequential())
+                .plan(&request.shape, &Strategy::sequential())
                 .unwrap();
             let mut steps = Steps::default();
-            let sequential = session.generate(&run, &mut steps).unwrap();
+            let sequential = session
+                .generate(&run, &request.content, &mut steps)
+                .unwrap();
             check_steps(&reference, name, name, &steps.0);
 
             // An asynchronous run that is all warm-up says whether the latents' rank alone knows the picture.
@@ -88,8 +92,8 @@ fn runs_that_start_from_a_picture() {
             if let Spread::AsyncDiff { parameters, .. } = &mut strategy.spread {
                 parameters.warm_up = run.plan.calls;
             }
-            let run = model.pipeline.plan(&request, &strategy).unwrap();
-            let spread = session.generate(&run, &mut ()).unwrap();
+            let run = model.pipeline.plan(&request.shape, &strategy).unwrap();
+            let spread = session.generate(&run, &request.content, &mut ()).unwrap();
             assert_eq!(spread.latents, sequential.latents, "{name}: on two ranks");
             checked += 1;
         }

@@ -66,29 +66,29 @@ pub fn request(model: &Model, sequential: &Reference) -> Request {
     let whole = |key: &str| params[key].as_u64().unwrap() as usize;
     let real = |key: &str| params[key].as_f64().unwrap();
     let mut request = model.pipeline.request("");
-    request.steps = whole("steps");
-    request.frames = whole("frames");
-    request.fps = whole("fps");
-    request.width = whole("width");
-    request.height = whole("height");
-    request.guidance_scale = real("max_guidance");
-    request.num_images = sequential.shape("in.init_noise")[0];
-    request.latents = Some(noise(sequential, "in.init_noise", 2));
+    request.shape.steps = whole("steps");
+    request.shape.frames = whole("frames");
+    request.content.fps = whole("fps");
+    request.shape.width = whole("width");
+    request.shape.height = whole("height");
+    request.shape.guidance_scale = real("max_guidance");
+    request.shape.num_images = sequential.shape("in.init_noise")[0];
+    request.content.latents = Some(noise(sequential, "in.init_noise", 2));
     let mut video = ImageToVideo::new(picture(sequential, "in.image"));
-    video.min_guidance_scale = real("min_guidance");
+    request.shape.min_guidance_scale = Some(real("min_guidance"));
     video.motion_bucket_id = real("motion_bucket_id");
     video.noise_aug_strength = real("noise_aug_strength");
     video.noise = Some(noise(sequential, "in.image_aug_noise", 1));
-    request.image_to_video = Some(video);
+    request.content.image_to_video = Some(video);
     request
 }
 
 /// A short video of a small picture.
 pub fn small_request(model: &Model) -> Request {
     let mut request = model.pipeline.request("");
-    (request.width, request.height) = (64, 72);
-    request.frames = 2;
-    request.image_to_video = Some(ImageToVideo::new(Image {
+    (request.shape.width, request.shape.height) = (64, 72);
+    request.shape.frames = 2;
+    request.content.image_to_video = Some(ImageToVideo::new(Image {
         width: 5,
         height: 9,
         rgb: (0..135).map(|byte| byte + 60).collect(),
@@ -224,27 +224,29 @@ fn videos_of_pictures() {
         let cases = params.cases.iter();
         for (name, case) in cases.filter(|(_, case)| case.model == model.name) {
             let mut request = model.pipeline.request("");
-            request.seed = params.seed;
-            (request.width, request.height) = (case.width, case.height);
-            request.frames = case.frames;
-            request.steps = case.steps;
-            request.fps = case.fps;
-            request.guidance_scale = case.max_guidance;
-            request.num_images = case.num_videos;
+            request.content.seed = params.seed;
+            (request.shape.width, request.shape.height) = (case.width, case.height);
+            request.shape.frames = case.frames;
+            request.shape.steps = case.steps;
+            request.content.fps = case.fps;
+            request.shape.guidance_scale = case.max_guidance;
+            request.shape.num_images = case.num_videos;
             let picture = pictures(&reference, &format!("{name}/picture")).remove(0);
             let mut video = ImageToVideo::new(picture);
             video.motion_bucket_id = case.motion_bucket_id;
             video.noise_aug_strength = case.noise_aug_strength;
-            video.min_guidance_scale = case.min_guidance;
+            request.shape.min_guidance_scale = Some(case.min_guidance);
             video.decode_chunk_size = case.decode_chunk_size;
-            request.image_to_video = Some(video.clone());
+            request.content.image_to_video = Some(video.clone());
 
             let run = model
                 .pipeline
-                .plan(&request, &Strategy::sequential())
+                .plan(&request.shape, &Strategy::sequential())
                 .unwrap();
             let mut steps = Steps::default();
-            let output = session.generate(&run, &mut steps).unwrap();
+            let output = session
+                .generate(&run, &request.content, &mut steps)
+                .unwrap();
             check_steps(&reference, name, &format!("{name}/latents"), &steps.0);
             let frames = pictures(&reference, &format!("{name}/frames"));
             assert_eq!(output.images.len(), frames.len(), "{name}: frames");
@@ -255,12 +257,12 @@ fn videos_of_pictures() {
             // Otherwise it would not matter how the frames are decoded.
             if case.decode_chunk_size.is_some() {
                 video.decode_chunk_size = None;
-                request.image_to_video = Some(video);
+                request.content.image_to_video = Some(video);
                 let run = model
                     .pipeline
-                    .plan(&request, &Strategy::sequential())
+                    .plan(&request.shape, &Strategy::sequential())
                     .unwrap();
-                let whole = session.generate(&run, &mut ()).unwrap();
+                let whole = session.generate(&run, &request.content, &mut ()).unwrap();
                 assert_eq!(whole.latents, output.latents, "{name}");
                 let differ = whole.images.iter().zip(&output.images).any(|(a, b)| {
                     let worst = a.rgb.iter().zip(&b.rgb).map(|(a, b)| a.abs_diff(*b)).max();

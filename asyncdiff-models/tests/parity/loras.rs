@@ -41,18 +41,18 @@ fn loras_change_what_diffusers_changes() {
             .with_loras(loras.collect())
             .unwrap();
         let mut request = pipeline.request(params["prompt"].as_str().unwrap());
-        request.negative_prompt = params["negative_prompt"].as_str().unwrap().to_owned();
-        request.steps = number("steps");
-        request.guidance_scale = params["guidance"].as_f64().unwrap();
-        (request.width, request.height) = (number("width"), number("height"));
-        request.latents = Some(NamedTensor {
+        request.content.negative_prompt = params["negative_prompt"].as_str().unwrap().to_owned();
+        request.shape.steps = number("steps");
+        request.shape.guidance_scale = params["guidance"].as_f64().unwrap();
+        (request.shape.width, request.shape.height) = (number("width"), number("height"));
+        request.content.latents = Some(NamedTensor {
             name: "noise".to_owned(),
             shape: latents.shape("noise").to_vec(),
             values: latents.values("noise").to_vec(),
         });
 
         let mut session = Session::new(&pipeline, workers("cpu:3", Some(3)).unwrap()).unwrap();
-        let conditioning = session.encode(&request).unwrap();
+        let conditioning = session.encode(&request.shape, &request.content).unwrap();
         text.check(
             name,
             &format!("{name}/context"),
@@ -65,8 +65,13 @@ fn loras_change_what_diffusers_changes() {
                 &values(added.text_embeds.unwrap()),
             );
         }
-        let run = pipeline.plan(&request, &Strategy::sequential()).unwrap();
-        let sequential = session.generate(&run, &mut ()).unwrap().latents;
+        let run = pipeline
+            .plan(&request.shape, &Strategy::sequential())
+            .unwrap();
+        let sequential = session
+            .generate(&run, &request.content, &mut ())
+            .unwrap()
+            .latents;
         latents.check(name, &format!("{name}/latents"), &sequential);
 
         // Each rank changes its own blocks only; all warm-up is the sequential computation.
@@ -77,8 +82,11 @@ fn loras_change_what_diffusers_changes() {
                 ..AsyncDiff::default()
             },
         });
-        let run = pipeline.plan(&request, &distributed).unwrap();
-        let distributed = session.generate(&run, &mut ()).unwrap().latents;
+        let run = pipeline.plan(&request.shape, &distributed).unwrap();
+        let distributed = session
+            .generate(&run, &request.content, &mut ())
+            .unwrap()
+            .latents;
         assert_eq!(distributed, sequential, "{name} on three ranks");
     }
 }

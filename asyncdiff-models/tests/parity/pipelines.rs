@@ -7,7 +7,7 @@ use asyncdiff_core::{AsyncDiff, Partition};
 use asyncdiff_models::device::workers;
 use asyncdiff_models::image::Image;
 use asyncdiff_models::{
-    NamedTensor, Output, PartitionChoice, Progress, Request, Session, Spread, Strategy,
+    NamedTensor, Output, PartitionChoice, Progress, Request, Session, Shape, Spread, Strategy,
 };
 use burn::tensor::Tensor;
 
@@ -45,28 +45,28 @@ fn request(model: &Model, sequential: &Reference) -> Option<Request> {
     let params = &sequential.params;
     let number = |key: &str| params[key].as_u64().unwrap() as usize;
     let mut request = model.pipeline.request(params["prompt"].as_str().unwrap());
-    request.negative_prompt = params["negative_prompt"]
+    request.content.negative_prompt = params["negative_prompt"]
         .as_str()
         .unwrap_or_default()
         .to_owned();
-    request.steps = number("steps");
-    request.guidance_scale = params["guidance"].as_f64().unwrap();
-    request.width = number("width");
-    request.height = number("height");
-    request.num_images = sequential.shape("in.init_noise")[0];
+    request.shape.steps = number("steps");
+    request.shape.guidance_scale = params["guidance"].as_f64().unwrap();
+    request.shape.width = number("width");
+    request.shape.height = number("height");
+    request.shape.num_images = sequential.shape("in.init_noise")[0];
     let (mut shape, mut values) = (
         sequential.shape("in.init_noise").to_vec(),
         sequential.values("in.init_noise").to_vec(),
     );
     if model.pipeline.motion_unet().is_some() {
-        request.frames = number("frames");
+        request.shape.frames = number("frames");
         let noise: Tensor<5> = tensor(sequential, "in.init_noise");
         let (rows, frames) = animatediff::frame_by_frame(noise);
-        assert_eq!(frames, request.frames);
+        assert_eq!(frames, request.shape.frames);
         shape = rows.dims().to_vec();
         values = networks::values(rows);
     }
-    request.latents = Some(NamedTensor {
+    request.content.latents = Some(NamedTensor {
         name: "in.init_noise".to_owned(),
         shape,
         values,
@@ -81,15 +81,17 @@ fn run(
     request: &Request,
     strategy: &Strategy,
 ) -> (Output, Vec<Vec<f32>>) {
-    let run = model.pipeline.plan(request, strategy).unwrap();
+    let run = model.pipeline.plan(&request.shape, strategy).unwrap();
     let mut steps = Steps::default();
-    let mut output = session.generate(&run, &mut steps).unwrap();
+    let mut output = session
+        .generate(&run, &request.content, &mut steps)
+        .unwrap();
     if model.pipeline.motion_unet().is_some() {
         let [_, channels, ..] = run.graph.latents;
         for latents in steps.0.iter_mut().chain([&mut output.latents]) {
-            let Request {
+            let Shape {
                 num_images, frames, ..
-            } = *request;
+            } = request.shape;
             *latents = animatediff::as_in_diffusers(latents, num_images, frames, channels);
         }
     }
@@ -120,7 +122,7 @@ fn sequential_pipelines() {
         };
         let plan = model
             .pipeline
-            .plan(&request, &Strategy::sequential())
+            .plan(&request.shape, &Strategy::sequential())
             .unwrap();
         let timesteps: Vec<f32> = plan
             .schedule
@@ -236,7 +238,7 @@ fn asynchronous(file: &str, stride: usize) {
             let map = partition(&reference, segments);
             let graph = model
                 .pipeline
-                .plan(&request, &Strategy::sequential())
+                .plan(&request.shape, &Strategy::sequential())
                 .unwrap()
                 .graph;
             let published = Partition::published(&graph, segments);
@@ -295,11 +297,11 @@ fn a_warm_up_to_the_end_is_the_sequential_run_wherever_the_latents_are() {
             println!("passing over {}: it needs a picture", model.name);
             continue;
         }
-        request.steps = 3;
-        request.num_images = 2;
-        request.frames = request.frames.min(3);
-        request.seed = 7;
-        request.scheduler = Some("euler-ancestral".to_owned());
+        request.shape.steps = 3;
+        request.shape.num_images = 2;
+        request.shape.frames = request.shape.frames.min(3);
+        request.content.seed = 7;
+        request.shape.scheduler = Some("euler-ancestral".to_owned());
         let mut session = Session::new(&model.pipeline, workers("cpu:4", None).unwrap()).unwrap();
         let (exact, _) = run(&mut session, &model, &request, &Strategy::sequential());
         for (segments, stride) in [(2, 1), (3, 1), (3, 2)] {
@@ -311,7 +313,7 @@ fn a_warm_up_to_the_end_is_the_sequential_run_wherever_the_latents_are() {
                     ..AsyncDiff::default()
                 },
             });
-            let plan = model.pipeline.plan(&request, &strategy).unwrap().plan;
+            let plan = model.pipeline.plan(&request.shape, &strategy).unwrap().plan;
             ranks.insert(plan.latents_rank);
             let (found, steps) = run(&mut session, &model, &request, &strategy);
             let what = format!("{} with {segments} segments, stride {stride}", model.name);

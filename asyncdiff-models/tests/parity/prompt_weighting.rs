@@ -11,7 +11,7 @@ use super::fixtures::{Reference, folder, models};
 
 /// The text embeddings of a request, and the pooled ones where there are any: rows of the negative prompt, then the prompt.
 fn encode(session: &Session<'_>, request: &Request) -> [Vec<f32>; 2] {
-    let conditioning = session.encode(request).unwrap();
+    let conditioning = session.encode(&request.shape, &request.content).unwrap();
     let context = conditioning.context.into_data().try_to_vec().unwrap();
     let pooled = conditioning
         .added
@@ -59,13 +59,13 @@ fn prompt_weighting() {
         };
         for index in 0..prompts.len() {
             let mut request = model.pipeline.request(text(index));
-            request.prompt_weighting = true;
+            request.content.prompt_weighting = true;
             // Another weighted prompt in the same batch, never empty: that may stand for zeros.
             let other = (0..prompts.len())
                 .rev()
                 .find(|other| *other != index && !text(*other).is_empty());
             let other = other.unwrap();
-            text(other).clone_into(&mut request.negative_prompt);
+            text(other).clone_into(&mut request.content.negative_prompt);
             let [context, pooled] = encode(&session, &request);
             let (negative, positive) = context.split_at(context.len() / 2);
             for (which, found) in [(other, negative), (index, positive)] {
@@ -96,8 +96,8 @@ fn weights_of_one_change_no_bit() {
         let session = Session::new(&model.pipeline, workers("cpu", None).unwrap()).unwrap();
         let encode = |prompt: &str, weighting| {
             let mut request = model.pipeline.request(prompt);
-            request.negative_prompt = "blue sun".to_owned();
-            request.prompt_weighting = weighting;
+            request.content.negative_prompt = "blue sun".to_owned();
+            request.content.prompt_weighting = weighting;
             encode(&session, &request)
         };
         let plain = encode("a red apple, on 2 tables!", false);

@@ -130,18 +130,23 @@ pub fn latents(checkpoint: Checkpoint) -> Vec<f32> {
 
 pub fn latents_of(pipeline: &StableDiffusion) -> Vec<f32> {
     let mut request = pipeline.request("a small test");
-    request.steps = 2;
-    (request.width, request.height) = (64, 64);
-    let run = pipeline.plan(&request, &Strategy::sequential()).unwrap();
+    request.shape.steps = 2;
+    (request.shape.width, request.shape.height) = (64, 64);
+    let run = pipeline
+        .plan(&request.shape, &Strategy::sequential())
+        .unwrap();
     let mut session = Session::new(pipeline, workers("cpu", None).unwrap()).unwrap();
-    session.generate(&run, &mut ()).unwrap().latents
+    session
+        .generate(&run, &request.content, &mut ())
+        .unwrap()
+        .latents
 }
 
 /// The sentence with which a model cannot be loaded.
 pub fn refusal(checkpoint: Checkpoint) -> String {
     let load = || {
         let pipeline = StableDiffusion::open(checkpoint)?;
-        let run = pipeline.plan(&pipeline.request("x"), &Strategy::sequential())?;
+        let run = pipeline.plan(&pipeline.shape(), &Strategy::sequential())?;
         Session::new(&pipeline, workers("cpu", None).unwrap())?.prepare(&run)
     };
     load().unwrap_err().to_string()

@@ -147,7 +147,7 @@ fn stable_diffusion_1() {
     // Parts, tokenizer and scheduler fit each other.
     let pipeline = StableDiffusion::open(checkpoint.clone()).unwrap();
     let request = pipeline.request("a photo of an astronaut");
-    assert_eq!((request.width, request.height), (512, 512));
+    assert_eq!((request.shape.width, request.shape.height), (512, 512));
     let tokenizer = &pipeline
         .text_encoders()
         .unwrap()
@@ -180,7 +180,7 @@ fn stable_diffusion_2() {
     assert_eq!(scheduler(checkpoint)["prediction_type"], "v_prediction");
     assert!(checkpoint.assumption().unwrap().contains("v_prediction"));
     let pipeline = StableDiffusion::open(checkpoint.clone()).unwrap();
-    assert_eq!(pipeline.request("").width, 768);
+    assert_eq!(pipeline.shape().width, 768);
     let tokenizer = &pipeline
         .text_encoders()
         .unwrap()
@@ -219,7 +219,7 @@ fn stable_diffusion_xl() {
     );
     assert_eq!(scheduler(checkpoint)["prediction_type"], "epsilon");
     let pipeline = StableDiffusion::open(checkpoint.clone()).unwrap();
-    assert_eq!(pipeline.request("").width, 1024);
+    assert_eq!(pipeline.shape().width, 1024);
     let pads: Vec<_> = pipeline
         .text_encoders()
         .unwrap()
