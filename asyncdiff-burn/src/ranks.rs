@@ -1,6 +1,7 @@
 //! One thread for each rank of a run.
 
 use std::any::Any;
+use std::borrow::Borrow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
@@ -32,14 +33,15 @@ pub enum RankError<E: std::error::Error> {
     },
 }
 
-/// Runs `job(rank, state)` on every worker at once, each on a thread of its own inside the worker's pool, and waits for
+/// Runs `job(rank, state)` on every worker, or what owns one, at once, each on a thread of its own inside the worker's pool, and waits for
 /// all. `states` holds what each rank owns, one for each worker.
-pub fn on_each<S, T, E>(
-    workers: &[Worker],
+pub fn on_each<W, S, T, E>(
+    workers: &[W],
     states: Vec<S>,
     job: impl Fn(usize, S) -> Result<T, E> + Sync,
 ) -> Vec<Result<T, RankError<E>>>
 where
+    W: Borrow<Worker> + Sync,
     S: Send,
     T: Send,
     E: std::error::Error + Send,
@@ -53,7 +55,9 @@ where
             .map(|(rank, (worker, state))| {
                 scope.spawn(move || {
                     // What a panic leaves behind is dropped here: the state was moved into the job.
-                    catch_unwind(AssertUnwindSafe(|| worker.install(|| job(rank, state))))
+                    catch_unwind(AssertUnwindSafe(|| {
+                        worker.borrow().install(|| job(rank, state))
+                    }))
                 })
             })
             .collect();
@@ -61,7 +65,7 @@ where
             .into_iter()
             .enumerate()
             .map(|(rank, thread)| {
-                let worker = || workers[rank].name().to_owned();
+                let worker = || workers[rank].borrow().name().to_owned();
                 match thread.join().and_then(|caught| caught) {
                     Ok(Ok(value)) => Ok(value),
                     Ok(Err(source)) => Err(RankError::Failed {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use asyncdiff_models::hub::{DownloadProgress, ENDPOINT, Hub, HubError};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::setup::Result;
+use crate::result::Result;
 
 /// From the variables that Python's `huggingface_hub` reads too: `HF_HUB_CACHE`, `HF_HOME`, `XDG_CACHE_HOME`, `HF_TOKEN`,
 /// `HF_ENDPOINT`, `HF_HUB_OFFLINE`.

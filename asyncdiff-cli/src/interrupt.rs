@@ -10,7 +10,7 @@ use asyncdiff_models::{Error, Latents, Progress};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
 
-use crate::setup::Result;
+use crate::result::Result;
 
 /// What shells expect of a program that SIGINT has ended: 128 and the signal's number.
 pub const EXIT_CODE: u8 = 130;

@@ -14,7 +14,9 @@ mod model;
 mod output;
 mod preview;
 mod progress;
+mod result;
 mod setup;
+mod words;
 
 use std::process::ExitCode;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use asyncdiff_models::{Checkpoint, HubId, Location, MotionAdapter, Shape, StableDiffusion};
 
 use crate::args::{ModelFiles, Sample};
-use crate::setup::Result;
+use crate::result::Result;
 
 /// Opens the model of that name, or the embedded one; `quiet` hides how far a download is.
 pub fn open(model: Option<&Path>, files: &ModelFiles, quiet: bool) -> Result<StableDiffusion> {

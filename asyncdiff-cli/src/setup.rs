@@ -3,22 +3,25 @@
 use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::path::Path;
+use std::sync::Arc;
 
 use asyncdiff_burn::device::{Worker, workers};
 use asyncdiff_burn::weights::read_tensors;
+use asyncdiff_core::AsyncDiff;
 use asyncdiff_media::picture;
 use asyncdiff_models::lora::Lora;
 use asyncdiff_models::{
-    Content, ImageToVideo, InitImage, NamedTensor, PartitionChoice, Request, StableDiffusion,
+    Content, ImageToVideo, InitImage, NamedTensor, PartitionChoice, Request, Spread,
+    StableDiffusion, Strategy,
 };
 
-use crate::args::{Devices, Prompt, Sample, Video};
+use crate::args::{Devices, Prompt, Sample, SingleStrategy, Video};
 use crate::model;
 
-pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+pub use crate::result::Result;
 
 /// Opens the model that the flags name, with its LoRAs and in its type; `quiet` hides how far a download is.
-pub fn pipeline(sample: &Sample, quiet: bool) -> Result<StableDiffusion> {
+pub fn pipeline(sample: &Sample, quiet: bool) -> Result<Arc<StableDiffusion>> {
     let loras = sample.lora.iter().map(|flag| {
         let lora = Lora::open(&flag.file)?;
         Ok((lora, flag.strength))
@@ -29,7 +32,7 @@ pub fn pipeline(sample: &Sample, quiet: bool) -> Result<StableDiffusion> {
         Some(adapter) => pipeline.with_motion(model::open_adapter(adapter, quiet)?)?,
         None => pipeline,
     };
-    Ok(pipeline.with_dtype(sample.dtype))
+    Ok(Arc::new(pipeline.with_dtype(sample.dtype)))
 }
 
 /// The request that the flags describe, for the first of several prompts and seeds.
@@ -125,6 +128,23 @@ fn latents(path: &Path) -> Result<NamedTensor> {
         )
         .into()),
     }
+}
+
+/// The strategy that the flags describe; `default` segments where none are named.
+pub fn strategy(
+    args: &SingleStrategy,
+    segments: Option<usize>,
+    default: usize,
+) -> Result<Strategy> {
+    Ok(Strategy::from(Spread::AsyncDiff {
+        partition: partition(&args.common.partition, segments, default)?,
+        parameters: AsyncDiff {
+            stride: args.stride,
+            warm_up: args.warm_up,
+            time_shift: args.common.time_shift,
+            forecast: args.forecast,
+        },
+    }))
 }
 
 /// What `--partition` and `--segments` mean; `default` is the number of segments where neither says it.

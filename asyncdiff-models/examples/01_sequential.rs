@@ -2,11 +2,13 @@
 //!
 //! `cargo run --release -p asyncdiff-models --example 01_sequential`
 
+use std::sync::Arc;
+
 use asyncdiff_models::device::workers;
 use asyncdiff_models::{Checkpoint, Session, StableDiffusion, Strategy};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let pipeline = StableDiffusion::open(Checkpoint::embedded())?;
+    let pipeline = Arc::new(StableDiffusion::open(Checkpoint::embedded())?);
     let run = pipeline.plan(&pipeline.shape(), &Strategy::sequential())?;
 
     let content = pipeline.content("red apple, fluent style");

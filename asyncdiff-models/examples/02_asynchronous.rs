@@ -2,12 +2,14 @@
 //!
 //! `cargo run --release -p asyncdiff-models --example 02_asynchronous`
 
+use std::sync::Arc;
+
 use asyncdiff_core::AsyncDiff;
 use asyncdiff_models::device::workers;
 use asyncdiff_models::{Checkpoint, PartitionChoice, Session, Spread, StableDiffusion, Strategy};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let pipeline = StableDiffusion::open(Checkpoint::embedded())?;
+    let pipeline = Arc::new(StableDiffusion::open(Checkpoint::embedded())?);
     let strategy = Strategy::from(Spread::AsyncDiff {
         partition: PartitionChoice::Published(2),
         parameters: AsyncDiff {

@@ -3,6 +3,7 @@
 //! `cargo run --release -p asyncdiff-models --example 03_progress`
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use asyncdiff_models::device::workers;
 use asyncdiff_models::{
@@ -26,7 +27,7 @@ impl Progress for Watch {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let pipeline = StableDiffusion::open(Checkpoint::embedded())?;
+    let pipeline = Arc::new(StableDiffusion::open(Checkpoint::embedded())?);
     let run = pipeline.plan(&pipeline.shape(), &Strategy::segments(2))?;
     let content = pipeline.content("red apple, fluent style");
     let mut session = Session::new(&pipeline, workers("cpu:2", None)?)?;

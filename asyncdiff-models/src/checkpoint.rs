@@ -14,7 +14,6 @@ use std::sync::Arc;
 use asyncdiff_burn::weights::{WeightFile, WeightSet};
 use serde::de::DeserializeOwned;
 
-use crate::error::Error;
 pub use error::CheckpointError;
 use folder::Folder;
 pub use location::{HubId, Location};
@@ -92,9 +91,12 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`Error::Checkpoint`] if the file is a pickle, another kind of file, another kind of model, or has a tensor that is
-    /// not understood; [`Error::Weights`] if it cannot be read.
-    pub fn single_file(path: impl Into<PathBuf>, config: Option<&Path>) -> Result<Self, Error> {
+    /// [`CheckpointError`] if the file cannot be read, is a pickle, another kind of file, another kind of model, or has a tensor
+    /// that is not understood.
+    pub fn single_file(
+        path: impl Into<PathBuf>,
+        config: Option<&Path>,
+    ) -> Result<Self, CheckpointError> {
         let file = SingleFile::open(path.into(), config.map(Path::to_owned))?;
         Ok(Self {
             source: Source::SingleFile(Arc::new(file)),
@@ -112,31 +114,11 @@ impl Checkpoint {
         })
     }
 
-    /// The small emoji model that is part of the program; `embedded/README.md` is its card.
+    /// Files that are part of the program.
     #[cfg(feature = "embedded")]
-    #[must_use]
-    pub fn embedded() -> Self {
+    pub(crate) fn of_program(files: EmbeddedFiles) -> Self {
         Self {
-            source: Source::Embedded(crate::embedded::MODEL),
-        }
-    }
-
-    /// The motion adapter of [`Checkpoint::embedded`]: videos of up to 16 frames, whose motion the prompt names. Its card is
-    /// `embedded/motion_adapter/README.md`.
-    ///
-    /// ```
-    /// use asyncdiff_models::{Checkpoint, MotionAdapter, StableDiffusion};
-    ///
-    /// let adapter = MotionAdapter::open(Checkpoint::embedded_motion_adapter())?;
-    /// let pipeline = StableDiffusion::open(Checkpoint::embedded())?.with_motion(adapter)?;
-    /// assert_eq!(pipeline.shape().frames, 16);
-    /// # Ok::<(), asyncdiff_models::Error>(())
-    /// ```
-    #[cfg(feature = "embedded")]
-    #[must_use]
-    pub fn embedded_motion_adapter() -> Self {
-        Self {
-            source: Source::Embedded(crate::embedded::MOTION_ADAPTER),
+            source: Source::Embedded(files),
         }
     }
 
@@ -173,9 +155,9 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`Error::Read`].
-    pub fn read(&self, name: &str) -> Result<Cow<'static, [u8]>, Error> {
-        let error = |source| Error::Read {
+    /// [`CheckpointError::Read`].
+    pub fn read(&self, name: &str) -> Result<Cow<'static, [u8]>, CheckpointError> {
+        let error = |source| CheckpointError::Read {
             file: self.describe(name),
             source,
         };
@@ -190,9 +172,9 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`Error::Read`] and [`Error::Json`].
-    pub fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
-        serde_json::from_slice(&self.read(name)?).map_err(|source| Error::Json {
+    /// [`CheckpointError::Read`] and [`CheckpointError::Json`].
+    pub fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, CheckpointError> {
+        serde_json::from_slice(&self.read(name)?).map_err(|source| CheckpointError::Json {
             file: self.describe(name),
             source,
         })
@@ -203,8 +185,8 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`Error::Checkpoint`] if there are none, or a shard is missing; [`Error::Weights`] if a file cannot be opened.
-    pub fn weights(&self, part: &str, stem: &str) -> Result<WeightSet, Error> {
+    /// [`CheckpointError`] if there are none, a shard is missing, or a file cannot be opened.
+    pub fn weights(&self, part: &str, stem: &str) -> Result<WeightSet, CheckpointError> {
         match &self.source {
             Source::Folder(folder) => folder.weights(part, stem),
             Source::SingleFile(file) => file.weights(part),
@@ -222,7 +204,7 @@ impl Checkpoint {
     }
 
     /// The weight file of that very name.
-    pub(crate) fn weight_file(&self, name: &str) -> Result<WeightFile, Error> {
+    pub(crate) fn weight_file(&self, name: &str) -> Result<WeightFile, CheckpointError> {
         match &self.source {
             Source::Folder(folder) => Ok(WeightFile::open(&folder.file(name))?),
             Source::SingleFile(_) | Source::Embedded(_) => {
@@ -232,7 +214,7 @@ impl Checkpoint {
         }
     }
 
-    fn embedded_file(&self, name: &str) -> Result<&'static [u8], Error> {
+    fn embedded_file(&self, name: &str) -> Result<&'static [u8], CheckpointError> {
         let files = match &self.source {
             Source::Embedded(embedded) => embedded.files,
             Source::Folder(_) | Source::SingleFile(_) => &[],
@@ -240,7 +222,7 @@ impl Checkpoint {
         files
             .iter()
             .find_map(|(file, bytes)| (*file == name).then_some(*bytes))
-            .ok_or_else(|| Error::Read {
+            .ok_or_else(|| CheckpointError::Read {
                 file: self.describe(name),
                 source: std::io::ErrorKind::NotFound.into(),
             })

@@ -6,8 +6,9 @@ use asyncdiff_core::Strategy;
 
 use crate::error::Error;
 use crate::image::Image;
-use crate::pipeline::{Content, Request, Run, Shape, StableDiffusion};
+use crate::pipeline::{Run, StableDiffusion};
 use crate::quality::{check_size, relative_error, video_psnr, video_ssim};
+use crate::request::{Content, Request, Shape};
 use crate::session::{Output, Progress, Session};
 
 /// One line of a comparison.
@@ -108,7 +109,7 @@ impl<'a> Comparison<'a> {
     /// As [`Session::generate`]; [`Error::NotEnoughWorkers`] before anything runs.
     pub fn run(
         self,
-        session: &mut Session<'_>,
+        session: &mut Session,
         repeat: usize,
         progress: &mut dyn Progress,
     ) -> Result<Vec<Row>, Error> {
@@ -157,7 +158,7 @@ struct Measured {
 
 fn measure(
     runs: &mut [Measured],
-    session: &mut Session<'_>,
+    session: &mut Session,
     content: &Content,
     repeat: usize,
     progress: &mut dyn Progress,

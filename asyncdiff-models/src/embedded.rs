@@ -1,6 +1,6 @@
 //! The files that are part of the program.
 
-use crate::checkpoint::EmbeddedFiles;
+use crate::checkpoint::{Checkpoint, EmbeddedFiles};
 
 macro_rules! files {
     ($folder:literal: $($name:literal),* $(,)?) => {
@@ -8,7 +8,7 @@ macro_rules! files {
     };
 }
 
-pub(crate) const MODEL: EmbeddedFiles = EmbeddedFiles {
+const MODEL: EmbeddedFiles = EmbeddedFiles {
     title: "embedded model",
     files: files![
         "":
@@ -28,7 +28,7 @@ pub(crate) const MODEL: EmbeddedFiles = EmbeddedFiles {
     ],
 };
 
-pub(crate) const MOTION_ADAPTER: EmbeddedFiles = EmbeddedFiles {
+const MOTION_ADAPTER: EmbeddedFiles = EmbeddedFiles {
     title: "embedded motion adapter",
     files: files![
         "motion_adapter/":
@@ -38,3 +38,27 @@ pub(crate) const MOTION_ADAPTER: EmbeddedFiles = EmbeddedFiles {
         "scheduler/scheduler_config.json",
     ],
 };
+
+impl Checkpoint {
+    /// The small emoji model that is part of the program; `embedded/README.md` is its card.
+    #[must_use]
+    pub fn embedded() -> Self {
+        Self::of_program(MODEL)
+    }
+
+    /// The motion adapter of [`Checkpoint::embedded`]: videos of up to 16 frames, whose motion the prompt names. Its card is
+    /// `embedded/motion_adapter/README.md`.
+    ///
+    /// ```
+    /// use asyncdiff_models::{Checkpoint, MotionAdapter, StableDiffusion};
+    ///
+    /// let adapter = MotionAdapter::open(Checkpoint::embedded_motion_adapter())?;
+    /// let pipeline = StableDiffusion::open(Checkpoint::embedded())?.with_motion(adapter)?;
+    /// assert_eq!(pipeline.shape().frames, 16);
+    /// # Ok::<(), asyncdiff_models::Error>(())
+    /// ```
+    #[must_use]
+    pub fn embedded_motion_adapter() -> Self {
+        Self::of_program(MOTION_ADAPTER)
+    }
+}

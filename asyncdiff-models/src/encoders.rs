@@ -3,9 +3,9 @@
 use burn::tensor::{Device, FloatDType};
 
 use crate::checkpoint::Checkpoint;
+use crate::class::Class;
 use crate::error::Error;
 use crate::lora::Fitted;
-use crate::pipeline::Class;
 use crate::text::{LoadedTextEncoders, TextEncoders};
 use crate::vision::{ClipVisionModelWithProjection, ImageEncoder};
 
@@ -40,14 +40,14 @@ impl Encoders {
 
 /// The encoders of a pipeline with their weights.
 #[derive(Debug)]
-pub(crate) enum LoadedEncoders<'a> {
-    Texts(LoadedTextEncoders<'a>),
-    Picture(&'a ImageEncoder, Box<ClipVisionModelWithProjection>),
+pub(crate) enum LoadedEncoders {
+    Texts(LoadedTextEncoders),
+    Picture(ImageEncoder, Box<ClipVisionModelWithProjection>),
 }
 
-impl<'a> LoadedEncoders<'a> {
+impl LoadedEncoders {
     pub fn load(
-        encoders: &'a Encoders,
+        encoders: &Encoders,
         checkpoint: &Checkpoint,
         loras: &[Fitted],
         target: (&Device, FloatDType),
@@ -65,7 +65,7 @@ impl<'a> LoadedEncoders<'a> {
                 let model = ClipVisionModelWithProjection::load(&encoder.config, &loader)?;
                 // A buffer that older versions of transformers saved: the numbers 0, 1, 2, …
                 weights.finish(|name| name.ends_with("embeddings.position_ids"))?;
-                Self::Picture(encoder, Box::new(model))
+                Self::Picture(encoder.clone(), Box::new(model))
             }
         })
     }

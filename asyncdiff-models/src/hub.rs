@@ -13,9 +13,8 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::{Repo, RepoType};
 
-use crate::checkpoint::{Checkpoint, HubId};
-use crate::error::Error;
-use crate::pipeline::Class;
+use crate::checkpoint::{Checkpoint, CheckpointError, HubId};
+use crate::class::Class;
 use download::Online;
 pub use error::HubError;
 use needed::Kind;
@@ -89,13 +88,13 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// [`Error::Hub`]; [`Error::UnknownPipeline`]; [`Error::Checkpoint`] for a part without usable weights.
+    /// [`HubError`]; [`HubError::Checkpoint`] for a pipeline class that is not implemented, or a part without usable weights.
     pub fn fetch(
         &self,
         id: &HubId,
         variant: Option<&str>,
         progress: &mut dyn DownloadProgress,
-    ) -> Result<Checkpoint, Error> {
+    ) -> Result<Checkpoint, HubError> {
         let checkpoint = Checkpoint::folder(self.files(id, Kind::Pipeline, variant, progress)?)?;
         Ok(match variant {
             Some(variant) => checkpoint.with_variant(variant)?,
@@ -108,12 +107,12 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// [`Error::Hub`]; [`Error::Checkpoint`] if there are no usable weights.
+    /// [`HubError`]; [`HubError::Checkpoint`] if there are no usable weights.
     pub fn fetch_part(
         &self,
         id: &HubId,
         progress: &mut dyn DownloadProgress,
-    ) -> Result<Checkpoint, Error> {
+    ) -> Result<Checkpoint, HubError> {
         Ok(Checkpoint::part(self.files(
             id,
             Kind::Part,
@@ -129,20 +128,18 @@ impl Hub {
         kind: Kind,
         variant: Option<&str>,
         progress: &mut dyn DownloadProgress,
-    ) -> Result<PathBuf, Error> {
+    ) -> Result<PathBuf, HubError> {
         if self.offline {
             return self.cached(id, kind, variant);
         }
         match self.download(id, kind, variant, progress) {
-            Err(Error::Hub(reason @ HubError::NoNetwork { .. })) => {
-                match self.cached(id, kind, variant) {
-                    Ok(folder) => {
-                        progress.cached(&reason);
-                        Ok(folder)
-                    }
-                    Err(_) => Err(reason.into()),
+            Err(reason @ HubError::NoNetwork { .. }) => match self.cached(id, kind, variant) {
+                Ok(folder) => {
+                    progress.cached(&reason);
+                    Ok(folder)
                 }
-            }
+                Err(_) => Err(reason),
+            },
             other => other,
         }
     }
@@ -153,17 +150,16 @@ impl Hub {
         kind: Kind,
         variant: Option<&str>,
         progress: &mut dyn DownloadProgress,
-    ) -> Result<PathBuf, Error> {
+    ) -> Result<PathBuf, HubError> {
         let online = Online::open(self, id)?;
         let names = online.names().to_vec();
-        let mut get = |name: &str| Ok(online.get(name, progress)?);
+        let mut get = |name: &str| online.get(name, progress);
         let first = kind.first_file();
         if !names.iter().any(|name| name == first) {
             return Err(HubError::NoFile {
                 id: id.clone(),
                 file: first,
-            }
-            .into());
+            });
         }
         get(first)?;
         let folder = online.snapshot();
@@ -177,13 +173,11 @@ impl Hub {
     }
 
     /// The folder of a model that is wholly in the cache.
-    fn cached(&self, id: &HubId, kind: Kind, variant: Option<&str>) -> Result<PathBuf, Error> {
-        let not_cached = |missing: String| {
-            Error::from(HubError::NotCached {
-                id: id.clone(),
-                cache: self.cache.clone(),
-                missing,
-            })
+    fn cached(&self, id: &HubId, kind: Kind, variant: Option<&str>) -> Result<PathBuf, HubError> {
+        let not_cached = |missing: String| HubError::NotCached {
+            id: id.clone(),
+            cache: self.cache.clone(),
+            missing,
         };
         let repository = self.repository(id);
         let commit = fs::read_to_string(repository.join("refs").join(&id.revision));
@@ -200,7 +194,15 @@ impl Hub {
         get(kind.first_file())?;
         let names = needed::files_below(&folder);
         match needed::get_all(&folder, &id.to_string(), kind, &names, variant, &mut get) {
-            Err(Error::Checkpoint(fault)) => Err(not_cached(format!("part of it: {fault}"))),
+            // A file that is there and cannot be read is another matter.
+            Err(HubError::Checkpoint(fault))
+                if !matches!(
+                    fault,
+                    CheckpointError::Read { .. } | CheckpointError::Json { .. }
+                ) =>
+            {
+                Err(not_cached(format!("part of it: {fault}")))
+            }
             other => other,
         }?;
         Ok(folder)

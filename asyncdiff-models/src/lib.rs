@@ -2,7 +2,8 @@
 //!
 //! * [`Checkpoint`]: where a model's files come from.
 //! * [`StableDiffusion`]: the text-to-image pipelines (1, 2 and XL), and Stable Video Diffusion;
-//!   [`StableDiffusion::plan`] turns a [`Shape`] and a [`Strategy`] into a [`Run`] that can be inspected, [`Session`] holds the weights and makes the pictures of a [`Content`].
+//!   [`StableDiffusion::plan`] turns a [`Shape`] and a [`Strategy`] into a [`Run`] that can be inspected, [`Session`] holds the weights
+//!   and makes the pictures of a [`Content`]: one [`Rank`] for each worker, and the [`Parts`] beside the denoiser.
 //! * [`lora`]: low-rank changes of the weights, merged as they are loaded.
 //! * [`unet`], [`text`], [`clip`], [`vision`], [`vae`], [`tokenizer`]: the parts, each usable alone.
 //! * [`prompt`]: words that count more than others.
@@ -12,10 +13,12 @@
 //!
 //! ```
 //! # #[cfg(all(feature = "flex", feature = "embedded"))] {
+//! use std::sync::Arc;
+//!
 //! use asyncdiff_models::device::workers;
 //! use asyncdiff_models::{Checkpoint, Session, StableDiffusion, Strategy};
 //!
-//! let pipeline = StableDiffusion::open(Checkpoint::embedded())?;
+//! let pipeline = Arc::new(StableDiffusion::open(Checkpoint::embedded())?);
 //! let mut shape = pipeline.shape();
 //! shape.steps = 12;
 //!
@@ -33,6 +36,7 @@
 
 mod attention;
 mod checkpoint;
+mod class;
 pub mod clip;
 pub mod compare;
 mod describe;
@@ -41,6 +45,7 @@ mod dtype;
 mod embedded;
 mod encoders;
 mod error;
+mod fit;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod image;
@@ -50,8 +55,10 @@ mod preview;
 pub mod prompt;
 pub mod quality;
 pub mod random;
+mod request;
 mod resnet;
 mod session;
+mod tensors;
 pub mod text;
 pub mod tokenizer;
 pub mod unet;
@@ -65,12 +72,12 @@ pub use checkpoint::{Checkpoint, CheckpointError, HubId, Location};
 pub use describe::{Description, PartDescription, PartitionDescription, TextEncoderDescription};
 pub use dtype::{Dtype, UnknownDtype};
 pub use error::Error;
-pub use pipeline::{
-    Content, ImageToVideo, InitImage, MotionAdapter, Request, Run, Shape, StableDiffusion,
-    StartFrom,
-};
+pub use fit::FitError;
+pub use pipeline::{MotionAdapter, Run, StableDiffusion};
 pub use preview::Previewer;
-pub use session::{Latents, Output, Progress, Session, Timings};
+pub use request::{Content, ImageToVideo, InitImage, Request, RequestError, Shape, StartFrom};
+pub use session::{Lead, Output, Parts, Progress, Rank, Session, Start, Timings};
+pub use tensors::Latents;
 
 /// The README's example is a test.
 #[cfg(all(doctest, feature = "flex", feature = "embedded"))]

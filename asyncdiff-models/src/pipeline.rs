@@ -2,14 +2,10 @@
 //! [`Session`](crate::Session).
 
 mod checks;
-mod class;
-mod content;
 mod loras;
 mod motion;
 mod possible;
-mod request;
 mod run;
-mod shape;
 
 use asyncdiff_core::plan::Guidance;
 use asyncdiff_core::scheduler::SchedulerConfig;
@@ -18,21 +14,20 @@ use asyncdiff_core::{Machine, Plan, Schedule, SegmentGraph, Setting, Spread, Str
 use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
+use crate::class::Class;
 use crate::dtype::Dtype;
 use crate::encoders::Encoders;
 use crate::error::Error;
+use crate::fit::FitError;
 use crate::lora::Fitted;
+use crate::request::{Content, Request, RequestError, Shape, StartFrom};
 use crate::text::{TextEncoders, pieces};
 use crate::vae::VaeConfig;
 use crate::vision::ImageEncoder;
 
-pub(crate) use class::Class;
-pub use content::{Content, ImageToVideo, InitImage};
 use motion::Motion;
 pub use motion::MotionAdapter;
-pub use request::Request;
 pub use run::Run;
-pub use shape::{Shape, StartFrom};
 
 /// Far above what any model was trained for, and low enough that no product of sizes overflows.
 const MOST_PIXELS: usize = 16_384;
@@ -74,9 +69,12 @@ fn scheduler(checkpoint: &Checkpoint) -> Result<SchedulerConfig, Error> {
     let name = SCHEDULER_CONFIG;
     String::from_utf8_lossy(&checkpoint.read(name)?)
         .parse()
-        .map_err(|source| Error::SchedulerFile {
-            file: checkpoint.describe(name),
-            source,
+        .map_err(|source| {
+            FitError::SchedulerFile {
+                file: checkpoint.describe(name),
+                source,
+            }
+            .into()
         })
 }
 
@@ -232,7 +230,7 @@ impl StableDiffusion {
     }
 
     /// The denoiser's blocks at a shape's size.
-    pub(crate) fn graph(&self, shape: &Shape) -> Result<SegmentGraph, Error> {
+    pub(crate) fn graph(&self, shape: &Shape) -> Result<SegmentGraph, RequestError> {
         let [batch, _, height, width] = self.latents_shape(shape)?;
         let passes = if self.guidance(shape)?.is_some() {
             2
@@ -259,13 +257,13 @@ impl StableDiffusion {
     fn schedule(&self, scheduler: &SchedulerConfig, shape: &Shape) -> Result<Schedule, Error> {
         let start = shape.start;
         if self.reads_mask() && !start.is_masked() {
-            return Err(Error::NeedsMask);
+            return Err(RequestError::NeedsMask.into());
         }
         let Some(strength) = start.strength() else {
             return Ok(Schedule::new(scheduler, shape.steps)?);
         };
         if !(strength > 0.0 && strength <= 1.0) {
-            return Err(Error::Strength(strength));
+            return Err(RequestError::Strength(strength).into());
         }
         let schedule = Schedule::part_way(scheduler, shape.steps, start.skipped(shape.steps))?;
         Ok(if start.is_masked() && !self.reads_mask() {
@@ -276,9 +274,9 @@ impl StableDiffusion {
     }
 
     /// `[batch, channels, height, width]` of a shape's latents; a video has a row for each frame.
-    fn latents_shape(&self, shape: &Shape) -> Result<[usize; 4], Error> {
+    fn latents_shape(&self, shape: &Shape) -> Result<[usize; 4], RequestError> {
         if shape.num_images == 0 {
-            return Err(Error::NoImages);
+            return Err(RequestError::NoImages);
         }
         for (what, found, most) in [
             ("width", shape.width, MOST_PIXELS),
@@ -286,13 +284,13 @@ impl StableDiffusion {
             ("number of images", shape.num_images, MOST_IMAGES),
         ] {
             if found > most {
-                return Err(Error::TooLarge { what, found, most });
+                return Err(RequestError::TooLarge { what, found, most });
             }
         }
         let factor = self.vae.scale_factor();
         let side = |side, found: usize| {
             if found == 0 || !found.is_multiple_of(factor) {
-                return Err(Error::Size {
+                return Err(RequestError::Size {
                     side,
                     found,
                     factor,
@@ -309,11 +307,11 @@ impl StableDiffusion {
         ])
     }
 
-    pub(crate) fn guidance(&self, shape: &Shape) -> Result<Option<Guidance>, Error> {
+    pub(crate) fn guidance(&self, shape: &Shape) -> Result<Option<Guidance>, RequestError> {
         let last = shape.guidance_scale;
         let first = shape.min_guidance_scale.unwrap_or(last);
         if let Some(scale) = [first, last].into_iter().find(|scale| !scale.is_finite()) {
-            return Err(Error::Guidance(scale));
+            return Err(RequestError::Guidance(scale));
         }
         Ok((last > 1.0).then_some(Guidance { first, last }))
     }

@@ -6,8 +6,9 @@ use burn::tensor::Device;
 
 use crate::error::Error;
 use crate::image::Image;
-use crate::pipeline::{Content, Run};
-use crate::session::{Latents, values};
+use crate::pipeline::Run;
+use crate::request::Content;
+use crate::tensors::{Latents, values};
 use crate::vae::AutoencoderKl;
 
 /// Makes pictures of what a run has so far, for use in [`Progress::step`](crate::Progress::step).
@@ -37,7 +38,7 @@ impl Previewer {
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] for latents without elements, [`Error::NotFinite`].
+    /// [`RequestError::Image`] for latents without elements, [`Error::NotFinite`].
     pub fn pictures(&self, done: usize, latents: &Latents) -> Result<Vec<Image>, Error> {
         let latents = match self.scales.get(done) {
             Some(scale) if *scale != 1.0 => latents.clone() * *scale,

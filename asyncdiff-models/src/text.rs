@@ -1,14 +1,35 @@
 //! The text side of a pipeline: from prompts to what the denoiser reads of them.
 
+use std::sync::Arc;
+
 use asyncdiff_burn::weights::{Loader, WeightError};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::clip::{ClipTextConfig, ClipTextModel, ClipTextModelWithProjection};
-use crate::error::Error;
 use crate::lora::{Fitted, Part, PartDeltas};
 use crate::prompt::{self, Piece};
-use crate::tokenizer::ClipTokenizer;
+use crate::tokenizer::{ClipTokenizer, TokenizerError};
+
+/// Why the texts' side of a pipeline cannot be opened or loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// A tokenizer's files.
+    #[error("{folder}: {source}")]
+    Tokenizer {
+        /// The tokenizer's folder.
+        folder: String,
+        /// What is wrong with them.
+        source: TokenizerError,
+    },
+    /// The model's files.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The weights.
+    #[error(transparent)]
+    Weights(#[from] WeightError),
+}
 
 /// A tokenizer and the text encoder that reads its ids, without the weights.
 #[derive(Clone, Debug)]
@@ -25,21 +46,25 @@ pub struct TextEncoder {
 #[derive(Clone, Debug)]
 pub enum TextEncoders {
     /// Of Stable Diffusion 1 and 2, whose denoiser reads the last hidden states.
-    One(Box<TextEncoder>),
+    One(Arc<TextEncoder>),
     /// Of Stable Diffusion XL, whose denoiser reads the hidden states before the last layer of both, side by side, and the
     /// projected pooled text of the second.
     Two {
         /// The encoder whose features come first.
-        first: Box<TextEncoder>,
+        first: Arc<TextEncoder>,
         /// The encoder with a projection.
-        second: Box<TextEncoder>,
+        second: Arc<TextEncoder>,
         /// An empty negative prompt means embeddings of zeros (diffusers' `force_zeros_for_empty_prompt`).
         zeros_for_empty: bool,
     },
 }
 
 impl TextEncoder {
-    fn open(checkpoint: &Checkpoint, folder: &'static str, tokenizer: &str) -> Result<Self, Error> {
+    fn open(
+        checkpoint: &Checkpoint,
+        folder: &'static str,
+        tokenizer: &str,
+    ) -> Result<Self, TextError> {
         let read = |name: &str| checkpoint.read(&format!("{tokenizer}/{name}"));
         let special = "special_tokens_map.json";
         let special = checkpoint
@@ -52,7 +77,7 @@ impl TextEncoder {
             &read("tokenizer_config.json")?,
             special.as_deref(),
         )
-        .map_err(|source| Error::Tokenizer {
+        .map_err(|source| TextError::Tokenizer {
             folder: checkpoint.describe(tokenizer),
             source,
         })?;
@@ -77,18 +102,18 @@ impl TextEncoder {
 
 impl TextEncoders {
     /// The only text encoder of a checkpoint.
-    pub(crate) fn one(checkpoint: &Checkpoint) -> Result<Self, Error> {
+    pub(crate) fn one(checkpoint: &Checkpoint) -> Result<Self, TextError> {
         let only = TextEncoder::open(checkpoint, "text_encoder", "tokenizer")?;
-        Ok(Self::One(Box::new(only)))
+        Ok(Self::One(Arc::new(only)))
     }
 
     /// Both text encoders of a checkpoint.
-    pub(crate) fn two(checkpoint: &Checkpoint, zeros_for_empty: bool) -> Result<Self, Error> {
+    pub(crate) fn two(checkpoint: &Checkpoint, zeros_for_empty: bool) -> Result<Self, TextError> {
         let first = TextEncoder::open(checkpoint, "text_encoder", "tokenizer")?;
         let second = TextEncoder::open(checkpoint, "text_encoder_2", "tokenizer_2")?;
         Ok(Self::Two {
-            first: Box::new(first),
-            second: Box::new(second),
+            first: Arc::new(first),
+            second: Arc::new(second),
             zeros_for_empty,
         })
     }
@@ -99,7 +124,7 @@ impl TextEncoders {
             Self::One(only) => (only, None),
             Self::Two { first, second, .. } => (first, Some(second)),
         };
-        std::iter::once(first).chain(second).map(Box::as_ref)
+        std::iter::once(first).chain(second).map(Arc::as_ref)
     }
 
     /// Number of token ids of a text: the same for all encoders of a checkpoint.
@@ -128,23 +153,23 @@ pub(crate) struct PromptEmbedding {
 
 /// The text encoders of a pipeline with their weights.
 #[derive(Debug)]
-pub(crate) enum LoadedTextEncoders<'a> {
-    One(&'a TextEncoder, Box<ClipTextModel>),
+pub(crate) enum LoadedTextEncoders {
+    One(Arc<TextEncoder>, Box<ClipTextModel>),
     Two {
-        first: (&'a TextEncoder, Box<ClipTextModel>),
-        second: (&'a TextEncoder, Box<ClipTextModelWithProjection>),
+        first: (Arc<TextEncoder>, Box<ClipTextModel>),
+        second: (Arc<TextEncoder>, Box<ClipTextModelWithProjection>),
         zeros_for_empty: bool,
     },
 }
 
-impl<'a> LoadedTextEncoders<'a> {
+impl LoadedTextEncoders {
     pub fn load(
-        encoders: &'a TextEncoders,
+        encoders: &TextEncoders,
         checkpoint: &Checkpoint,
         loras: &[Fitted],
         target: (&Device, FloatDType),
-    ) -> Result<Self, Error> {
-        let plain = |encoder: &'a TextEncoder| {
+    ) -> Result<Self, TextError> {
+        let plain = |encoder: &Arc<TextEncoder>| {
             let part = Part::TextEncoder;
             let model = load(
                 encoder,
@@ -153,7 +178,7 @@ impl<'a> LoadedTextEncoders<'a> {
                 target,
                 ClipTextModel::load,
             )?;
-            Ok::<_, Error>((encoder, model))
+            Ok::<_, TextError>((Arc::clone(encoder), model))
         };
         Ok(match encoders {
             TextEncoders::One(only) => {
@@ -174,7 +199,7 @@ impl<'a> LoadedTextEncoders<'a> {
                 )?;
                 Self::Two {
                     first: plain(first)?,
-                    second: (second, projecting),
+                    second: (Arc::clone(second), projecting),
                     zeros_for_empty: *zeros_for_empty,
                 }
             }
@@ -241,7 +266,7 @@ fn load<T>(
     (loras, part): (&[Fitted], Part),
     (device, dtype): (&Device, FloatDType),
     load: impl Fn(&ClipTextConfig, &Loader<'_>) -> Result<T, WeightError>,
-) -> Result<Box<T>, Error> {
+) -> Result<Box<T>, TextError> {
     let file = checkpoint.weights(encoder.folder, "model")?;
     let deltas = PartDeltas::new(loras, part)?;
     let weights = file.read()?.with_deltas(&deltas);

@@ -39,7 +39,8 @@ pub struct UNet {
     device: Device,
     dtype: FloatDType,
     embeddings: Embeddings,
-    blocks: HashMap<BlockId, Module>,
+    blocks: HashMap<BlockId, (Module, u64)>,
+    /// Weights of the embeddings; each block has the number of its own beside it.
     parameters: u64,
 }
 
@@ -71,32 +72,21 @@ impl UNet {
         device: &Device,
         dtype: FloatDType,
     ) -> Result<Self, WeightError> {
-        let loader = weights.on(device, dtype);
-        let motion_loader = motion.map(|motion| motion.on(device, dtype));
-        let parameters_read =
-            || weights.parameters_read() + motion.map_or(0, Weights::parameters_read);
-        let before = parameters_read();
-        let in_motion =
-            |block: &UNetBlock| motion.is_some() && matches!(block.kind, BlockKind::Motion { .. });
-        let blocks = own
-            .iter()
-            .map(|id| {
-                let block = &spec.blocks[id.0];
-                let root = motion_loader
-                    .as_ref()
-                    .filter(|_| in_motion(block))
-                    .unwrap_or(&loader);
-                Ok((*id, Module::load(&spec.config, block, root)?))
-            })
-            .collect::<Result<_, WeightError>>()?;
-        let unet = Self {
+        let before = weights.parameters_read();
+        let embeddings = {
+            let loader = weights.on(device, dtype);
+            Embeddings::load(&spec.config, &loader, device, dtype)?
+        };
+        let mut unet = Self {
             spec: spec.clone(),
             device: device.clone(),
             dtype,
-            embeddings: Embeddings::load(&spec.config, &loader, device, dtype)?,
-            blocks,
-            parameters: parameters_read() - before,
+            embeddings,
+            blocks: HashMap::new(),
+            parameters: weights.parameters_read() - before,
         };
+        unet.add(weights, motion, own)?;
+        let in_motion = |block: &UNetBlock| motion.is_some() && is_motion(block);
         let of_others = |name: &str, motion: bool| {
             spec.blocks.iter().enumerate().any(|(index, block)| {
                 !own.contains(&BlockId(index))
@@ -111,10 +101,48 @@ impl UNet {
         Ok(unet)
     }
 
+    /// Loads those of the blocks `more` that are not there yet, from the weights that the others came from.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightError`] for weights that do not fit the structure.
+    pub fn add(
+        &mut self,
+        weights: &Weights<'_>,
+        motion: Option<&Weights<'_>>,
+        more: &[BlockId],
+    ) -> Result<(), WeightError> {
+        for id in more {
+            if self.holds(*id) {
+                continue;
+            }
+            let block = &self.spec.blocks[id.0];
+            let source = motion.filter(|_| is_motion(block)).unwrap_or(weights);
+            let before = source.parameters_read();
+            let loader = source.on(&self.device, self.dtype);
+            let module = Module::load(&self.spec.config, block, &loader)?;
+            let parameters = source.parameters_read() - before;
+            self.blocks.insert(*id, (module, parameters));
+        }
+        Ok(())
+    }
+
+    /// Drops all blocks but `own`.
+    pub fn keep(&mut self, own: &[BlockId]) {
+        self.blocks.retain(|id, _| own.contains(id));
+    }
+
+    /// Whether a block is loaded.
+    #[must_use]
+    pub fn holds(&self, block: BlockId) -> bool {
+        self.blocks.contains_key(&block)
+    }
+
     /// Number of weights that are loaded.
     #[must_use]
     pub fn parameters(&self) -> u64 {
-        self.parameters
+        let blocks = self.blocks.values();
+        self.parameters + blocks.map(|(_, parameters)| parameters).sum::<u64>()
     }
 
     /// Something to run the blocks with, for one batch. `size` is the latents' `[height, width]`.
@@ -141,6 +169,11 @@ impl UNet {
         let (frames, mask) = (conditioning.frames, conditioning.mask.take());
         OnLatents::new(self.blocks(conditioning, size), frames, &self.device, given).with_mask(mask)
     }
+}
+
+/// Whether a block's weights may be in a motion adapter's file.
+fn is_motion(block: &UNetBlock) -> bool {
+    matches!(block.kind, BlockKind::Motion { .. })
 }
 
 /// Whether a tensor belongs to a module.

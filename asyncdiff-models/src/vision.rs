@@ -10,10 +10,9 @@ use burn::tensor::Tensor;
 use serde::Deserialize;
 
 use crate::attention::Mask;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::clip::Activation;
 use crate::clip::layer::{Layer, LayerSettings};
-use crate::error::Error;
 
 pub use preprocess::{ImageNormalization, resize_antialiased};
 
@@ -98,7 +97,7 @@ impl ImageEncoder {
     /// The encoder's folder in a checkpoint.
     pub const FOLDER: &str = "image_encoder";
 
-    pub(crate) fn open(checkpoint: &Checkpoint) -> Result<Self, Error> {
+    pub(crate) fn open(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
         Ok(Self {
             config: checkpoint.json(&format!("{}/config.json", Self::FOLDER))?,
             normalization: checkpoint.json("feature_extractor/preprocessor_config.json")?,

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use asyncdiff_core::AsyncDiff;
 use asyncdiff_models::device::workers;
@@ -28,7 +29,7 @@ fn request(pipeline: &StableDiffusion) -> Request {
     request
 }
 
-fn generate(pipeline: &StableDiffusion, strategy: &Strategy) -> (Output, Run, Vec<u64>) {
+fn generate(pipeline: &Arc<StableDiffusion>, strategy: &Strategy) -> (Output, Run, Vec<u64>) {
     let request = request(pipeline);
     let run = pipeline.plan(&request.shape, strategy).unwrap();
     let mut session = Session::new(pipeline, workers("cpu:3", Some(3)).unwrap()).unwrap();
@@ -62,7 +63,7 @@ fn narrow_types_make_nearly_the_same_picture() {
     ] {
         let open = |dtype| {
             let pipeline = StableDiffusion::open(checkpoint.clone()).unwrap();
-            pipeline.with_dtype(dtype)
+            Arc::new(pipeline.with_dtype(dtype))
         };
         let (exact, wide, loaded) = generate(&open(Dtype::F32), &Strategy::sequential());
         assert_eq!(loaded[0], wide.summary.ranks[0].weight_bytes);
@@ -103,7 +104,7 @@ fn narrow_types_make_nearly_the_same_picture() {
 }
 
 /// Inpainting a weighted prompt on two ranks that forecast: everything that brings `f32` numbers to the blocks.
-fn everything(pipeline: &StableDiffusion) -> Output {
+fn everything(pipeline: &Arc<StableDiffusion>) -> Output {
     let mut request = request(pipeline);
     request.content.prompt = "a (red:1.4) apple".to_owned();
     let (width, height) = (request.shape.width, request.shape.height);
@@ -149,7 +150,7 @@ fn everything_that_can_be_asked_for_works_in_narrow_types() {
         fs::write(config, narrow).unwrap();
         let open = |dtype| {
             let checkpoint = Checkpoint::folder(folder.path()).unwrap();
-            StableDiffusion::open(checkpoint).unwrap().with_dtype(dtype)
+            Arc::new(StableDiffusion::open(checkpoint).unwrap().with_dtype(dtype))
         };
         let exact = everything(&open(Dtype::F32));
         for (dtype, rounding) in [(Dtype::F16, 2_f64.powi(-11)), (Dtype::Bf16, 2_f64.powi(-8))] {
@@ -219,6 +220,7 @@ fn stored(from: &Path, to: &Path, dtype: Stored, change: impl Fn(usize, f16) -> 
 fn weights_stored_in_f16_are_computed_with_in_f32() {
     let latents = |folder: &Path| {
         let pipeline = StableDiffusion::open(Checkpoint::folder(folder).unwrap()).unwrap();
+        let pipeline = Arc::new(pipeline);
         generate(&pipeline, &Strategy::sequential()).0.latents
     };
     let narrow = latents(&fixture("sd15"));

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use asyncdiff_models::device::workers;
 use asyncdiff_models::lora::Lora;
@@ -66,6 +67,7 @@ fn latents(loras: &[(&Path, f64)]) -> Vec<f32> {
     let pipeline = pipeline()
         .with_loras(loras.iter().map(open).collect())
         .unwrap();
+    let pipeline = Arc::new(pipeline);
     let mut request = pipeline.request("red apple, fluent style");
     request.shape.steps = 3;
     let run = pipeline

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use asyncdiff_burn::weights::read_tensors;
 use asyncdiff_core::scheduler::SchedulerConfig;
@@ -26,15 +27,20 @@ fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/animatediff/checkpoint")
 }
 
-fn image_model() -> StableDiffusion {
+fn image_model() -> Arc<StableDiffusion> {
+    Arc::new(open())
+}
+
+fn open() -> StableDiffusion {
     StableDiffusion::open(Checkpoint::folder(fixture()).unwrap()).unwrap()
 }
 
-fn with_adapter(folder: &Path) -> Result<StableDiffusion, Error> {
-    image_model().with_motion(MotionAdapter::open(Checkpoint::part(folder)?)?)
+fn with_adapter(folder: &Path) -> Result<Arc<StableDiffusion>, Error> {
+    let adapter = MotionAdapter::open(Checkpoint::part(folder)?)?;
+    Ok(Arc::new(open().with_motion(adapter)?))
 }
 
-fn video_model() -> StableDiffusion {
+fn video_model() -> Arc<StableDiffusion> {
     with_adapter(&fixture().join("motion_adapter")).unwrap()
 }
 
@@ -85,7 +91,7 @@ fn request(pipeline: &StableDiffusion) -> Request {
     request
 }
 
-fn generate(pipeline: &StableDiffusion, request: &Request) -> Output {
+fn generate(pipeline: &Arc<StableDiffusion>, request: &Request) -> Output {
     let run = pipeline
         .plan(&request.shape, &Strategy::sequential())
         .unwrap();
@@ -101,7 +107,7 @@ fn noise(rows: usize) -> NamedTensor {
     }
 }
 
-fn sentence(result: Result<StableDiffusion, Error>) -> String {
+fn sentence<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
     result.unwrap_err().to_string()
 }
 
@@ -194,7 +200,7 @@ fn without_motion_every_frame_is_a_picture_of_the_image_model() {
         "steps_offset": 1, "timestep_spacing": "linspace"}"#
         .parse()
         .unwrap();
-    let expected = generate(&image_model().with_scheduler(config), &pictures);
+    let expected = generate(&Arc::new(open().with_scheduler(config)), &pictures);
     let found = generate(&video_model, &frames);
     assert!(relative_error(&found.latents, &expected.latents).unwrap() < 1e-5);
     // The fixture's own adapter moves.
@@ -275,7 +281,12 @@ fn an_adapters_lora_changes_videos_only() {
 
     // The same LoRA, given to the model.
     let given = vec![(Lora::open(&path).unwrap(), 1.0)];
-    let given = video_model().with_loras(given).unwrap();
+    let adapter = Checkpoint::part(fixture().join("motion_adapter")).unwrap();
+    let given = open()
+        .with_motion(MotionAdapter::open(adapter).unwrap())
+        .and_then(|pipeline| pipeline.with_loras(given))
+        .unwrap();
+    let given = Arc::new(given);
     assert_eq!(found, generate(&given, &request).latents);
     assert_ne!(found, generate(&video_model(), &request).latents);
     let mut picture = request.clone();
@@ -320,7 +331,7 @@ fn impossible_videos_are_errors() {
         let mut request = request(pipeline);
         change(&mut request);
         let planned = pipeline.plan(&request.shape, &Strategy::sequential());
-        let checked = planned.and_then(|_| pipeline.check(&request.shape, &request.content));
+        let checked = planned.and_then(|_| Ok(pipeline.check(&request.shape, &request.content)?));
         checked.unwrap_err().to_string()
     };
     for (found, expected) in [

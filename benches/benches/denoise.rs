@@ -2,6 +2,7 @@
 //!
 //! Every run's output is checked against the sequential one before it is timed: times of wrong pictures mean nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use asyncdiff_models::device::workers;
@@ -12,6 +13,10 @@ use criterion::{Criterion, criterion_group, criterion_main};
 /// Published reuse came to 0.05 in the prototype at 50 steps, and a wrong exchange is off by more than 0.5.
 const LATENT_ERROR: f64 = 0.15;
 
+fn open() -> Arc<StableDiffusion> {
+    Arc::new(StableDiffusion::open(Checkpoint::embedded()).expect("the embedded model"))
+}
+
 fn request(pipeline: &StableDiffusion, steps: usize) -> Request {
     let mut request = pipeline.request("red apple, fluent style");
     request.shape.steps = steps;
@@ -19,7 +24,7 @@ fn request(pipeline: &StableDiffusion, steps: usize) -> Request {
 }
 
 /// The time of the denoising alone, without text encoder and decoder.
-fn denoising(session: &mut Session<'_>, run: &Run, content: &Content, times: u64) -> Duration {
+fn denoising(session: &mut Session, run: &Run, content: &Content, times: u64) -> Duration {
     (0..times)
         .map(|_| {
             session
@@ -32,7 +37,7 @@ fn denoising(session: &mut Session<'_>, run: &Run, content: &Content, times: u64
 }
 
 fn denoise(criterion: &mut Criterion) {
-    let pipeline = StableDiffusion::open(Checkpoint::embedded()).expect("the embedded model");
+    let pipeline = open();
     let request = request(&pipeline, 20);
     let plan = |strategy: &Strategy| pipeline.plan(&request.shape, strategy).expect("a plan");
     let sequential = plan(&Strategy::sequential());
@@ -76,7 +81,7 @@ fn denoise(criterion: &mut Criterion) {
 }
 
 fn one_call(criterion: &mut Criterion) {
-    let pipeline = StableDiffusion::open(Checkpoint::embedded()).expect("the embedded model");
+    let pipeline = open();
     // One step of DDIM is one denoiser call; text encoder and decoder are a small part of the time.
     let request = request(&pipeline, 1);
     let run = pipeline

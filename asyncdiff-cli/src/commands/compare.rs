@@ -7,13 +7,13 @@ use asyncdiff_models::image::Image;
 use asyncdiff_models::{Session, Spread, Strategy};
 use serde_json::json;
 
-use super::plan::heading;
 use crate::args::Compare;
 use crate::interrupt::Interruptible;
 use crate::model;
 use crate::output;
 use crate::progress::Bar;
 use crate::setup::{self, Result};
+use crate::words::heading;
 
 pub fn run(args: &Compare) -> Result<()> {
     if let Some(file) = &args.output {

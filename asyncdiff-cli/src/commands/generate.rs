@@ -9,8 +9,7 @@ use asyncdiff_models::{
 };
 use serde_json::json;
 
-use super::plan::{describe, heading};
-use crate::args::{Generate, Sample, SingleStrategy};
+use crate::args::{Generate, Sample};
 use crate::interrupt::{Interruptible, Place};
 use crate::jobs::{Job, Prompt, jobs, read_prompts};
 use crate::model;
@@ -18,6 +17,7 @@ use crate::output;
 use crate::preview::{Previewing, Target};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
+use crate::words::{describe, heading};
 
 pub fn run(args: &Generate) -> Result<()> {
     if let Some(file) = &args.output {
@@ -46,7 +46,7 @@ pub fn run(args: &Generate) -> Result<()> {
     let segments = named
         .as_ref()
         .map_or(1, |workers| workers.len().saturating_sub(extra).max(1));
-    let strategy = strategy(&args.strategy, args.segments, segments)?;
+    let strategy = setup::strategy(&args.strategy, args.segments, segments)?;
     // One segment and nothing said of how to run it.
     let strategy = match &strategy.spread {
         Spread::AsyncDiff {
@@ -181,23 +181,6 @@ fn seconds(timings: &[Timings]) -> serde_json::Value {
         "denoise": total(|timings| timings.denoise),
         "decode": total(|timings| timings.decode),
     })
-}
-
-/// The strategy that the flags describe; `default` segments where none are named.
-pub fn strategy(
-    args: &SingleStrategy,
-    segments: Option<usize>,
-    default: usize,
-) -> Result<Strategy> {
-    Ok(Strategy::from(Spread::AsyncDiff {
-        partition: setup::partition(&args.common.partition, segments, default)?,
-        parameters: AsyncDiff {
-            stride: args.stride,
-            warm_up: args.warm_up,
-            time_shift: args.common.time_shift,
-            forecast: args.forecast,
-        },
-    }))
 }
 
 /// The text that web UIs write into their pictures, and read from them.

@@ -3,10 +3,10 @@
 use asyncdiff_models::{Description, PartDescription};
 use serde_json::json;
 
-use super::plan::bytes;
 use crate::args::Info;
 use crate::model;
 use crate::setup::Result;
+use crate::words::bytes;
 
 pub fn run(args: &Info) -> Result<()> {
     let name = args.model.as_deref();

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use asyncdiff_burn::weights::WeightError;
+
 /// Why a model's files cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -154,4 +156,33 @@ pub enum CheckpointError {
         path = .0.display()
     )]
     NoConfiguration(PathBuf),
+    /// A pipeline that is not implemented.
+    #[error("{file}: pipeline class {found} is not supported, supported is {supported}")]
+    UnknownPipeline {
+        /// The model_index.json.
+        file: String,
+        /// Its `_class_name`.
+        found: String,
+        /// What is supported.
+        supported: &'static str,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {file}: {source}")]
+    Read {
+        /// The file.
+        file: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A configuration is no valid JSON, or lacks something.
+    #[error("{file} is not a configuration of this kind: {source}")]
+    Json {
+        /// The file.
+        file: String,
+        /// What the parser says.
+        source: serde_json::Error,
+    },
+    /// A weight file.
+    #[error(transparent)]
+    Weights(#[from] WeightError),
 }

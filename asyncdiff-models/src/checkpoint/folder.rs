@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use asyncdiff_burn::weights::{WeightFile, WeightSet};
 
-use super::CheckpointError;
+use super::error::CheckpointError;
 use super::weight_files::{self, WeightFiles};
-use crate::error::Error;
 
 /// The names of weight files of the parts of a pipeline: of diffusers' models, and of transformers'.
 const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
@@ -83,7 +82,7 @@ impl Folder {
         self.path.join(name)
     }
 
-    pub fn weights(&self, part: &str, stem: &str) -> Result<WeightSet, Error> {
+    pub fn weights(&self, part: &str, stem: &str) -> Result<WeightSet, CheckpointError> {
         let folder = self.file(part);
         let names = names(&folder);
         let variant = self.variant.as_deref();
@@ -94,10 +93,10 @@ impl Folder {
     }
 }
 
-fn sharded(folder: &Path, names: &[String], index: &str) -> Result<WeightSet, Error> {
+fn sharded(folder: &Path, names: &[String], index: &str) -> Result<WeightSet, CheckpointError> {
     let path = folder.join(index);
     let index = path.display().to_string();
-    let bytes = fs::read(&path).map_err(|source| Error::Read {
+    let bytes = fs::read(&path).map_err(|source| CheckpointError::Read {
         file: index.clone(),
         source,
     })?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::CheckpointError;
+use super::error::CheckpointError;
 
 /// Where a model is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -34,8 +34,7 @@ use std::path::PathBuf;
 use asyncdiff_burn::weights::{WeightFile, WeightSet};
 use serde_json::{Value, json};
 
-use super::CheckpointError;
-use crate::error::Error;
+use super::error::CheckpointError;
 use part::{Names, Part};
 use recognize::{Family, TextPart, UNET, VAE, recognize};
 use training::Hints;
@@ -71,7 +70,7 @@ pub(super) struct SingleFile {
 }
 
 impl SingleFile {
-    pub fn open(path: PathBuf, config: Option<PathBuf>) -> Result<Self, Error> {
+    pub fn open(path: PathBuf, config: Option<PathBuf>) -> Result<Self, CheckpointError> {
         if let Some(folder) = &config
             && !CONFIGURABLE.iter().any(|name| folder.join(name).exists())
         {
@@ -104,7 +103,7 @@ impl SingleFile {
         shapes: &BTreeMap<String, Vec<usize>>,
         family: Family,
         hints: &Hints,
-    ) -> Result<(), Error> {
+    ) -> Result<(), CheckpointError> {
         let unet = UNet::new(Part::new(file, UNET, shapes, |_| false));
         let in_channels = unet.in_channels()?;
         let training = hints.training(file, family, in_channels);
@@ -143,7 +142,7 @@ impl SingleFile {
         file: &str,
         shapes: &BTreeMap<String, Vec<usize>>,
         text: &TextPart,
-    ) -> Result<(), Error> {
+    ) -> Result<(), CheckpointError> {
         let surplus = if text.projects {
             text::is_surplus_beside_projection
         } else {
@@ -192,13 +191,13 @@ impl SingleFile {
     }
 
     /// `num_hidden_layers` of a part that the folder of configurations has.
-    fn configured_layers(&self, part: &str) -> Result<Option<usize>, Error> {
+    fn configured_layers(&self, part: &str) -> Result<Option<usize>, CheckpointError> {
         let name = format!("{part}/config.json");
         if self.configured(&name).is_none() {
             return Ok(None);
         }
         let config: Value =
-            serde_json::from_slice(&self.read(&name)?).map_err(|source| Error::Json {
+            serde_json::from_slice(&self.read(&name)?).map_err(|source| CheckpointError::Json {
                 file: self.describe(&name),
                 source,
             })?;
@@ -227,8 +226,8 @@ impl SingleFile {
     }
 
     /// The contents of the file `name`, whether inferred, built in, or of the folder of configurations.
-    pub fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
-        let error = |source| Error::Read {
+    pub fn read(&self, name: &str) -> Result<Vec<u8>, CheckpointError> {
+        let error = |source| CheckpointError::Read {
             file: self.describe(name),
             source,
         };
@@ -256,7 +255,7 @@ impl SingleFile {
         tokenizer::file(name, *length, pad)
     }
 
-    pub fn weights(&self, part: &str) -> Result<WeightSet, Error> {
+    pub fn weights(&self, part: &str) -> Result<WeightSet, CheckpointError> {
         let names = self
             .parts
             .get(part)

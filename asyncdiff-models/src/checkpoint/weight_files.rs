@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::CheckpointError;
+use super::error::CheckpointError;
 
 /// The file to read first.
 #[derive(Clone, Debug, PartialEq, Eq)]

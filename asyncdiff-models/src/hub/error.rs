@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::checkpoint::HubId;
+use crate::checkpoint::{CheckpointError, HubId};
 
 /// Why a model cannot be had from the Hub.
 #[derive(Debug, thiserror::Error)]
@@ -95,4 +95,7 @@ pub enum HubError {
         /// What the system says.
         reason: String,
     },
+    /// The model's files.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::error::HubError;
 use crate::checkpoint::{CheckpointError, WeightFiles, choose_weights, has_variant, shards};
-use crate::error::Error;
 
 const MODEL_INDEX: &str = "model_index.json";
 const CONFIG: &str = "config.json";
@@ -52,8 +52,8 @@ pub(super) fn get_all(
     kind: Kind,
     names: &[String],
     variant: Option<&str>,
-    get: &mut dyn FnMut(&str) -> Result<PathBuf, Error>,
-) -> Result<(), Error> {
+    get: &mut dyn FnMut(&str) -> Result<PathBuf, HubError>,
+) -> Result<(), HubError> {
     for name in names.iter().filter(|name| !name.contains('/')) {
         // The README of a model is for people, and its other files are for other programs.
         if name == "generation_config.json" {
@@ -113,7 +113,7 @@ pub(super) fn get_all(
             WeightFiles::Sharded(index) => {
                 let name = in_part(part, &index);
                 let path = get(&name)?;
-                let bytes = fs::read(&path).map_err(|source| Error::Read {
+                let bytes = fs::read(&path).map_err(|source| CheckpointError::Read {
                     file: path.display().to_string(),
                     source,
                 })?;
@@ -135,14 +135,14 @@ fn in_part(part: &str, file: &str) -> String {
 }
 
 /// The parts that `model_index.json` names, each with the stem of its weight files if it has weights.
-fn parts(model_index: &Path) -> Result<Vec<(String, Option<&'static str>)>, Error> {
+fn parts(model_index: &Path) -> Result<Vec<(String, Option<&'static str>)>, CheckpointError> {
     let file = || model_index.display().to_string();
-    let bytes = fs::read(model_index).map_err(|source| Error::Read {
+    let bytes = fs::read(model_index).map_err(|source| CheckpointError::Read {
         file: file(),
         source,
     })?;
     let index: BTreeMap<String, Value> =
-        serde_json::from_slice(&bytes).map_err(|source| Error::Json {
+        serde_json::from_slice(&bytes).map_err(|source| CheckpointError::Json {
             file: file(),
             source,
         })?;

@@ -1,17 +1,17 @@
 //! Whether a checkpoint's parts can be built and fit each other.
 
 use crate::encoders::Encoders;
-use crate::error::Error;
+use crate::fit::FitError;
 use crate::text::TextEncoders;
 use crate::vision::ImageEncoder;
 
 use super::StableDiffusion;
 
-fn same(what: &str, found: usize, other: &str, expected: usize) -> Result<(), Error> {
+fn same(what: &str, found: usize, other: &str, expected: usize) -> Result<(), FitError> {
     if found == expected {
         return Ok(());
     }
-    Err(Error::Mismatch {
+    Err(FitError::Mismatch {
         what: what.to_owned(),
         found,
         other: other.to_owned(),
@@ -24,7 +24,7 @@ const VIDEO_NUMBERS: usize = 3;
 
 impl StableDiffusion {
     /// Whether every part can be built.
-    pub(super) fn check_settings(&self) -> Result<(), Error> {
+    pub(super) fn check_settings(&self) -> Result<(), FitError> {
         let mut faults = vec![("vae", self.vae.fault())];
         match &self.encoders {
             Encoders::Texts(encoders) => {
@@ -46,7 +46,7 @@ impl StableDiffusion {
             .into_iter()
             .find_map(|(part, fault)| Some((part, fault?)))
         {
-            Some((part, (key, found, supported))) => Err(Error::Setting {
+            Some((part, (key, found, supported))) => Err(FitError::Setting {
                 file: self.checkpoint.describe(&format!("{part}/config.json")),
                 key,
                 found,
@@ -57,7 +57,7 @@ impl StableDiffusion {
     }
 
     /// Whether the parts' settings agree.
-    pub(super) fn check_parts(&self) -> Result<(), Error> {
+    pub(super) fn check_parts(&self) -> Result<(), FitError> {
         let (unet, vae) = (&self.unet.config, &self.vae);
         let latents = vae.latent_channels;
         same(
@@ -76,7 +76,7 @@ impl StableDiffusion {
         }
     }
 
-    fn check_text_parts(&self, encoders: &TextEncoders) -> Result<(), Error> {
+    fn check_text_parts(&self, encoders: &TextEncoders) -> Result<(), FitError> {
         let unet = &self.unet.config;
         if !self.reads_mask() {
             same(
@@ -123,7 +123,7 @@ impl StableDiffusion {
             }
             (TextEncoders::One(_), Some(_)) | (TextEncoders::Two { .. }, None) => {
                 let found = unet.addition_embed_type.as_deref().unwrap_or("null");
-                Err(Error::AdditionEmbedType {
+                Err(FitError::AdditionEmbedType {
                     found: found.to_owned(),
                     class: self.class.name(),
                 })
@@ -131,7 +131,7 @@ impl StableDiffusion {
         }
     }
 
-    fn check_picture_parts(&self, encoder: &ImageEncoder) -> Result<(), Error> {
+    fn check_picture_parts(&self, encoder: &ImageEncoder) -> Result<(), FitError> {
         let unet = &self.unet.config;
         same(
             "unet in_channels",

@@ -36,6 +36,6 @@ impl StableDiffusion {
         if part != Part::UNet && !encoders.any(|encoder| encoder.folder == part.folder()) {
             return Ok(None);
         }
-        self.checkpoint.weights(part.folder(), stem).map(Some)
+        Ok(Some(self.checkpoint.weights(part.folder(), stem)?))
     }
 }

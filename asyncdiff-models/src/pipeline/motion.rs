@@ -5,10 +5,13 @@ use asyncdiff_core::scheduler::{ScheduleError, SchedulerConfig};
 use asyncdiff_core::unet::{MotionConfig, UNet2d};
 use serde::Deserialize;
 
-use super::{Class, SCHEDULER_CONFIG, Shape, StableDiffusion, StartFrom, scheduler};
-use crate::checkpoint::Checkpoint;
+use super::{SCHEDULER_CONFIG, StableDiffusion, scheduler};
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::class::Class;
 use crate::error::Error;
+use crate::fit::FitError;
 use crate::lora::{Fitted, Lora, Part};
+use crate::request::{RequestError, Shape, StartFrom};
 
 /// The frames that published adapters were trained with.
 const USUAL_FRAMES: usize = 16;
@@ -56,10 +59,11 @@ impl MotionAdapter {
         let name = "config.json";
         let class: ClassName = files.json(name)?;
         if let Some(found) = class._class_name.filter(|class| class != "MotionAdapter") {
-            return Err(Error::NoMotionAdapter {
+            return Err(FitError::NoMotionAdapter {
                 file: files.describe(name),
                 found,
-            });
+            }
+            .into());
         }
         let scheduler = files
             .has(SCHEDULER_CONFIG)
@@ -83,7 +87,7 @@ impl MotionAdapter {
         &self.config
     }
 
-    pub(crate) fn weights(&self) -> Result<WeightSet, Error> {
+    pub(crate) fn weights(&self) -> Result<WeightSet, CheckpointError> {
         self.files.weights("", "diffusion_pytorch_model")
     }
 }
@@ -109,11 +113,11 @@ impl StableDiffusion {
     ///
     /// # Errors
     ///
-    /// [`Error::Motion`] if the adapter was made for another UNet or asks for something that is not implemented,
-    /// [`Error::Lora`] if its LoRA was, or changes more than the UNet, [`Error::NoMotion`] for a kind of model that no motion
+    /// [`FitError::Motion`] if the adapter was made for another UNet or asks for something that is not implemented,
+    /// [`Error::Lora`] if its LoRA was, or changes more than the UNet, [`FitError::NoMotion`] for a kind of model that no motion
     /// adapter goes with.
     pub fn with_motion(self, mut adapter: MotionAdapter) -> Result<Self, Error> {
-        let no_motion = |what: &str| Error::NoMotion(what.to_owned());
+        let no_motion = |what: &str| Error::from(FitError::NoMotion(what.to_owned()));
         if self.class != Class::Base {
             return Err(no_motion(&format!("of the class {}", self.class.name())));
         }
@@ -123,7 +127,7 @@ impl StableDiffusion {
         let unet = self
             .unet
             .with_motion(&adapter.config)
-            .map_err(|source| Error::Motion {
+            .map_err(|source| FitError::Motion {
                 file: adapter.files.describe("config.json"),
                 source,
             })?;
@@ -179,24 +183,24 @@ impl StableDiffusion {
     }
 
     /// Whether a model of pictures can make that number of frames.
-    pub(super) fn check_motion(&self, shape: &Shape) -> Result<(), Error> {
+    pub(super) fn check_motion(&self, shape: &Shape) -> Result<(), RequestError> {
         let frames = shape.frames;
         if frames == 1 {
             return Ok(());
         }
         let Some(motion) = &self.motion else {
-            return Err(Error::NeedsMotionAdapter(frames));
+            return Err(RequestError::NeedsMotionAdapter(frames));
         };
         let most = motion.adapter.config.motion_max_seq_length;
         if frames > most {
-            return Err(Error::TooManyFrames {
+            return Err(RequestError::TooManyFrames {
                 found: frames,
                 most,
             });
         }
         match shape.start {
             StartFrom::Noise => Ok(()),
-            _ => Err(Error::VideoFromPicture(frames)),
+            _ => Err(RequestError::VideoFromPicture(frames)),
         }
     }
 }

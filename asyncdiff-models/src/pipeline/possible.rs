@@ -1,14 +1,16 @@
 //! Whether a shape is one that the model can make, and a content one that a run of that shape can be made from.
 
-use crate::error::Error;
+use super::{MOST_FRAMES, StableDiffusion};
+use crate::class::Class;
 use crate::image::ImageError;
+use crate::request::{Content, ImageToVideo, InitImage, RequestError, Shape, StartFrom};
 
-use super::{
-    Class, Content, ImageToVideo, InitImage, MOST_FRAMES, Shape, StableDiffusion, StartFrom,
-};
-
-fn out_of_range<T>(what: &'static str, found: String, supported: &'static str) -> Result<T, Error> {
-    Err(Error::OutOfRange {
+fn out_of_range<T>(
+    what: &'static str,
+    found: String,
+    supported: &'static str,
+) -> Result<T, RequestError> {
+    Err(RequestError::OutOfRange {
         what,
         found,
         supported,
@@ -17,7 +19,7 @@ fn out_of_range<T>(what: &'static str, found: String, supported: &'static str) -
 
 impl StableDiffusion {
     /// Whether the model can make the frames that are asked for, from what is given.
-    pub(super) fn check_video(&self, shape: &Shape) -> Result<(), Error> {
+    pub(super) fn check_video(&self, shape: &Shape) -> Result<(), RequestError> {
         let makes_videos = self.class == Class::Video;
         if !(1..=MOST_FRAMES).contains(&shape.frames) {
             return out_of_range("number of frames", shape.frames.to_string(), "1 to 1024");
@@ -27,11 +29,11 @@ impl StableDiffusion {
         }
         match shape.start {
             StartFrom::Noise => {}
-            _ if makes_videos => return Err(Error::StartsFromNoise),
+            _ if makes_videos => return Err(RequestError::StartsFromNoise),
             _ => {}
         }
         match shape.min_guidance_scale {
-            Some(_) if !makes_videos => Err(Error::AnimatesNoPicture),
+            Some(_) if !makes_videos => Err(RequestError::AnimatesNoPicture),
             _ => Ok(()),
         }
     }
@@ -41,22 +43,22 @@ impl StableDiffusion {
     ///
     /// # Errors
     ///
-    /// [`Error`] that says what does not fit.
-    pub fn check(&self, shape: &Shape, content: &Content) -> Result<(), Error> {
+    /// [`RequestError`] that says what does not fit.
+    pub fn check(&self, shape: &Shape, content: &Content) -> Result<(), RequestError> {
         let makes_videos = self.class == Class::Video;
         if content.fps == 0 {
             return out_of_range("frames per second", "0".to_owned(), "1 or more");
         }
         if makes_videos {
             if !content.prompt.is_empty() || !content.negative_prompt.is_empty() {
-                return Err(Error::ReadsNoText);
+                return Err(RequestError::ReadsNoText);
             }
             if content.init_image.is_some() {
-                return Err(Error::StartsFromNoise);
+                return Err(RequestError::StartsFromNoise);
             }
         }
         match &content.image_to_video {
-            Some(_) if !makes_videos => return Err(Error::AnimatesNoPicture),
+            Some(_) if !makes_videos => return Err(RequestError::AnimatesNoPicture),
             Some(video) => check_image_to_video(video, shape)?,
             None => {}
         }
@@ -64,7 +66,7 @@ impl StableDiffusion {
         if let Some(given) = &content.latents
             && given.shape != latents
         {
-            return Err(Error::Latents {
+            return Err(RequestError::Latents {
                 found: given.shape.clone(),
                 expected: latents.to_vec(),
             });
@@ -79,14 +81,14 @@ impl StableDiffusion {
     ///
     /// # Errors
     ///
-    /// The same; [`Error::NeedsPicture`], [`Error::Start`].
-    pub fn check_complete(&self, shape: &Shape, content: &Content) -> Result<(), Error> {
+    /// The same; [`RequestError::NeedsPicture`], [`RequestError::Start`].
+    pub fn check_complete(&self, shape: &Shape, content: &Content) -> Result<(), RequestError> {
         self.check(shape, content)?;
         if self.class == Class::Video && content.image_to_video.is_none() {
-            return Err(Error::NeedsPicture);
+            return Err(RequestError::NeedsPicture);
         }
         match content.init_image {
-            None if shape.start != StartFrom::Noise => Err(Error::Start {
+            None if shape.start != StartFrom::Noise => Err(RequestError::Start {
                 planned: shape.start.name(),
                 found: StartFrom::Noise.name(),
             }),
@@ -95,10 +97,10 @@ impl StableDiffusion {
     }
 }
 
-fn check_init_image(init: &InitImage, shape: &Shape) -> Result<(), Error> {
+fn check_init_image(init: &InitImage, shape: &Shape) -> Result<(), RequestError> {
     let found = init.start();
     if found.is_masked() != shape.start.is_masked() || shape.start == StartFrom::Noise {
-        return Err(Error::Start {
+        return Err(RequestError::Start {
             planned: shape.start.name(),
             found: found.name(),
         });
@@ -114,7 +116,7 @@ fn check_init_image(init: &InitImage, shape: &Shape) -> Result<(), Error> {
     for (what, size) in sizes {
         let expected = (shape.width, shape.height);
         if let Some(found) = size.filter(|size| *size != expected) {
-            return Err(Error::PictureSize {
+            return Err(RequestError::PictureSize {
                 what,
                 found,
                 expected,
@@ -124,7 +126,7 @@ fn check_init_image(init: &InitImage, shape: &Shape) -> Result<(), Error> {
     Ok(init.image.check()?)
 }
 
-fn check_image_to_video(video: &ImageToVideo, shape: &Shape) -> Result<(), Error> {
+fn check_image_to_video(video: &ImageToVideo, shape: &Shape) -> Result<(), RequestError> {
     video.image.check()?;
     if video.image.rgb.is_empty() {
         return Err(ImageError::NoPixels.into());
@@ -146,7 +148,7 @@ fn check_image_to_video(video: &ImageToVideo, shape: &Shape) -> Result<(), Error
     }
     let shape = [1, 3, shape.height, shape.width];
     match &video.noise {
-        Some(noise) if noise.shape != shape => Err(Error::PictureNoise {
+        Some(noise) if noise.shape != shape => Err(RequestError::PictureNoise {
             found: noise.shape.clone(),
             expected: shape.to_vec(),
         }),

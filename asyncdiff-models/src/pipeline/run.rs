@@ -2,10 +2,10 @@
 
 use asyncdiff_core::{Plan, Schedule, SegmentGraph, Strategy, Summary};
 
-use super::Shape;
 use crate::dtype::Dtype;
+use crate::request::Shape;
 
-/// A shape, planned: everything that will be done, and what it should cost. With any [`Content`](super::Content) of that shape
+/// A shape, planned: everything that will be done, and what it should cost. With any [`Content`](crate::Content) of that shape
 /// it is the same.
 #[derive(Clone, Debug)]
 pub struct Run {

@@ -2,8 +2,9 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::pipeline::{Content, ImageToVideo, Run, Shape};
+use crate::pipeline::Run;
 use crate::random::TorchRng;
+use crate::request::{Content, ImageToVideo, Shape};
 use crate::unet::{AddedConditioning, Conditioning};
 use crate::vae::AutoencoderKl;
 use crate::vision::{ClipVisionModelWithProjection, ImageEncoder};
@@ -13,7 +14,8 @@ use crate::vision::{ClipVisionModelWithProjection, ImageEncoder};
 pub(super) fn encode(
     encoder: &ImageEncoder,
     model: &ClipVisionModelWithProjection,
-    (shape, fps): (&Shape, usize),
+    shape: &Shape,
+    fps: usize,
     video: &ImageToVideo,
     guided: bool,
     device: &Device,

@@ -5,23 +5,27 @@ use asyncdiff_core::graph::Structure;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::image::Mask;
-use crate::pipeline::{Content, InitImage, Run};
+use crate::pipeline::Run;
 use crate::random::TorchRng;
+use crate::request::{Content, InitImage};
+use crate::tensors::{repeat_each, values};
 use crate::vae::{AutoencoderKl, LatentDistribution};
 
-use super::{animate, repeat_each, values};
+use super::animate;
 
 /// What the rank that advances the latents is given.
-pub(super) struct Start {
+#[derive(Debug)]
+pub struct Start {
     /// The latents before the first call, row-major.
-    pub latents: Vec<f32>,
+    pub(super) latents: Vec<f32>,
     /// The picture's clean latents and the noise on them, for a run that keeps what is outside the mask.
-    pub kept: Option<Kept>,
+    pub(super) kept: Option<Kept>,
     /// The random numbers behind those that were drawn for the start.
-    pub rng: TorchRng,
+    pub(super) rng: TorchRng,
 }
 
 /// What is outside a mask: the picture's clean latents and the noise on them, row-major.
+#[derive(Debug)]
 pub(super) struct Kept {
     pub image: Vec<f32>,
     pub noise: Vec<f32>,

@@ -104,7 +104,7 @@ impl Blocks for UNetBlocks<'_> {
             Ok([only]) => only,
             Err(several) => Tensor::cat(several, 1),
         };
-        match &unet.blocks[&block] {
+        match &unet.blocks[&block].0 {
             Module::ConvIn(conv) => {
                 let passes = told.context.dims()[0] * frames / input.dims()[0];
                 let latents = input.repeat_dim(0, passes);

@@ -1,6 +1,8 @@
 //! Videos of motion adapters. diffusers has them as `[videos, channels, frames, height, width]`, we have a row for each frame; and
 //! their noise scheduler is the adapter's or the published one, which a manifest may replace.
 
+use std::sync::Arc;
+
 use asyncdiff_core::Schedule;
 use asyncdiff_core::scheduler::SchedulerConfig;
 use asyncdiff_models::device::workers;
@@ -55,7 +57,7 @@ fn given_scheduler(params: &serde_json::Value) -> Option<SchedulerConfig> {
 }
 
 /// A model with a motion adapter, its pipeline opened anew as a user does, and the reference of its pipeline.
-fn as_opened_by_users() -> Vec<(Model, StableDiffusion, Reference)> {
+fn as_opened_by_users() -> Vec<(Model, Arc<StableDiffusion>, Reference)> {
     let models = models().into_iter();
     let videos = models.filter(|model| model.pipeline.motion_unet().is_some());
     videos
@@ -66,7 +68,7 @@ fn as_opened_by_users() -> Vec<(Model, StableDiffusion, Reference)> {
                 .and_then(|pipeline| pipeline.with_motion(MotionAdapter::open(adapter)?))
                 .unwrap();
             let reference = model.reference("pipeline_sequential")?;
-            Some((model, pipeline, reference))
+            Some((model, Arc::new(pipeline), reference))
         })
         .collect()
 }
@@ -113,11 +115,11 @@ fn the_noise_scheduler_of_videos_is_the_published_one() {
 fn one_frame_is_the_picture_of_the_image_model() {
     for (model, pipeline, _) in as_opened_by_users() {
         let checkpoint = Checkpoint::folder(model.folder.join("checkpoint")).unwrap();
-        let image_model = StableDiffusion::open(checkpoint).unwrap();
+        let image_model = Arc::new(StableDiffusion::open(checkpoint).unwrap());
         let mut request = small_request(&pipeline);
         assert!(request.shape.frames > 1, "{}", model.name);
         request.shape.frames = 1;
-        let make = |pipeline: &StableDiffusion| {
+        let make = |pipeline: &Arc<StableDiffusion>| {
             let run = pipeline
                 .plan(&request.shape, &Strategy::segments(2))
                 .unwrap();

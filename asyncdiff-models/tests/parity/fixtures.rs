@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use asyncdiff_burn::weights::read_tensors;
-use asyncdiff_models::{Error, StableDiffusion};
+use asyncdiff_models::{CheckpointError, Error, StableDiffusion};
 use serde_json::Value;
 
 use super::animatediff;
@@ -40,7 +41,7 @@ pub struct Model {
     pub name: String,
     pub folder: PathBuf,
     pub manifest: Value,
-    pub pipeline: StableDiffusion,
+    pub pipeline: Arc<StableDiffusion>,
 }
 
 /// One file of reference tensors.
@@ -70,9 +71,9 @@ pub fn models() -> Vec<Model> {
                     name,
                     manifest,
                     folder,
-                    pipeline,
+                    pipeline: Arc::new(pipeline),
                 }),
-                Err(error @ Error::UnknownPipeline { .. }) => {
+                Err(Error::Checkpoint(error @ CheckpointError::UnknownPipeline { .. })) => {
                     println!("passing over {name}: {error}");
                     None
                 }

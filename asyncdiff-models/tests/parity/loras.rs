@@ -1,6 +1,7 @@
 //! LoRAs against diffusers with the same files fused.
 
 use std::fs;
+use std::sync::Arc;
 
 use asyncdiff_core::AsyncDiff;
 use asyncdiff_models::device::workers;
@@ -40,6 +41,7 @@ fn loras_change_what_diffusers_changes() {
             .unwrap()
             .with_loras(loras.collect())
             .unwrap();
+        let pipeline = Arc::new(pipeline);
         let mut request = pipeline.request(params["prompt"].as_str().unwrap());
         request.content.negative_prompt = params["negative_prompt"].as_str().unwrap().to_owned();
         request.shape.steps = number("steps");

@@ -76,7 +76,7 @@ fn request(model: &Model, sequential: &Reference) -> Option<Request> {
 
 /// The latents are in the order of the reference's.
 fn run(
-    session: &mut Session<'_>,
+    session: &mut Session,
     model: &Model,
     request: &Request,
     strategy: &Strategy,

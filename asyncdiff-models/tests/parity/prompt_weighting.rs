@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::fixtures::{Reference, folder, models};
 
 /// The text embeddings of a request, and the pooled ones where there are any: rows of the negative prompt, then the prompt.
-fn encode(session: &Session<'_>, request: &Request) -> [Vec<f32>; 2] {
+fn encode(session: &Session, request: &Request) -> [Vec<f32>; 2] {
     let conditioning = session.encode(&request.shape, &request.content).unwrap();
     let context = conditioning.context.into_data().try_to_vec().unwrap();
     let pooled = conditioning

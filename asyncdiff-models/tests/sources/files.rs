@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use asyncdiff_models::device::workers;
 use asyncdiff_models::{Checkpoint, Session, StableDiffusion, Strategy};
@@ -125,10 +126,10 @@ pub fn write(path: &Path, tensors: &Tensors, metadata: &[(&str, &str)]) {
 
 /// The final latents of two steps with guidance.
 pub fn latents(checkpoint: Checkpoint) -> Vec<f32> {
-    latents_of(&StableDiffusion::open(checkpoint).unwrap())
+    latents_of(&Arc::new(StableDiffusion::open(checkpoint).unwrap()))
 }
 
-pub fn latents_of(pipeline: &StableDiffusion) -> Vec<f32> {
+pub fn latents_of(pipeline: &Arc<StableDiffusion>) -> Vec<f32> {
     let mut request = pipeline.request("a small test");
     request.shape.steps = 2;
     (request.shape.width, request.shape.height) = (64, 64);
@@ -145,7 +146,7 @@ pub fn latents_of(pipeline: &StableDiffusion) -> Vec<f32> {
 /// The sentence with which a model cannot be loaded.
 pub fn refusal(checkpoint: Checkpoint) -> String {
     let load = || {
-        let pipeline = StableDiffusion::open(checkpoint)?;
+        let pipeline = Arc::new(StableDiffusion::open(checkpoint)?);
         let run = pipeline.plan(&pipeline.shape(), &Strategy::sequential())?;
         Session::new(&pipeline, workers("cpu", None).unwrap())?.prepare(&run)
     };

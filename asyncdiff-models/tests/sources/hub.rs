@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use asyncdiff_models::hub::{DownloadProgress, Hub, HubError};
-use asyncdiff_models::{Checkpoint, CheckpointError, Error, HubId};
+use asyncdiff_models::{Checkpoint, CheckpointError, HubId};
 use serde_json::json;
 
 use super::files::{checkpoint, copy, every_file, json, latents};
@@ -39,16 +39,12 @@ impl Setting {
         }
     }
 
-    fn fetch(&self) -> Result<Checkpoint, Error> {
+    fn fetch(&self) -> Result<Checkpoint, HubError> {
         self.hub.fetch(&id(), None, &mut ())
     }
 
     fn refusal(&self) -> HubError {
-        match self.fetch() {
-            Err(Error::Hub(error)) => error,
-            Err(other) => panic!("{other}"),
-            Ok(_) => panic!("this should have failed"),
-        }
+        self.fetch().expect_err("this should have failed")
     }
 
     fn repository(&self) -> PathBuf {
@@ -229,7 +225,7 @@ fn shards_and_variants_are_chosen_before_they_are_downloaded() {
     let error = setting.hub.fetch(&id(), Some("bf16"), &mut ()).unwrap_err();
     assert!(matches!(
         error,
-        Error::Checkpoint(CheckpointError::NoVariant { .. })
+        HubError::Checkpoint(CheckpointError::NoVariant { .. })
     ));
 }
 
@@ -264,7 +260,7 @@ fn what_the_hub_refuses_is_one_sentence() {
     for other in ["someone/another-model", "someone/some-model@v2"] {
         let error = setting.hub.fetch(&other.parse().unwrap(), None, &mut ());
         let error = error.unwrap_err();
-        assert!(matches!(error, Error::Hub(HubError::NoModel { .. })));
+        assert!(matches!(error, HubError::NoModel { .. }));
         contains(&error, &[other, "check the spelling"]);
     }
     // A gated model, without a token, with a wrong one, and with the right one.
@@ -328,13 +324,10 @@ fn without_network_the_cache_is_used_or_the_reason_given() {
         ..cut_off.clone()
     };
     let error = cut_off.fetch(&id(), None, &mut ()).unwrap_err();
-    assert!(
-        matches!(error, Error::Hub(HubError::NoNetwork { .. })),
-        "{error}"
-    );
+    assert!(matches!(error, HubError::NoNetwork { .. }), "{error}");
     let error = offline.fetch(&id(), None, &mut ()).unwrap_err();
     assert!(
-        matches!(&error, Error::Hub(HubError::NotCached { missing, .. }) if missing == "model_index.json"),
+        matches!(&error, HubError::NotCached { missing, .. } if missing == "model_index.json"),
         "{error}"
     );
     assert!(!setting.hub.cache.exists());
@@ -346,15 +339,9 @@ fn without_network_the_cache_is_used_or_the_reason_given() {
     // Not whole.
     fs::remove_file(setting.snapshot().join(WEIGHTS)).unwrap();
     let error = offline.fetch(&id(), None, &mut ()).unwrap_err();
-    assert!(
-        matches!(error, Error::Hub(HubError::NotCached { .. })),
-        "{error}"
-    );
+    assert!(matches!(error, HubError::NotCached { .. }), "{error}");
     let error = cut_off.fetch(&id(), None, &mut ()).unwrap_err();
-    assert!(
-        matches!(error, Error::Hub(HubError::NoNetwork { .. })),
-        "{error}"
-    );
+    assert!(matches!(error, HubError::NoNetwork { .. }), "{error}");
 }
 
 /// As Python's `huggingface_hub` leaves it.

@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use asyncdiff_burn::weights::WeightError;
 use asyncdiff_models::lora::Lora;
-use asyncdiff_models::{Checkpoint, CheckpointError, Error, NamedTensor, StableDiffusion};
+use asyncdiff_models::{
+    Checkpoint, CheckpointError, Error, FitError, NamedTensor, StableDiffusion,
+};
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 
@@ -56,7 +59,7 @@ fn a_lora_fits_the_single_file_as_it_fits_the_folder() {
                 .unwrap()
                 .with_loras(vec![(Lora::open(&file).unwrap(), 1.0)])
                 .unwrap();
-            latents_of(&pipeline)
+            latents_of(&Arc::new(pipeline))
         };
         let single = Checkpoint::single_file(&path, Some(&config)).unwrap();
         let whole = Checkpoint::folder(&checkpoint).unwrap();
@@ -106,7 +109,7 @@ fn to_the_original_layout_and_back_is_the_same_model() {
     }
 }
 
-fn refusal(path: &Path, config: Option<&Path>) -> Error {
+fn refusal(path: &Path, config: Option<&Path>) -> CheckpointError {
     match Checkpoint::single_file(path, config) {
         Ok(_) => panic!("{} is no checkpoint", path.display()),
         Err(error) => error,
@@ -194,13 +197,16 @@ fn damaged_files_and_pickles_are_refused() {
     for length in [0, 4, 100, bytes.len() / 2, bytes.len() - 1] {
         fs::write(&path, &bytes[..length]).unwrap();
         let error = refusal(&path, None);
-        assert!(matches!(error, Error::Weights(_)), "{length}: {error}");
+        assert!(
+            matches!(error, CheckpointError::Weights(_)),
+            "{length}: {error}"
+        );
     }
     for start in [&b"PK\x03\x04..."[..], b"\x80\x02}q\x00."] {
         fs::write(&path, start).unwrap();
         let error = refusal(&path, None);
         assert!(
-            matches!(error, Error::Weights(WeightError::Pickle { .. })),
+            matches!(error, CheckpointError::Weights(WeightError::Pickle { .. })),
             "{error}"
         );
         assert!(error.to_string().contains("save_file"));
@@ -214,10 +220,7 @@ fn a_folder_of_configurations_goes_before_what_is_inferred() {
     let config = folder.path().join("config");
     fs::create_dir(&config).unwrap();
     let error = refusal(&path, Some(&config));
-    assert!(matches!(
-        error,
-        Error::Checkpoint(CheckpointError::NoConfiguration(_))
-    ));
+    assert!(matches!(error, CheckpointError::NoConfiguration(_)));
     // The number of heads of a tiny text encoder is not that of a published one.
     fs::create_dir(config.join("scheduler")).unwrap();
     let scheduler = config.join("scheduler/scheduler_config.json");
@@ -227,10 +230,7 @@ fn a_folder_of_configurations_goes_before_what_is_inferred() {
     )
     .unwrap();
     let error = refusal(&path, Some(&config));
-    assert!(
-        matches!(&error, Error::Checkpoint(CheckpointError::Heads { .. })),
-        "{error}"
-    );
+    assert!(matches!(&error, CheckpointError::Heads { .. }), "{error}");
     for part in ["text_encoder", "unet", "vae"] {
         copy(&checkpoint().join(part), &config.join(part));
     }
@@ -244,10 +244,10 @@ fn a_folder_of_configurations_goes_before_what_is_inferred() {
     assert!(
         matches!(
             &error,
-            Error::Setting {
+            Error::Fit(FitError::Setting {
                 key: "vocab_size",
                 ..
-            }
+            })
         ),
         "{error}"
     );

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use asyncdiff_burn::weights::{Form, Stored};
 
-use super::super::CheckpointError;
+use super::super::error::CheckpointError;
 
 /// The tensors of one network in a file that holds several: their shapes, by name without the network's prefix.
 pub(super) struct Part<'a> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::CheckpointError;
+use super::super::error::CheckpointError;
 
 pub(super) const UNET: &str = "model.diffusion_model.";
 pub(super) const VAE: &str = "first_stage_model.";

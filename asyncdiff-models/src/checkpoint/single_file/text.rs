@@ -3,7 +3,7 @@
 use asyncdiff_burn::weights::Form;
 use serde_json::{Value, json};
 
-use super::super::CheckpointError;
+use super::super::error::CheckpointError;
 use super::part::{Names, Part, rename};
 
 /// Channels of an attention head in every text encoder that Stable Diffusion has been trained with.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use asyncdiff_burn::weights::Form;
 use serde_json::{Value, json};
 
-use super::super::CheckpointError;
+use super::super::error::CheckpointError;
 use super::part::{Names, Part, rename};
 use crate::unet::original::{OUTSIDE, RESNET, SAMPLER};
 

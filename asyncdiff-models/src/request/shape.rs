@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What of a request decides the plan, and nothing that does not: runs of one shape are planned once.
-/// [`StableDiffusion::shape`](super::StableDiffusion::shape) fills in the model's defaults.
+/// [`StableDiffusion::shape`](crate::StableDiffusion::shape) fills in the model's defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Shape {
@@ -14,7 +14,7 @@ pub struct Shape {
     /// Pictures or videos of one prompt, made as one batch.
     pub num_images: usize,
     /// Frames of each video; 1 for a picture. A model of pictures needs a
-    /// [motion adapter](super::StableDiffusion::with_motion) for more.
+    /// [motion adapter](crate::StableDiffusion::with_motion) for more.
     pub frames: usize,
     /// Inference steps.
     pub steps: usize,
@@ -82,7 +82,7 @@ impl StartFrom {
     }
 
     /// In messages.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Noise => "noise alone",
             Self::Picture { .. } => "a picture",
@@ -91,7 +91,7 @@ impl StartFrom {
     }
 
     /// How many of `steps` inference steps are left out (diffusers' `get_timesteps`).
-    pub(super) fn skipped(self, steps: usize) -> usize {
+    pub(crate) fn skipped(self, steps: usize) -> usize {
         let strength = self.strength().unwrap_or(1.0);
         steps - ((steps as f64 * strength) as usize).min(steps)
     }

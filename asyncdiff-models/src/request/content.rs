@@ -3,10 +3,10 @@
 use asyncdiff_burn::weights::NamedTensor;
 use serde::{Deserialize, Serialize};
 
-use super::StartFrom;
+use super::shape::StartFrom;
 use crate::image::{Image, Mask};
 
-/// What of a request does not decide the plan: texts, seed, pictures. [`StableDiffusion::content`](super::StableDiffusion::content)
+/// What of a request does not decide the plan: texts, seed, pictures. [`StableDiffusion::content`](crate::StableDiffusion::content)
 /// fills in the model's defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]

@@ -1,10 +1,16 @@
 //! The picture or video that is wanted.
 
+mod content;
+mod error;
+mod shape;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Content, InitImage, Shape};
+pub use content::{Content, ImageToVideo, InitImage};
+pub use error::RequestError;
+pub use shape::{Shape, StartFrom};
 
-/// The picture or video that is wanted. [`StableDiffusion::request`](super::StableDiffusion::request) fills in the model's
+/// The picture or video that is wanted. [`StableDiffusion::request`](crate::StableDiffusion::request) fills in the model's
 /// defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Request {

@@ -2,8 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::checkpoint::Checkpoint;
-use crate::error::Error;
+use crate::checkpoint::{Checkpoint, CheckpointError};
 
 /// The pipeline classes of diffusers that are implemented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +54,7 @@ fn yes() -> bool {
 }
 
 impl Class {
-    pub fn of(checkpoint: &Checkpoint) -> Result<Self, Error> {
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
         let file = "model_index.json";
         let index: ModelIndex = checkpoint.json(file)?;
         match index._class_name.as_str() {
@@ -64,7 +63,7 @@ impl Class {
                 zeros_for_empty: index.force_zeros_for_empty_prompt,
             }),
             STABLE_VIDEO_DIFFUSION => Ok(Class::Video),
-            _ => Err(Error::UnknownPipeline {
+            _ => Err(CheckpointError::UnknownPipeline {
                 file: checkpoint.describe(file),
                 found: index._class_name,
                 supported: "StableDiffusionPipeline and StableDiffusionXLPipeline, their Img2Img and Inpaint siblings, and StableVideoDiffusionPipeline",

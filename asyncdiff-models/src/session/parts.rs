@@ -1,0 +1,151 @@
+//! What a run needs beside the denoiser: the encoders and the autoencoder.
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, FloatDType};
+
+use super::animate;
+use super::start::{Beside, Start, start};
+use crate::encoders::LoadedEncoders;
+use crate::error::Error;
+use crate::image::Image;
+use crate::pipeline::{Run, StableDiffusion};
+use crate::preview::{Decoding, PictureDecoder, Previewer};
+use crate::request::{Content, RequestError, Shape};
+use crate::tensors::{Latents, repeat_each};
+use crate::text::LoadedTextEncoders;
+use crate::unet::{AddedConditioning, Conditioning};
+use crate::vae::AutoencoderKl;
+
+/// The encoders and the autoencoder of a pipeline with their weights, on one device. They are needed once for a run, by whoever
+/// starts it and ends it.
+#[derive(Debug)]
+pub struct Parts {
+    pipeline: Arc<StableDiffusion>,
+    device: Device,
+    encoders: LoadedEncoders,
+    vae: Arc<AutoencoderKl>,
+}
+
+impl Parts {
+    /// Loads them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Weights`] and [`Error::Checkpoint`] for weights that do not fit or are not there.
+    pub fn load(pipeline: &Arc<StableDiffusion>, device: &Device) -> Result<Self, Error> {
+        let dtype = pipeline.dtype.of_tensors();
+        let encoders = LoadedEncoders::load(
+            &pipeline.encoders,
+            &pipeline.checkpoint,
+            &pipeline.loras,
+            (device, dtype),
+        )?;
+        let file = pipeline
+            .checkpoint
+            .weights("vae", "diffusion_pytorch_model")?;
+        let weights = file.read()?;
+        let dtype = if pipeline.vae.force_upcast {
+            FloatDType::F32
+        } else {
+            dtype
+        };
+        let vae = AutoencoderKl::load(&pipeline.vae, &weights.on(device, dtype))?;
+        weights.finish(|name| pipeline.vae.leaves_out(name))?;
+        Ok(Self {
+            pipeline: Arc::clone(pipeline),
+            device: device.clone(),
+            encoders,
+            vae: Arc::new(vae),
+        })
+    }
+
+    /// What the denoiser is told of a content, for `passes · num_images` samples; with guidance, that of the negative prompt,
+    /// or of no picture, first.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError::Guidance`], [`RequestError::NeedsPicture`].
+    pub fn encode(&self, shape: &Shape, content: &Content) -> Result<Conditioning, Error> {
+        let guided = self.pipeline.guidance(shape)?.is_some();
+        match (&self.encoders, &content.image_to_video) {
+            (LoadedEncoders::Texts(encoders), _) => {
+                let ids = self.pipeline.class.time_ids(shape.height, shape.width);
+                Ok(encode_texts(encoders, shape, content, guided, ids))
+            }
+            (LoadedEncoders::Picture(encoder, model), Some(video)) => {
+                let (fps, device) = (content.fps, &self.device);
+                Ok(animate::encode(
+                    encoder, model, shape, fps, video, guided, device,
+                ))
+            }
+            (LoadedEncoders::Picture(..), None) => Err(RequestError::NeedsPicture.into()),
+        }
+    }
+
+    /// What a run starts from; and `conditioning` gets what the denoiser is told of a mask, or of the picture that a video is made of.
+    pub fn start(&self, run: &Run, content: &Content, conditioning: &mut Conditioning) -> Start {
+        let passes = conditioning.context.dims()[0] / run.shape.num_images;
+        let reads_mask = self.pipeline.reads_mask();
+        let (start, beside) = start(run, content, passes, reads_mask, &self.vae, &self.device);
+        let Beside { concat, mask } = beside;
+        conditioning.concat = concat;
+        conditioning.mask = mask;
+        start
+    }
+
+    /// What makes pictures of unfinished latents.
+    #[must_use]
+    pub fn previewer(&self, run: &Run, content: &Content) -> Previewer {
+        Previewer::new(self.decoder(), run, content)
+    }
+
+    /// The pictures of final latents; the frames of each video next to each other.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFinite`].
+    pub fn pictures(
+        &self,
+        run: &Run,
+        content: &Content,
+        latents: Latents,
+    ) -> Result<Vec<Image>, Error> {
+        self.decoder().pictures(latents, Decoding::of(run, content))
+    }
+
+    fn decoder(&self) -> PictureDecoder {
+        PictureDecoder {
+            vae: Arc::clone(&self.vae),
+            device: self.device.clone(),
+        }
+    }
+}
+
+/// What the denoiser is told of prompts, and of `ids`, the numbers that go with them if it reads any.
+fn encode_texts(
+    encoders: &LoadedTextEncoders,
+    shape: &Shape,
+    content: &Content,
+    guided: bool,
+    ids: Option<[f64; 6]>,
+) -> Conditioning {
+    let negative = guided.then_some(content.negative_prompt.as_str());
+    let prompts = encoders.encode(negative, &content.prompt, content.prompt_weighting);
+    let context = repeat_each(prompts.context, shape.num_images);
+    let samples = context.dims()[0];
+    let added = prompts
+        .pooled
+        .zip(ids)
+        .map(|(pooled, ids)| AddedConditioning {
+            text_embeds: Some(repeat_each(pooled, shape.num_images)),
+            time_ids: vec![ids.to_vec(); samples],
+        });
+    Conditioning {
+        context,
+        added,
+        concat: None,
+        mask: None,
+        frames: shape.frames,
+    }
+}

@@ -1,0 +1,19 @@
+//! How far a run is.
+
+use std::ops::ControlFlow;
+
+use crate::tensors::Latents;
+
+/// Is told how far a run is.
+pub trait Progress: Send {
+    /// Called in order on the rank that holds the latents, whenever they have advanced: `done` of `calls` denoiser calls are
+    /// done, and `latents` is what they have made so far. The run waits for the answer; breaking off cancels it on all ranks.
+    fn step(&mut self, done: usize, calls: usize, latents: &Latents) -> ControlFlow<()>;
+}
+
+/// No report.
+impl Progress for () {
+    fn step(&mut self, _: usize, _: usize, _: &Latents) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,202 @@
+//! One rank: a worker, the blocks that it has loaded, and its part of a plan.
+
+use std::borrow::Borrow;
+use std::convert::Infallible;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use asyncdiff_burn::device::Worker;
+use asyncdiff_burn::exchange::OnDevice;
+use asyncdiff_burn::weights::WeightSet;
+use asyncdiff_comm::PeerExchange;
+use asyncdiff_core::plan::{Value, Versioned};
+use asyncdiff_core::{Engine, EngineError};
+use burn::tensor::{Tensor, TensorData};
+
+use super::progress::Progress;
+use super::start::{Start, noise};
+use crate::error::Error;
+use crate::lora::{Part, PartDeltas};
+use crate::pipeline::{Run, StableDiffusion};
+use crate::tensors::Latents;
+use crate::unet::{Conditioning, UNet};
+
+/// One rank: a worker, and the denoiser's blocks that it has loaded.
+///
+/// It needs nothing of the others but their messages, so each may be in a process of its own. What is loaded stays: runs after
+/// one another load only what they need and the ones before did not.
+#[derive(Debug)]
+pub struct Rank {
+    pipeline: Arc<StableDiffusion>,
+    worker: Worker,
+    loaded: Option<Loaded>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    /// Whether this is the denoiser with motion modules.
+    moves: bool,
+    unet: UNet,
+}
+
+/// What the rank that advances the latents has beside the others.
+pub struct Lead<'a> {
+    /// What the run starts from.
+    pub start: Start,
+    /// Is told how far it is.
+    pub progress: &'a mut dyn Progress,
+}
+
+impl Rank {
+    /// A rank that has loaded nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Dtype`] if the worker does not compute in the pipeline's type.
+    pub fn new(pipeline: &Arc<StableDiffusion>, worker: Worker) -> Result<Self, Error> {
+        if !worker.device().supports_dtype(pipeline.dtype.of_tensors()) {
+            return Err(Error::Dtype {
+                device: worker.name().to_owned(),
+                dtype: pipeline.dtype,
+            });
+        }
+        Ok(Self {
+            pipeline: Arc::clone(pipeline),
+            worker,
+            loaded: None,
+        })
+    }
+
+    /// Its worker.
+    #[must_use]
+    pub fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// Loads those blocks of rank `rank` of `run` that are not there yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Weights`] and [`Error::Checkpoint`] for weights that do not fit or are not there.
+    ///
+    /// # Panics
+    ///
+    /// If the plan has no such rank.
+    pub fn prepare(&mut self, run: &Run, rank: usize) -> Result<(), Error> {
+        self.drop_others(run);
+        let blocks = &run.plan.blocks[rank];
+        if let Some(loaded) = &self.loaded
+            && blocks.iter().all(|block| loaded.unet.holds(*block))
+        {
+            return Ok(());
+        }
+        let (pipeline, device) = (&self.pipeline, self.worker.device());
+        let file = pipeline
+            .checkpoint
+            .weights("unet", "diffusion_pytorch_model")?;
+        let motion = pipeline.motion(&run.shape);
+        let motion_file = motion.map(|motion| motion.adapter.weights()).transpose()?;
+        let loaded = &mut self.loaded;
+        self.worker.install(|| {
+            let loras = pipeline.loras.iter();
+            let loras = loras.chain(motion.and_then(|motion| motion.lora.as_ref()));
+            let deltas = PartDeltas::new(loras, Part::UNet)?;
+            let weights = file.read()?.with_deltas(&deltas);
+            let of_motion = motion_file.as_ref().map(WeightSet::read).transpose()?;
+            match loaded {
+                Some(loaded) => loaded.unet.add(&weights, of_motion.as_ref(), blocks)?,
+                None => {
+                    let spec = motion.map_or(&pipeline.unet, |motion| &motion.unet);
+                    let dtype = pipeline.dtype.of_tensors();
+                    let unet =
+                        UNet::load(spec, &weights, of_motion.as_ref(), blocks, device, dtype)?;
+                    *loaded = Some(Loaded {
+                        moves: motion.is_some(),
+                        unet,
+                    });
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Drops the blocks of another denoiser than that of `run`: pictures and videos have different ones.
+    pub fn drop_others(&mut self, run: &Run) {
+        let moves = self.pipeline.motion(&run.shape).is_some();
+        self.loaded.take_if(|loaded| loaded.moves != moves);
+    }
+
+    /// Drops the blocks that rank `rank` of `run` does not need; all of them if the plan has no such rank.
+    pub fn trim(&mut self, run: &Run, rank: usize) {
+        self.drop_others(run);
+        match (&mut self.loaded, run.plan.blocks.get(rank)) {
+            (Some(loaded), Some(blocks)) => loaded.unet.keep(blocks),
+            (loaded, _) => *loaded = None,
+        }
+    }
+
+    /// Bytes of the denoiser's weights that are loaded.
+    #[must_use]
+    pub fn loaded_bytes(&self) -> u64 {
+        let parameters = self.loaded.as_ref().map(|loaded| loaded.unet.parameters());
+        parameters.unwrap_or(0) * self.pipeline.dtype.bytes()
+    }
+
+    /// Does its part of a plan on the calling thread, which should be [the worker's](Worker::install). Returns the final latents on
+    /// the rank that advances them; that rank, and no other, is given `lead`.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`]; all other ranks are told.
+    ///
+    /// # Panics
+    ///
+    /// If [`Rank::prepare`] has not loaded the blocks of rank `rank` of `run`.
+    pub fn run<P: PeerExchange<Tensor<4>>>(
+        &self,
+        run: &Run,
+        rank: usize,
+        conditioning: Conditioning,
+        lead: Option<Lead<'_>>,
+        peers: P,
+    ) -> Result<Option<Latents>, EngineError<Infallible>> {
+        let plan = &run.plan;
+        let shape = run.graph.latents;
+        let [_, _, height, width] = shape;
+        let device = self.worker.device();
+        let tensor = |values| Tensor::<4>::from_data(TensorData::new(values, shape), device);
+        let (latents, mut source, mut progress) = match lead {
+            Some(Lead { start, progress }) => {
+                let Start { latents, kept, rng } = start;
+                (Some(tensor(latents)), Some((kept, rng)), Some(progress))
+            }
+            None => (None, None, None),
+        };
+        let given = Box::new(move |what: Versioned| match (&mut source, what.value) {
+            (Some((_, rng)), Value::Noise) => tensor(noise(rng, run)),
+            (Some((Some(kept), _)), Value::Image) => tensor(kept.image.clone()),
+            (Some((Some(kept), _)), Value::ImageNoise) => tensor(kept.noise.clone()),
+            _ => unreachable!("only the rank that advances the latents reads {what}"),
+        });
+        let conditioning = conditioning.to_device(device);
+        let loaded = self.loaded.as_ref().expect("prepare has loaded the blocks");
+        let mut denoiser = loaded.unet.denoiser(conditioning, [height, width], given);
+        let mut peers = OnDevice::new(peers, device);
+        Engine::new(plan, rank).run(
+            &mut denoiser,
+            &mut peers,
+            latents,
+            &mut |what, tensor| match (&mut progress, what.value) {
+                (Some(progress), Value::Latents) => progress.step(what.version, plan.calls, tensor),
+                _ => ControlFlow::Continue(()),
+            },
+        )
+    }
+}
+
+/// Ranks are run where their workers are.
+impl Borrow<Worker> for Rank {
+    fn borrow(&self) -> &Worker {
+        &self.worker
+    }
+}
