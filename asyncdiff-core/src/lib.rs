@@ -7,6 +7,7 @@
 //!   from a diffusers `config.json`.
 //! * [`Partition`]: which segment owns which block (the published tables, the balanced search, or your own map).
 //! * [`Strategy`]: how a run is to be spread, in a person's words; its [`Strategy::plan`] calls the builder.
+//! * [`choice`]: which of all strategies to take on so many ranks.
 //! * [`Schedule`]: a noise scheduler as coefficients ([`scheduler`]).
 //! * [`Plan`]: the actions of every rank ([`plan`]), built by one builder for each way to spread a run, proved by
 //!   [`Plan::validate`], costed by [`simulate()`], drawn by [`timeline::svg`].
@@ -38,6 +39,7 @@
 
 #![deny(missing_docs)]
 
+pub mod choice;
 pub mod engine;
 pub mod graph;
 pub mod memory;

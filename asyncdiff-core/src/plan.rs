@@ -107,7 +107,7 @@ impl Method {
             Method::AsyncDiff(AsyncDiff { warm_up, .. })
             | Method::Ring(Ring { warm_up, .. })
             | Method::Copies(Copies { warm_up, .. })
-            | Method::ThroughSegments(ThroughSegments { warm_up }) => *warm_up,
+            | Method::ThroughSegments(ThroughSegments { warm_up, .. }) => *warm_up,
         }
     }
 }

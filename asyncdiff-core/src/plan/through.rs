@@ -10,15 +10,20 @@ use super::{Method, Plan, PlanError, Setting};
 use crate::partition::Partition;
 
 /// The parameters of a look-ahead through segments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ThroughSegments {
     /// Calls at the start that go through all segments before the next begins, at least 1.
     pub warm_up: usize,
+    /// As for [`Copies`](super::Copies::trend).
+    pub trend: f64,
 }
 
 impl Default for ThroughSegments {
     fn default() -> Self {
-        Self { warm_up: 2 }
+        Self {
+            warm_up: 2,
+            trend: 0.5,
+        }
     }
 }
 
@@ -35,7 +40,7 @@ impl Plan {
         partition: &Partition,
         strategy: &ThroughSegments,
     ) -> Result<Self, PlanError> {
-        let warm_up = strategy.warm_up;
+        let ThroughSegments { warm_up, trend } = *strategy;
         let calls = setting.schedule.calls();
         if !(1..=calls).contains(&warm_up) {
             return Err(PlanError::LookAheadWarmUp {
@@ -73,7 +78,7 @@ impl Plan {
                     let same = vec![Term::new(Value::Latents.at(slot), 1.0)];
                     program.combine(Value::Latents.at(slot).ahead(), same);
                 } else {
-                    let held = Held::before(setting.schedule, known, 0.0);
+                    let held = Held::before(setting.schedule, known, trend);
                     program.jump(known, slot, &held);
                 }
             }

@@ -1,67 +1,18 @@
 //! The engine runs plans on plain numbers, so that what it must compute can be worked out by hand.
 
-use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::thread;
 use std::time::Duration;
 
 use asyncdiff_comm::{CommError, local};
-use asyncdiff_core::plan::{Branch, Term, Value, Versioned};
+use asyncdiff_core::plan::Value;
 use asyncdiff_core::{
-    AsyncDiff, BlockId, Denoiser, Engine, EngineError, Partition, Plan, Schedule, SegmentGraph,
-    Setting,
+    AsyncDiff, Engine, EngineError, Partition, Plan, Schedule, SegmentGraph, Setting,
 };
 
-/// A denoiser of numbers: a block adds its inputs and its own number, and forgets nothing of the time.
-struct Numbers;
+use super::numbers::{Numbers, START, block, run, watched};
 
-impl Denoiser for Numbers {
-    type Tensor = f64;
-    type Error = Infallible;
-
-    fn run(
-        &mut self,
-        block: BlockId,
-        _: Branch,
-        timestep: f64,
-        inputs: Vec<f64>,
-    ) -> Result<f64, Infallible> {
-        Ok(0.5 * inputs.iter().sum::<f64>() + 0.01 * (block.0 as f64).sin() + 1e-5 * timestep)
-    }
-
-    fn combine(&mut self, terms: &[(Term, f64)]) -> Result<f64, Infallible> {
-        Ok(terms.iter().map(|(term, value)| term.weight * value).sum())
-    }
-
-    fn given(&mut self, what: Versioned) -> Result<f64, Infallible> {
-        Ok((what.version as f64).cos())
-    }
-}
-
-fn run(plan: &Plan) -> f64 {
-    let world = local::world(plan.ranks.len(), Duration::from_secs(20));
-    let results: Vec<_> = thread::scope(|scope| {
-        let ranks: Vec<_> = world
-            .into_iter()
-            .enumerate()
-            .map(|(rank, mut peer)| {
-                scope.spawn(move || {
-                    let latents = (rank == plan.latents_rank).then_some(1.5);
-                    let mut watch = |_, _: &f64| ControlFlow::Continue(());
-                    Engine::new(plan, rank).run(&mut Numbers, &mut peer, latents, &mut watch)
-                })
-            })
-            .collect();
-        ranks
-            .into_iter()
-            .map(|rank| rank.join().unwrap().unwrap())
-            .collect()
-    });
-    assert_eq!(results.iter().flatten().count(), 1);
-    results[plan.latents_rank].unwrap()
-}
-
-/// The published algorithm, written as loops over calls instead of a plan (REFERENCE, section 1).
+/// The published algorithm, written as loops over calls instead of a plan (Chen et al. 2024, section 3).
 fn published(
     graph: &SegmentGraph,
     partition: &Partition,
@@ -94,20 +45,16 @@ fn published(
     let forward =
         |latents: f64, call: usize, timestep: f64, stale: Option<(&[f64], usize)>| -> Vec<f64> {
             let mut values: Vec<f64> = Vec::new();
-            for (id, block) in graph.iter() {
+            for (id, one) in graph.iter() {
                 let segment = partition.owner(id);
-                let inputs = block.inputs.iter().map(|input| match *input {
+                let inputs = one.inputs.iter().map(|input| match *input {
                     asyncdiff_core::Input::Latents => latents * schedule.steps[call].input_scale,
                     asyncdiff_core::Input::Block(from) => match stale {
                         Some((old, _)) if partition.owner(from) != segment => old[from.0],
                         _ => values[from.0],
                     },
                 });
-                values.push(
-                    Numbers
-                        .run(id, Branch::Both, timestep, inputs.collect())
-                        .unwrap(),
-                );
+                values.push(block(id, 0, timestep, inputs.sum()));
             }
             values
         };
@@ -168,7 +115,7 @@ fn plans_compute_what_the_published_loops_compute() {
         for steps in [5, 8] {
             let schedule = super::common::schedule(class, steps);
             let sequential = Plan::sequential(&Setting::new(&graph, &schedule, None)).unwrap();
-            let exact = run(&sequential);
+            let exact = run(&sequential, 1);
             for segments in 2..=4 {
                 let partition = Partition::published(&graph, segments).unwrap();
                 for (stride, warm_up, time_shift) in [
@@ -191,7 +138,7 @@ fn plans_compute_what_the_published_loops_compute() {
                     )
                     .unwrap();
                     let expected = published(&graph, &partition, &schedule, &strategy);
-                    let found = run(&plan);
+                    let found = run(&plan, 1);
                     // Sums of a few dozen numbers of order one, in two orders.
                     assert!(
                         (found - expected).abs() < 1e-9,
@@ -223,40 +170,10 @@ fn with_time_shift_the_first_call_after_warm_up_repeats_the_prediction() {
         &strategy,
     )
     .unwrap();
-    let world = local::world(plan.ranks.len(), Duration::from_secs(20));
-    let plan = &plan;
-    let predictions: Vec<(usize, f64)> = thread::scope(|scope| {
-        let ranks: Vec<_> = world
-            .into_iter()
-            .enumerate()
-            .map(|(rank, mut peer)| {
-                scope.spawn(move || {
-                    let mut seen = Vec::new();
-                    let mut watch = |what: asyncdiff_core::Versioned, value: &f64| {
-                        if what.value == Value::Prediction {
-                            seen.push((what.version, *value));
-                        }
-                        ControlFlow::Continue(())
-                    };
-                    let latents = (rank == plan.latents_rank).then_some(1.5);
-                    Engine::new(plan, rank)
-                        .run(&mut Numbers, &mut peer, latents, &mut watch)
-                        .unwrap();
-                    seen
-                })
-            })
-            .collect();
-        ranks
-            .into_iter()
-            .flat_map(|rank| rank.join().unwrap())
-            .collect()
-    });
+    let (_, seen) = watched(&plan, 1);
     let of = |call| {
-        predictions
-            .iter()
-            .find(|(version, _)| *version == call)
-            .unwrap()
-            .1
+        let prediction = Value::Prediction.at(call);
+        seen.iter().find(|(what, _)| *what == prediction).unwrap().1
     };
     assert_eq!(of(3), of(2));
     assert_ne!(of(4), of(3));
@@ -277,18 +194,25 @@ fn a_cancelled_rank_stops_all_others() {
     let (mut second, mut first) = (world.pop().unwrap(), world.pop().unwrap());
     thread::scope(|scope| {
         let other = scope.spawn(move || {
-            Engine::new(plan, 1).run(&mut Numbers, &mut second, None, &mut |_, _| {
-                ControlFlow::Continue(())
-            })
+            Engine::new(plan, 1).run(
+                &mut Numbers { passes: 1 },
+                &mut second,
+                None,
+                &mut |_, _| ControlFlow::Continue(()),
+            )
         });
-        let result =
-            Engine::new(plan, 0).run(&mut Numbers, &mut first, Some(1.5), &mut |what, _| {
+        let result = Engine::new(plan, 0).run(
+            &mut Numbers { passes: 1 },
+            &mut first,
+            Some(vec![START]),
+            &mut |what, _| {
                 if what == Value::Latents.at(4) {
                     ControlFlow::Break(())
                 } else {
                     ControlFlow::Continue(())
                 }
-            });
+            },
+        );
         assert_eq!(result, Err(EngineError::Cancelled));
         assert_eq!(
             other.join().unwrap(),

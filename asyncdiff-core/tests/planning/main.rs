@@ -3,6 +3,8 @@
 mod common;
 mod engine;
 mod graph;
+mod look_ahead;
 mod motion;
+mod numbers;
 mod plan;
 mod simulate;
