@@ -240,3 +240,59 @@ fn what_is_added_to_the_time_embedding_is_checked() {
         );
     }
 }
+
+/// The slowest of three segments, the first starting at `from`, the others at `second` and `third`, the last going on to the
+/// end and round to `from`.
+fn slowest(before: &[u64], from: usize, second: usize, third: usize) -> u64 {
+    let total = before[before.len() - 1];
+    let first = before[second] - before[from];
+    let middle = before[third] - before[second];
+    first.max(middle).max(total - first - middle)
+}
+
+#[test]
+fn balanced_partitions_are_as_good_as_trying_every_cut() {
+    for graph in [sd15(), sd21(), sdxl(), svd(), animatediff()] {
+        let machine = Machine::ideal(&graph);
+        let segment = |partition: &Partition| {
+            let mut macs = vec![0; partition.segments()];
+            for (id, block) in graph.iter() {
+                macs[partition.owner(id)] += block.macs;
+            }
+            *macs.iter().max().unwrap()
+        };
+        let blocks = graph.blocks.len();
+        let mut before = vec![0];
+        for block in &graph.blocks {
+            before.push(before[before.len() - 1] + block.macs);
+        }
+        // Two segments are three with an empty first one.
+        for (segments, contiguous, all) in [(2, 0..1, 0..blocks), (3, 0..1, 0..blocks)] {
+            let best = |starts: std::ops::Range<usize>| {
+                starts
+                    .flat_map(|from| {
+                        let seconds = if segments == 2 {
+                            from..from + 1
+                        } else {
+                            from + 1..blocks
+                        };
+                        let before = &before;
+                        seconds.flat_map(move |second| {
+                            (second + 1..blocks)
+                                .map(move |third| slowest(before, from, second, third))
+                        })
+                    })
+                    .min()
+                    .unwrap()
+            };
+            let found = Partition::contiguous(&graph, &machine, segments).unwrap();
+            assert_eq!(segment(&found), best(contiguous));
+            let found = Partition::balanced(&graph, &machine, segments).unwrap();
+            // Up to 1 % is given away for less traffic.
+            assert!(segment(&found) as f64 <= 1.01 * best(all) as f64);
+            let owners = found.segment_of();
+            let changes = owners.windows(2).filter(|pair| pair[0] != pair[1]).count();
+            assert!(changes == segments - 1 || owners[0] == segments - 1 && changes == segments);
+        }
+    }
+}

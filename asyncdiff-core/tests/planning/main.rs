@@ -1,5 +1,6 @@
 //! From a configuration to a plan to a run, without tensors.
 
+mod choice;
 mod common;
 mod engine;
 mod graph;
