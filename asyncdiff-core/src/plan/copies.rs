@@ -32,18 +32,21 @@ impl Copies {
         }
     }
 
-    /// The rounds behind one another: the warm-up's calls alone, then as many as there are copies, and the last call alone,
-    /// where an error would go straight into the result.
+    /// The rounds behind one another: the warm-up's calls alone; then the fewest rounds that do, of sizes as equal as possible,
+    /// the smaller ones first, where the data prediction changes fastest; and the last call alone, where an error would go
+    /// straight into the result.
     #[must_use]
     pub fn rounds(&self, calls: usize) -> Vec<Range<usize>> {
-        let mut rounds = Vec::new();
-        let mut start = 0;
+        let mut rounds: Vec<_> = (0..self.warm_up.min(calls))
+            .map(|call| call..call + 1)
+            .collect();
+        let mut start = rounds.len();
         while start < calls {
-            let alone = start < self.warm_up || start + 1 == calls;
-            let size = if alone {
-                1
-            } else {
-                self.copies.min(calls - 1 - start)
+            // Rounding down leaves the larger sizes for later.
+            let together = calls - 1 - start;
+            let size = match together.div_ceil(self.copies.max(1)) {
+                0 => 1,
+                count => together / count,
             };
             rounds.push(start..start + size);
             start += size;

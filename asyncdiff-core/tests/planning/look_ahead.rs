@@ -194,15 +194,15 @@ impl<'a> Loop<'a> {
 
     fn copies(mut self, copies: usize, warm_up: usize, trend: f64) -> f64 {
         let calls = self.schedule.calls();
-        let mut call = 0;
-        while call < calls {
-            let rest = calls - 1 - call;
-            if call < warm_up || rest == 0 {
-                self.alone(call);
-                call += 1;
-                continue;
-            }
-            let size = copies.min(rest);
+        for call in 0..warm_up {
+            self.alone(call);
+        }
+        let together = calls.saturating_sub(warm_up + 1);
+        let rounds = together.div_ceil(copies);
+        let mut call = warm_up;
+        for round in 0..rounds {
+            let larger = round >= rounds - together % rounds;
+            let size = together / rounds + usize::from(larger);
             let data: Vec<f64> = (0..size)
                 .map(|copy| {
                     let latents = if copy == 0 {
@@ -218,6 +218,9 @@ impl<'a> Loop<'a> {
                 self.take(call, data);
                 call += 1;
             }
+        }
+        if call < calls {
+            self.alone(call);
         }
         self.latents(calls)
     }
