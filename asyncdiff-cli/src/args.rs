@@ -1,5 +1,6 @@
 //! The flags. Help, shell completions and the man page all come from here.
 
+mod spread;
 mod video;
 
 use std::num::NonZero;
@@ -12,6 +13,7 @@ use clap_complete::Shell;
 use crate::jobs::Seeds;
 use crate::lora_flag::LoraFlag;
 
+pub use spread::{Choice, LookAhead, Spreading, Spreadings, Switch};
 pub use video::Video;
 
 /// Pictures and videos from Stable Diffusion checkpoints, sooner: asynchronous denoising on several devices
@@ -26,10 +28,12 @@ pub struct Cli {
 pub enum Command {
     /// Make a picture or a video
     Generate(Generate),
-    /// Run a prompt sequentially and asynchronously on the same noise, and compare time and pictures
+    /// Run a prompt on one device and spread over several, on the same noise, and compare time and pictures
     Compare(Compare),
-    /// Print who computes what, without loading weights
+    /// Print the ways to use so many devices, or of one of them who computes what, without loading weights
     Plan(Plan),
+    /// Time each block of the denoiser, and a message between devices: plan, generate and compare balance by it (--machine)
+    Measure(Measure),
     /// Print what a checkpoint is, without loading weights
     Info(Info),
     /// Print completions for a shell
@@ -57,11 +61,8 @@ pub struct Generate {
     pub seeds: Seeds,
     #[command(flatten)]
     pub devices: Devices,
-    /// Segments of the denoiser, each on a device of its own [default: one for each device that is named]
-    #[arg(long, value_name = "N")]
-    pub segments: Option<usize>,
     #[command(flatten)]
-    pub strategy: SingleStrategy,
+    pub spreading: Spreading,
     /// The file to write: .png, .jpg or .webp for pictures; .mp4, .gif, .webp, .png or a folder (DIR/) for videos; several get
     /// -0, -1, … before the extension, in the order of the prompts, of the seeds for each prompt, and of the images of
     /// each seed [default: asyncdiff.png, for videos asyncdiff.mp4]
@@ -81,26 +82,18 @@ pub struct Generate {
 pub struct Compare {
     #[command(flatten)]
     pub prompt: Prompt,
+    /// What to draw, several prompts: a text file with one on each line, or - for standard input; the table has the mean and
+    /// the worst of each figure of likeness
+    #[arg(long = "prompts", value_name = "FILE", group = "text")]
+    pub prompt_file: Option<PathBuf>,
     #[command(flatten)]
     pub sample: Sample,
     #[command(flatten)]
     pub seed: Seed,
     #[command(flatten)]
     pub devices: Devices,
-    /// Segments of the denoiser, one or several numbers [default: 2, or those of the partition file]
-    #[arg(long, value_name = "N,…", value_delimiter = ',')]
-    pub segments: Vec<usize>,
-    /// Denoiser calls that one parallel round advances, 1 or 2, one or both
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
-    pub stride: Vec<usize>,
-    /// Denoiser calls that are run synchronously first, one or several numbers
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "3")]
-    pub warm_up: Vec<usize>,
-    /// How values of other segments are carried to the present: 0 reuses them, 1 extrapolates; one or both
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
-    pub forecast: Vec<usize>,
     #[command(flatten)]
-    pub common: CommonStrategy,
+    pub spreadings: Spreadings,
     /// How often to run each, to take the median time
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub repeat: u16,
@@ -118,16 +111,32 @@ pub struct Plan {
     pub sample: Sample,
     #[command(flatten)]
     pub seed: Seed,
-    /// Segments of the denoiser, each on a device of its own [default: 2, or those of the partition file]
-    #[arg(long, value_name = "N")]
-    pub segments: Option<usize>,
     #[command(flatten)]
-    pub strategy: SingleStrategy,
+    pub devices: Devices,
+    #[command(flatten)]
+    pub spreading: Spreading,
     /// Draw the time line of the simulated run into this SVG file [default: none]
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
     #[command(flatten)]
     pub printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub struct Measure {
+    #[command(flatten)]
+    pub sample: Sample,
+    #[command(flatten)]
+    pub devices: Devices,
+    /// How often to time each block and message, to take the median time
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub repeat: u16,
+    /// The JSON file to write [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Print nothing but warnings and errors [default: off]
+    #[arg(long, requires = "output")]
+    pub quiet: bool,
 }
 
 #[derive(Debug, Args)]
@@ -257,37 +266,13 @@ pub struct ModelFiles {
 
 #[derive(Debug, Args)]
 pub struct Devices {
-    /// Devices, as cpu, cpu:2 (two CPU workers), cuda:0,1, tch:cuda:0, wgpu:0 [default: the CPU workers that the plan needs]
+    /// Devices, as cpu, cpu:2 (two CPU workers), cuda:0,1, tch:cuda:0, wgpu:0. Where nothing else is said, a way to use
+    /// them is chosen [default: the CPU workers that the plan needs]
     #[arg(long, value_name = "NAMES")]
     pub devices: Option<String>,
     /// CPU threads, shared out among the CPU workers [default: all cores]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
-}
-
-#[derive(Debug, Args)]
-pub struct SingleStrategy {
-    /// Denoiser calls that one parallel round advances, 1 or 2; 2 needs one device more
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub stride: usize,
-    /// Denoiser calls that are run synchronously first
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    pub warm_up: usize,
-    /// How values of other segments are carried to the present: 0 reuses them (as published), 1 extrapolates
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub forecast: usize,
-    #[command(flatten)]
-    pub common: CommonStrategy,
-}
-
-#[derive(Debug, Args)]
-pub struct CommonStrategy {
-    /// After the warm-up, let the time embedding lag by one call [default: off]
-    #[arg(long)]
-    pub time_shift: bool,
-    /// Partition: published, balanced, or a JSON file such as {"conv_in": 0, "down_blocks": 0, "mid_block": 1, …}
-    #[arg(long, value_name = "NAME|FILE", default_value = "published")]
-    pub partition: String,
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,7 @@ macro_rules! say {
 pub mod compare;
 pub mod generate;
 pub mod info;
+pub mod measure;
 pub mod plan;
 
 use std::io::Write;

@@ -16,6 +16,7 @@ mod preview;
 mod progress;
 mod result;
 mod setup;
+mod spread;
 mod words;
 
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Compare(args) => commands::compare::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
+        Command::Measure(args) => commands::measure::run(&args),
         Command::Info(args) => commands::info::run(&args),
         Command::Completions { shell } => commands::completions(shell),
         Command::Man => commands::man(),

@@ -1,21 +1,18 @@
 //! From what was typed to what it means.
 
-use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
 
 use asyncdiff_burn::device::{Worker, workers};
 use asyncdiff_burn::weights::read_tensors;
-use asyncdiff_core::AsyncDiff;
 use asyncdiff_media::picture;
 use asyncdiff_models::lora::Lora;
 use asyncdiff_models::{
-    Content, ImageToVideo, InitImage, NamedTensor, PartitionChoice, Request, Spread,
-    StableDiffusion, Strategy,
+    Content, ImageToVideo, InitImage, MeasuredMachine, NamedTensor, Request, StableDiffusion,
 };
 
-use crate::args::{Devices, Prompt, Sample, SingleStrategy, Video};
+use crate::args::{Devices, Prompt, Sample, Video};
 use crate::model;
 
 pub use crate::result::Result;
@@ -130,46 +127,19 @@ fn latents(path: &Path) -> Result<NamedTensor> {
     }
 }
 
-/// The strategy that the flags describe; `default` segments where none are named.
-pub fn strategy(
-    args: &SingleStrategy,
-    segments: Option<usize>,
-    default: usize,
-) -> Result<Strategy> {
-    Ok(Strategy::from(Spread::AsyncDiff {
-        partition: partition(&args.common.partition, segments, default)?,
-        parameters: AsyncDiff {
-            stride: args.stride,
-            warm_up: args.warm_up,
-            time_shift: args.common.time_shift,
-            forecast: args.forecast,
-        },
-    }))
-}
-
-/// What `--partition` and `--segments` mean; `default` is the number of segments where neither says it.
-pub fn partition(name: &str, segments: Option<usize>, default: usize) -> Result<PartitionChoice> {
-    let count = segments.unwrap_or(default);
-    let file = match name {
-        "published" => return Ok(PartitionChoice::Published(count)),
-        "balanced" => return Ok(PartitionChoice::Balanced(count)),
-        file => file,
+/// What `asyncdiff measure` has written.
+pub fn machine(path: Option<&Path>) -> Result<Option<MeasuredMachine>> {
+    let Some(path) = path else {
+        return Ok(None);
     };
-    let text = std::fs::read(file).map_err(|error| {
-        format!(
-            "cannot read the partition {file}: {error}; use published, balanced, or a JSON file"
-        )
+    let name = path.display();
+    let text = std::fs::read(path).map_err(|error| {
+        format!("cannot read the machine {name}: {error}; write one with asyncdiff measure -o FILE")
     })?;
-    let map: BTreeMap<String, usize> = serde_json::from_slice(&text)
-        .map_err(|error| format!("{file} is no map of block names to segment numbers: {error}"))?;
-    let found = map.values().max().map_or(0, |last| last.saturating_add(1));
-    match segments {
-        Some(asked) if asked != found => Err(format!(
-            "the partition {file} has {found} segments, not {asked}: leave out --segments, or change the file"
-        )
-        .into()),
-        _ => Ok(PartitionChoice::Map(map)),
-    }
+    let measured = serde_json::from_slice(&text).map_err(|error| {
+        format!("{name} is not what asyncdiff measure writes: {error}; measure again")
+    })?;
+    Ok(Some(measured))
 }
 
 /// The workers that `--devices` names, if it is given.

@@ -75,6 +75,16 @@ pub struct Candidate {
     pub fits: bool,
 }
 
+impl Candidate {
+    /// Bytes of the denoiser's weights and activations on the rank that has the most.
+    #[must_use]
+    pub fn most_memory(&self) -> u64 {
+        let ranks = self.summary.ranks.iter();
+        let bytes = ranks.map(|rank| rank.weight_bytes + rank.activation_bytes);
+        bytes.max().unwrap_or(0)
+    }
+}
+
 /// Every way to spread a run over up to that many ranks, with default parameters: the sequential plan first, then by the number
 /// of ranks. What a schedule or a denoiser does not allow is left out.
 ///
@@ -106,18 +116,17 @@ pub fn candidates(
     let candidate = |strategy: Strategy| {
         let plan = strategy.plan(setting, machine).ok()?;
         let summary = Summary::new(&plan, &sequential, setting.graph, wish.element_bytes);
-        let needed = summary
-            .ranks
-            .iter()
-            .map(|rank| rank.weight_bytes + rank.activation_bytes);
-        let most = needed.max().unwrap_or(0);
-        Some(Candidate {
+        let mut candidate = Candidate {
             speed_up: baseline / simulate(&plan, setting.graph, machine).makespan,
-            fits: wish.memory.is_none_or(|memory| most <= memory),
+            fits: true,
             strategy,
             plan,
             summary,
-        })
+        };
+        candidate.fits = wish
+            .memory
+            .is_none_or(|memory| candidate.most_memory() <= memory);
+        Some(candidate)
     };
     let mut candidates: Vec<_> = strategies.into_iter().filter_map(candidate).collect();
     candidates.sort_by_key(|candidate| candidate.plan.ranks.len());

@@ -6,9 +6,10 @@ use asyncdiff_core::Strategy;
 
 use crate::error::Error;
 use crate::image::Image;
+use crate::measured::MeasuredMachine;
 use crate::pipeline::{Run, StableDiffusion};
-use crate::quality::{check_size, relative_error, video_psnr, video_ssim};
-use crate::request::{Content, Request, Shape};
+use crate::quality::{check_size, psnr_of_samples, relative_error, video_ssim};
+use crate::request::{Content, Shape};
 use crate::session::{Output, Progress, Session};
 
 /// One line of a comparison.
@@ -26,15 +27,18 @@ pub struct Row {
     pub speed_up: f64,
     /// What it would be on equal devices and links that cost nothing, warm-up included.
     pub ideal_speed_up: f64,
-    /// Peak signal-to-noise ratio of the first picture or video against the baseline's, in dB, over all frames.
+    /// Peak signal-to-noise ratio of the first picture or video against the baseline's, in dB, over all frames, before samples
+    /// are rounded to bytes; the mean over the prompts.
     pub psnr: f64,
-    /// Structural similarity of the first picture or video to the baseline's, up to 1, the mean over the frames.
+    /// The same of the prompt where it is the lowest.
+    pub worst_psnr: f64,
+    /// Structural similarity of the first picture or video to the baseline's, up to 1, the mean over frames and prompts.
     pub ssim: f64,
-    /// `‖latents - baseline‖ / ‖baseline‖`.
+    /// `‖latents - baseline‖ / ‖baseline‖`, the mean over the prompts.
     pub latent_error: f64,
     /// Whether the output is the same bit for bit in every repetition. If not, the times mean nothing.
     pub sound: bool,
-    /// The frames of the first video; a picture has one.
+    /// The frames of the first prompt's first video; a picture has one.
     pub frames: Vec<Image>,
 }
 
@@ -50,34 +54,38 @@ pub enum Kind {
     FewerSteps,
 }
 
-/// A request, planned sequentially and by several strategies.
+/// A shape and what is to be made in it, planned sequentially and by several strategies.
 #[derive(Clone, Debug)]
 pub struct Comparison<'a> {
     pipeline: &'a StableDiffusion,
-    content: Content,
+    contents: Vec<Content>,
     baseline: Run,
     runs: Vec<Run>,
 }
 
 impl<'a> Comparison<'a> {
-    /// Plans all runs, so that whatever is wrong with one of them is said before any of them starts.
+    /// Plans all runs, balanced for a machine if it was measured, so that whatever is wrong with one of them is said before any of them starts. Each will make all of
+    /// `contents`.
     ///
     /// # Errors
     ///
-    /// As [`StableDiffusion::plan`] and [`StableDiffusion::check_complete`]; [`Error::Quality`] for pictures too small to be compared.
+    /// As [`StableDiffusion::plan_on`] and [`StableDiffusion::check_complete`]; [`Error::Quality`] for pictures too small to be compared.
     pub fn plan(
         pipeline: &'a StableDiffusion,
-        request: &Request,
+        machine: Option<&MeasuredMachine>,
+        shape: &Shape,
+        contents: &[Content],
         strategies: &[Strategy],
     ) -> Result<Self, Error> {
-        let Request { shape, content } = request;
         let baseline = pipeline.plan(shape, &Strategy::sequential())?;
-        pipeline.check_complete(shape, content)?;
+        for content in contents {
+            pipeline.check_complete(shape, content)?;
+        }
         check_size(shape.width, shape.height)?;
-        let plan = |strategy: &Strategy| pipeline.plan(shape, strategy);
+        let plan = |strategy: &Strategy| pipeline.plan_on(machine, shape, strategy);
         Ok(Self {
             pipeline,
-            content: content.clone(),
+            contents: contents.to_vec(),
             baseline,
             runs: strategies.iter().map(plan).collect::<Result<_, Error>>()?,
         })
@@ -122,7 +130,7 @@ impl<'a> Comparison<'a> {
         for run in self.runs {
             measured.push(Measured::new(Kind::Spread(run.strategy.clone()), run));
         }
-        measure(&mut measured, session, &self.content, repeat, progress)?;
+        measure(&mut measured, session, &self.contents, repeat, progress)?;
 
         let baseline = measured.remove(0);
         let mut rows = vec![baseline.row(&baseline)?];
@@ -139,7 +147,7 @@ impl<'a> Comparison<'a> {
                 && let Ok(run) = self.pipeline.plan(&fewer, &Strategy::sequential())
             {
                 let mut fewer = [Measured::new(Kind::FewerSteps, run)];
-                measure(&mut fewer, session, &self.content, repeat, progress)?;
+                measure(&mut fewer, session, &self.contents, repeat, progress)?;
                 rows.push(fewer[0].row(&baseline)?);
             }
         }
@@ -150,8 +158,8 @@ impl<'a> Comparison<'a> {
 struct Measured {
     kind: Kind,
     run: Run,
-    /// The first output. Of the others only the time counts, and whether they are the same.
-    first: Option<Output>,
+    /// The first output of every prompt. Of the others only the time counts, and whether they are the same.
+    first: Vec<Output>,
     times: Vec<Duration>,
     sound: bool,
 }
@@ -159,14 +167,16 @@ struct Measured {
 fn measure(
     runs: &mut [Measured],
     session: &mut Session,
-    content: &Content,
+    contents: &[Content],
     repeat: usize,
     progress: &mut dyn Progress,
 ) -> Result<(), Error> {
     for _ in 0..repeat.max(1) {
-        for measured in &mut *runs {
-            let output = session.generate(&measured.run, content, progress)?;
-            measured.add(output);
+        for (index, content) in contents.iter().enumerate() {
+            for measured in &mut *runs {
+                let output = session.generate(&measured.run, content, progress)?;
+                measured.add(index, output);
+            }
         }
     }
     Ok(())
@@ -177,34 +187,38 @@ impl Measured {
         Self {
             kind,
             run,
-            first: None,
+            first: Vec::new(),
             times: Vec::new(),
             sound: true,
         }
     }
 
-    fn add(&mut self, output: Output) {
+    fn add(&mut self, index: usize, output: Output) {
         self.times.push(output.timings.denoise);
-        let first = self.first.get_or_insert_with(|| output.clone());
-        self.sound &= output.latents == first.latents;
-    }
-
-    fn output(&self) -> &Output {
-        self.first
-            .as_ref()
-            .expect("a run is measured at least once")
+        match self.first.get(index) {
+            Some(first) => self.sound &= output.latents == first.latents,
+            None => self.first.push(output),
+        }
     }
 
     fn time(&self) -> Duration {
         let mut times = self.times.clone();
         times.sort();
-        times[times.len() / 2]
+        times.get(times.len() / 2).copied().unwrap_or_default()
     }
 
     fn row(&self, baseline: &Self) -> Result<Row, Error> {
-        let (first, exact) = (self.output(), baseline.output());
         let video = |output: &Output| output.images[..output.frames].to_vec();
-        let (frames, reference) = (video(first), video(exact));
+        let (mut psnr, mut ssim, mut latent_error) = (Vec::new(), 0.0, 0.0);
+        for (output, exact) in self.first.iter().zip(&baseline.first) {
+            psnr.push(psnr_of_samples(
+                output.first_samples(),
+                exact.first_samples(),
+            )?);
+            ssim += video_ssim(&video(output), &video(exact))?;
+            latent_error += relative_error(&output.latents, &exact.latents)?;
+        }
+        let count = psnr.len() as f64;
         let calls = baseline.run.plan.calls as f64 / self.run.plan.calls as f64;
         Ok(Row {
             kind: self.kind.clone(),
@@ -213,11 +227,12 @@ impl Measured {
             time: self.time(),
             speed_up: baseline.time().as_secs_f64() / self.time().as_secs_f64(),
             ideal_speed_up: calls * self.run.summary.ideal_speed_up,
-            psnr: video_psnr(&frames, &reference)?,
-            ssim: video_ssim(&frames, &reference)?,
-            latent_error: relative_error(&first.latents, &exact.latents)?,
+            psnr: psnr.iter().sum::<f64>() / count,
+            worst_psnr: psnr.iter().copied().fold(f64::INFINITY, f64::min),
+            ssim: ssim / count,
+            latent_error: latent_error / count,
             sound: self.sound,
-            frames,
+            frames: self.first.first().map(video).unwrap_or_default(),
         })
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::FloatDType;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The type that the denoiser and the text encoders compute in, and in which their weights are held and the denoiser's
 /// values travel between ranks.
@@ -13,7 +13,7 @@ use serde::Serialize;
 /// coefficients that differ by less than the narrower types can tell from 1, and what is rounded away in one step is missing
 /// in all that follow. The autoencoder is `f32` where its configuration says `force_upcast`, because its activations leave
 /// the range of `f16`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 32 bits.

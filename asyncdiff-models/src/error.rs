@@ -13,6 +13,7 @@ use crate::dtype::Dtype;
 use crate::fit::FitError;
 use crate::image::ImageError;
 use crate::lora::LoraError;
+use crate::measured::MeasureError;
 use crate::quality::QualityError;
 use crate::request::RequestError;
 use crate::text::TextError;
@@ -39,13 +40,23 @@ pub enum Error {
     Request(#[from] RequestError),
     /// Too few workers for the plan.
     #[error(
-        "{needed} devices are needed (segments + stride - 1), {found} are given: name more, as in cpu:{needed}, or use fewer segments"
+        "{needed} devices are needed, {found} are given: name more, as in cpu:{needed}, or spread the run over fewer"
     )]
     NotEnoughWorkers {
         /// How many the plan has ranks.
         needed: usize,
         /// How many there are.
         found: usize,
+    },
+    /// No plan fits into the memory that the devices have.
+    #[error(
+        "no plan fits into {memory} bytes of memory on each device: the one that needs the least needs {least}; name more devices, a narrower type, or a smaller size"
+    )]
+    Memory {
+        /// What each device has.
+        memory: u64,
+        /// The most that a rank needs, in the plan where that is the least.
+        least: u64,
     },
     /// A device that does not compute in the pipeline's type.
     #[error("{device} does not compute in {dtype}: use f32, or another device")]
@@ -84,6 +95,9 @@ pub enum Error {
     /// A decoded picture.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A measured machine.
+    #[error(transparent)]
+    Measure(#[from] MeasureError),
     /// Results that cannot be compared.
     #[error(transparent)]
     Quality(#[from] QualityError),

@@ -50,6 +50,7 @@ mod fit;
 pub mod hub;
 pub mod image;
 pub mod lora;
+mod measured;
 mod pipeline;
 mod preview;
 pub mod prompt;
@@ -73,7 +74,8 @@ pub use describe::{Description, PartDescription, PartitionDescription, TextEncod
 pub use dtype::{Dtype, UnknownDtype};
 pub use error::Error;
 pub use fit::FitError;
-pub use pipeline::{MotionAdapter, Run, StableDiffusion};
+pub use measured::{MeasureError, MeasuredMachine};
+pub use pipeline::{Choices, MotionAdapter, Run, StableDiffusion};
 pub use preview::Previewer;
 pub use request::{Content, ImageToVideo, InitImage, Request, RequestError, Shape, StartFrom};
 pub use session::{Lead, Output, Parts, Progress, Rank, Session, Start, Timings};

@@ -2,6 +2,7 @@
 //! [`Session`](crate::Session).
 
 mod checks;
+mod choices;
 mod loras;
 mod motion;
 mod possible;
@@ -20,11 +21,13 @@ use crate::encoders::Encoders;
 use crate::error::Error;
 use crate::fit::FitError;
 use crate::lora::Fitted;
+use crate::measured::MeasuredMachine;
 use crate::request::{Content, Request, RequestError, Shape, StartFrom};
 use crate::text::{TextEncoders, pieces};
 use crate::vae::VaeConfig;
 use crate::vision::ImageEncoder;
 
+pub use choices::Choices;
 use motion::Motion;
 pub use motion::MotionAdapter;
 pub use run::Run;
@@ -92,6 +95,9 @@ fn denoiser(checkpoint: &Checkpoint, class: Class) -> Result<(UNet2d, usize), Er
         }
     })
 }
+
+/// What every plan for a shape starts from: graph, schedule, guidance, and the noise scheduler behind the schedule.
+type Planned = (SegmentGraph, Schedule, Option<Guidance>, SchedulerConfig);
 
 impl StableDiffusion {
     /// Reads a checkpoint's configurations and tokenizers. The class in its `model_index.json` decides which it must have.
@@ -200,18 +206,27 @@ impl StableDiffusion {
     ///
     /// [`Error`] for a shape that the model cannot make, or a strategy that is not possible.
     pub fn plan(&self, shape: &Shape, strategy: &Strategy) -> Result<Run, Error> {
-        self.check_video(shape)?;
-        let guidance = self.guidance(shape)?;
-        let graph = self.graph(shape)?;
-        let own = self.scheduler_of(shape);
-        let scheduler = match &shape.scheduler {
-            Some(name) => own.with_class(name)?,
-            None => own.clone(),
-        };
-        let schedule = self.schedule(&scheduler, shape)?;
+        self.plan_on(None, shape, strategy)
+    }
+
+    /// The same, balanced for a machine that was measured; for one whose time is counted in multiply-adds if there is none.
+    ///
+    /// # Errors
+    ///
+    /// The same; [`Error::Measure`] for a machine that was measured for other runs.
+    pub fn plan_on(
+        &self,
+        machine: Option<&MeasuredMachine>,
+        shape: &Shape,
+        strategy: &Strategy,
+    ) -> Result<Run, Error> {
+        let (graph, schedule, guidance, scheduler) = self.planned(shape)?;
         let setting = Setting::new(&graph, &schedule, guidance);
         let sequential = Plan::sequential(&setting)?;
-        let plan = strategy.plan(&setting, &Machine::ideal(&graph))?;
+        let plan = match machine {
+            Some(measured) => strategy.plan(&setting, measured.machine_for(&graph, self.dtype)?)?,
+            None => strategy.plan(&setting, &Machine::ideal(&graph))?,
+        };
         let fell_back = match &strategy.spread {
             Spread::AsyncDiff { partition, .. } => partition.falls_back(&graph),
             _ => false,
@@ -227,6 +242,20 @@ impl StableDiffusion {
             dtype: self.dtype,
             fell_back,
         })
+    }
+
+    /// What every plan for a shape starts from.
+    fn planned(&self, shape: &Shape) -> Result<Planned, Error> {
+        self.check_video(shape)?;
+        let guidance = self.guidance(shape)?;
+        let graph = self.graph(shape)?;
+        let own = self.scheduler_of(shape);
+        let scheduler = match &shape.scheduler {
+            Some(name) => own.with_class(name)?,
+            None => own.clone(),
+        };
+        let schedule = self.schedule(&scheduler, shape)?;
+        Ok((graph, schedule, guidance, scheduler))
     }
 
     /// The denoiser's blocks at a shape's size.

@@ -44,7 +44,8 @@ impl Previewer {
             Some(scale) if *scale != 1.0 => latents.clone() * *scale,
             _ => latents.clone(),
         };
-        self.decoder.pictures(latents, self.decoding)
+        let (samples, shape) = self.decoder.samples(latents, self.decoding)?;
+        images(&samples, shape)
     }
 }
 
@@ -78,8 +79,13 @@ pub(crate) struct PictureDecoder {
 }
 
 impl PictureDecoder {
-    /// The pictures of the denoiser's latents, `[batch, channels, height, width]`, computed on the calling thread.
-    pub fn pictures(&self, latents: Latents, decoding: Decoding) -> Result<Vec<Image>, Error> {
+    /// The samples of the pictures of the denoiser's latents, `[batch, channels, height, width]`, from -1 to 1, computed on the
+    /// calling thread, and `[channels, height, width]` of each picture.
+    pub fn samples(
+        &self,
+        latents: Latents,
+        decoding: Decoding,
+    ) -> Result<(Vec<f32>, [usize; 3]), Error> {
         let [batch, ..] = latents.dims();
         let frames = decoding.frames;
         // One at a time where it makes no difference: the decoder's activations are the largest of the whole pipeline.
@@ -88,7 +94,7 @@ impl PictureDecoder {
             false => 1,
         };
         let latents = self.vae.unscale(latents.to_device(&self.device));
-        let mut images = Vec::with_capacity(batch);
+        let (mut samples, mut shape) = (Vec::new(), [0; 3]);
         for video in (0..batch).step_by(frames) {
             for start in (0..frames).step_by(chunk) {
                 let count = chunk.min(frames - start);
@@ -98,14 +104,22 @@ impl PictureDecoder {
                     false => self.vae.decode(latents),
                 };
                 let [_, channels, height, width] = pictures.dims();
-                for picture in values(pictures).chunks(channels * height * width) {
-                    if picture.iter().any(|value| !value.is_finite()) {
-                        return Err(Error::NotFinite);
-                    }
-                    images.push(Image::from_samples(picture, [channels, height, width])?);
+                shape = [channels, height, width];
+                let values = values(pictures);
+                if values.iter().any(|value| !value.is_finite()) {
+                    return Err(Error::NotFinite);
                 }
+                samples.extend(values.into_iter().map(|value| value.clamp(-1.0, 1.0)));
             }
         }
-        Ok(images)
+        Ok((samples, shape))
     }
+}
+
+/// Pictures of samples from -1 to 1, each of `[channels, height, width]`.
+pub(crate) fn images(samples: &[f32], shape: [usize; 3]) -> Result<Vec<Image>, Error> {
+    let pictures = samples.chunks(shape.iter().product::<usize>().max(1));
+    Ok(pictures
+        .map(|picture| Image::from_samples(picture, shape))
+        .collect::<Result<_, _>>()?)
 }

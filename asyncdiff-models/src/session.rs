@@ -1,6 +1,7 @@
 //! Loaded weights, and the making of pictures.
 
 mod animate;
+mod measure;
 mod parts;
 mod progress;
 mod rank;
@@ -47,6 +48,8 @@ pub struct Timings {
 pub struct Output {
     /// The pictures; the frames of each video next to each other.
     pub images: Vec<Image>,
+    /// The same before it was rounded to bytes: `[batch, 3, height, width]`, row-major, from -1 to 1.
+    pub samples: Vec<f32>,
     /// Frames of each video; 1 for pictures.
     pub frames: usize,
     /// The final latents, `[batch, channels, height, width]`, row-major, with a row for each of `images`.
@@ -59,6 +62,11 @@ impl Output {
     /// The frames of each video; a picture is a video of one frame.
     pub fn videos(&self) -> impl Iterator<Item = &[Image]> {
         self.images.chunks(self.frames)
+    }
+
+    /// The samples of the first picture or video.
+    pub(crate) fn first_samples(&self) -> &[f32] {
+        &self.samples[..self.samples.len() / self.images.len() * self.frames]
     }
 }
 
@@ -178,10 +186,11 @@ impl Session {
         }
 
         let start = Instant::now();
-        let images = first.install(|| parts.pictures(run, content, tensor))?;
+        let (images, samples) = first.install(|| parts.pictures(run, content, tensor))?;
         let decode = start.elapsed();
         Ok(Output {
             images,
+            samples,
             frames: run.shape.frames,
             latents,
             timings: Timings {

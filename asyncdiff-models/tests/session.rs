@@ -2,17 +2,20 @@
 //! the rank, and runs that can be stopped. On the embedded model.
 #![cfg(all(feature = "flex", feature = "embedded"))]
 
+use std::fs;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 
 use asyncdiff_core::AsyncDiff;
 use asyncdiff_core::plan::{Action, Run};
 use asyncdiff_models::device::workers;
-use asyncdiff_models::image::Image;
+use asyncdiff_models::image::{Image, Mask};
 use asyncdiff_models::quality::psnr;
+use asyncdiff_models::random::TorchRng;
 use asyncdiff_models::{
-    Checkpoint, Error, Latents, PartitionChoice, Previewer, Progress, Request, Session, Spread,
-    StableDiffusion, Strategy,
+    Checkpoint, Error, InitImage, Latents, MeasuredMachine, NamedTensor, PartitionChoice,
+    Previewer, Progress, Request, Session, Shape, Spread, StableDiffusion, Strategy,
 };
 
 fn pipeline() -> Arc<StableDiffusion> {
@@ -235,4 +238,174 @@ fn what_the_makers_recommend_is_the_default() {
     // From the model's generation_config.json and its UNet's and VAE's config.json.
     assert_eq!((shape.guidance_scale, shape.steps), (3.0, 50));
     assert_eq!((shape.width, shape.height), (64, 64));
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy(&path, &target),
+            false => drop(fs::copy(&path, &target).unwrap()),
+        }
+    }
+}
+
+#[test]
+fn what_is_loaded_stays_until_it_is_trimmed() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/sd15/checkpoint");
+    copy(&fixture, folder.path());
+    let open = |folder: &Path| {
+        let checkpoint = Checkpoint::folder(folder).unwrap();
+        Arc::new(StableDiffusion::open(checkpoint).unwrap())
+    };
+    let pipeline = open(folder.path());
+    let mut request = request(&pipeline, 3);
+    (request.shape.width, request.shape.height) = (64, 64);
+    let sequential = pipeline
+        .plan(&request.shape, &Strategy::sequential())
+        .unwrap();
+    let halves = pipeline
+        .plan(&request.shape, &Strategy::segments(2))
+        .unwrap();
+    let [first, second] = [0, 1].map(|rank: usize| halves.summary.ranks[rank].weight_bytes);
+    let whole = sequential.summary.ranks[0].weight_bytes;
+
+    let mut session = Session::new(&pipeline, workers("cpu:2", None).unwrap()).unwrap();
+    session.prepare(&sequential).unwrap();
+    assert_eq!(session.loaded_bytes(), [whole, 0]);
+    session.prepare(&halves).unwrap();
+    assert_eq!(session.loaded_bytes(), [whole, second]);
+    // Nothing is read again: there is nothing left to read.
+    fs::remove_file(
+        folder
+            .path()
+            .join("unet/diffusion_pytorch_model.safetensors"),
+    )
+    .unwrap();
+    let original = open(&fixture);
+    for run in [&sequential, &halves] {
+        let found = session.generate(run, &request.content, &mut ()).unwrap();
+        let mut fresh = Session::new(&original, workers("cpu:2", None).unwrap()).unwrap();
+        let expected = fresh.generate(run, &request.content, &mut ()).unwrap();
+        assert_eq!(found.latents, expected.latents);
+    }
+    session.trim(&halves);
+    assert_eq!(session.loaded_bytes(), [first, second]);
+    session
+        .generate(&halves, &request.content, &mut ())
+        .unwrap();
+    let gone = session.prepare(&sequential).unwrap_err().to_string();
+    assert!(gone.contains("unet"), "{gone}");
+    session.trim(&sequential);
+    assert_eq!(session.loaded_bytes()[1], 0);
+}
+
+#[test]
+fn shapes_and_contents_survive_json() {
+    let pipeline = pipeline();
+    let mut request = request(&pipeline, 6);
+    let (width, height) = (request.shape.width, request.shape.height);
+    let rgb = (0..3 * width * height).map(|at| (at % 251) as u8).collect();
+    let grey = (0..width * height).map(|at| (at % 256) as u8).collect();
+    request.start_from(InitImage::inpaint(
+        Image { width, height, rgb },
+        Mask {
+            width,
+            height,
+            grey,
+        },
+    ));
+    request.shape.start = request.shape.start.with_strength(0.5);
+    request.content.latents = Some(NamedTensor {
+        name: "noise".to_owned(),
+        shape: vec![1, 4, 8, 8],
+        values: TorchRng::new(1).randn(256),
+    });
+    let json = serde_json::to_string(&request).unwrap();
+    let read: Request = serde_json::from_str(&json).unwrap();
+    assert_eq!(read, request);
+    // A kept plan serves the same shape.
+    let strategy = Strategy::segments(2);
+    let [kept, made] =
+        [&read, &request].map(|request| pipeline.plan(&request.shape, &strategy).unwrap());
+    assert_eq!(kept.plan, made.plan);
+}
+
+#[test]
+fn a_content_that_the_run_was_not_planned_for_is_an_error() {
+    let pipeline = pipeline();
+    let plain = request(&pipeline, 6);
+    let mut painted = plain.clone();
+    let (width, height) = (plain.shape.width, plain.shape.height);
+    let rgb = vec![0; 3 * width * height];
+    painted.start_from(InitImage::new(Image { width, height, rgb }));
+    let mut session = Session::new(&pipeline, workers("cpu", None).unwrap()).unwrap();
+    for (shape, content, sentence) in [
+        (
+            &plain.shape,
+            &painted.content,
+            "start from noise alone, and is given a picture",
+        ),
+        (
+            &painted.shape,
+            &plain.content,
+            "start from a picture, and is given noise alone",
+        ),
+    ] {
+        let run = pipeline.plan(shape, &Strategy::sequential()).unwrap();
+        let error = session.generate(&run, content, &mut ()).unwrap_err();
+        assert!(error.to_string().contains(sentence), "{error}");
+    }
+}
+
+#[test]
+fn a_measured_machine_has_a_time_for_every_block_and_fits_its_runs_only() {
+    let pipeline = pipeline();
+    let shape = request(&pipeline, 6).shape;
+    let mut session = Session::new(&pipeline, workers("cpu:2", Some(2)).unwrap()).unwrap();
+    let measured = session.measure(&shape, 3).unwrap();
+    assert_eq!(session.loaded_bytes()[1..], session.loaded_bytes()[..1]);
+    let json = serde_json::to_string(&measured).unwrap();
+    let measured: MeasuredMachine = serde_json::from_str(&json).unwrap();
+    assert_eq!(measured.devices, ["cpu:0", "cpu:1"]);
+    let run = pipeline.plan(&shape, &Strategy::sequential()).unwrap();
+    let machine = measured.machine_for(&run.graph, run.dtype).unwrap();
+    assert_eq!(machine.block_time.len(), run.graph.blocks.len());
+    assert_eq!(machine.speed.len(), 2);
+    assert!(machine.latency > 0.0 && machine.latency < 1.0);
+    // Half of a batch is less work, over all blocks.
+    let total = |times: &[f64]| times.iter().sum::<f64>();
+    assert!(total(&machine.half_time) < total(&machine.block_time));
+
+    // The segments of a machine that says so are of equal time.
+    let strategy = Strategy::from(Spread::AsyncDiff {
+        partition: PartitionChoice::Balanced(2),
+        parameters: AsyncDiff::default(),
+    });
+    let mut slow = measured.clone();
+    slow.machine.block_time.fill(1e-9);
+    *slow.machine.block_time.last_mut().unwrap() = 1.0;
+    let owned = |measured| {
+        let run = pipeline.plan_on(measured, &shape, &strategy).unwrap();
+        run.plan.blocks
+    };
+    let last = vec![asyncdiff_core::BlockId(run.graph.blocks.len() - 1)];
+    assert!(owned(Some(&slow)).contains(&last));
+    assert!(!owned(None).contains(&last));
+
+    let mut other = shape.clone();
+    other.num_images = 2;
+    let refused = |shape: &Shape, measured: &MeasuredMachine| {
+        let planned = pipeline.plan_on(Some(measured), shape, &strategy);
+        planned.unwrap_err().to_string()
+    };
+    assert!(refused(&other, &measured).contains("measure it at this size"));
+    let mut damaged = measured.clone();
+    damaged.machine.half_time.pop();
+    assert!(refused(&shape, &damaged).contains("half times are no measurement"));
+    damaged.blocks.pop();
+    assert!(refused(&shape, &damaged).contains("another denoiser"));
 }

@@ -1,18 +1,19 @@
 //! `asyncdiff compare`
 
-use asyncdiff_core::AsyncDiff;
 use asyncdiff_models::compare::{Comparison, Kind, Row};
 use asyncdiff_models::device::Worker;
 use asyncdiff_models::image::Image;
-use asyncdiff_models::{Session, Spread, Strategy};
+use asyncdiff_models::{Content, Session, Strategy};
 use serde_json::json;
 
 use crate::args::Compare;
 use crate::interrupt::Interruptible;
+use crate::jobs::{Prompt, read_prompts};
 use crate::model;
 use crate::output;
 use crate::progress::Bar;
 use crate::setup::{self, Result};
+use crate::spread;
 use crate::words::heading;
 
 pub fn run(args: &Compare) -> Result<()> {
@@ -20,16 +21,36 @@ pub fn run(args: &Compare) -> Result<()> {
         output::check_either(file)?;
     }
     let pipeline = setup::pipeline(&args.sample, args.printing.quiet || args.printing.json)?;
-    let prompt = args.prompt.text.typed().unwrap_or_default();
-    let prompts = Some((prompt, &args.prompt));
-    let request = setup::request(&pipeline, &args.sample, args.seed.seed, prompts)?;
-    setup::warn_of_truncation(&pipeline, &request.content, [("prompt", prompt)]);
-    let comparison = Comparison::plan(&pipeline, &request, &strategies(args)?)?;
+    let prompts = match &args.prompt_file {
+        Some(file) => read_prompts(file)?,
+        None => vec![Prompt::typed(args.prompt.text.typed().unwrap_or_default())],
+    };
+    let first = Some((prompts[0].text.as_str(), &args.prompt));
+    let request = setup::request(&pipeline, &args.sample, args.seed.seed, first)?;
+    let named = prompts.iter().map(|prompt| (&*prompt.name, &*prompt.text));
+    setup::warn_of_truncation(&pipeline, &request.content, named);
+    let contents: Vec<Content> = prompts
+        .iter()
+        .map(|prompt| request.content.with_prompt(&prompt.text))
+        .collect();
+    let machine = setup::machine(args.spreadings.choice.machine.as_deref())?;
+    let workers = setup::named_devices(&args.devices)?;
+    let mut strategies = spread::listed(&args.spreadings)?;
+    if strategies.is_empty() {
+        // What would be chosen, beside the published method.
+        let devices = workers.as_ref().map_or(2, Vec::len);
+        let (shape, choice) = (&request.shape, &args.spreadings.choice);
+        let chosen = spread::chosen(&pipeline, machine.as_ref(), shape, choice, devices)?;
+        strategies.extend(Some(chosen).filter(|chosen| !chosen.is_sequential()));
+        strategies.push(Strategy::segments(2));
+    }
+    let shape = &request.shape;
+    let comparison = Comparison::plan(&pipeline, machine.as_ref(), shape, &contents, &strategies)?;
     let default = || output::default_file("compare", &request, comparison.runs());
     let file = args.output.clone().unwrap_or_else(default);
     output::check(&file, &request, comparison.runs())?;
-    let workers = setup::named_devices(&args.devices)?
-        .map_or_else(|| setup::cpu_workers(&args.devices, comparison.ranks()), Ok)?;
+    let workers =
+        workers.map_or_else(|| setup::cpu_workers(&args.devices, comparison.ranks()), Ok)?;
     let names: Vec<_> = workers
         .iter()
         .map(|worker| worker.name().to_owned())
@@ -74,7 +95,7 @@ pub fn run(args: &Compare) -> Result<()> {
             "model": model::name(args.sample.model.as_deref()),
             "loras": args.sample.lora,
             "motion_adapter": model::adapter_name(&args.sample, &request.shape),
-            "prompt": request.content.prompt,
+            "prompts": contents.iter().map(|content| &content.prompt).collect::<Vec<_>>(),
             "dtype": args.sample.dtype,
             "devices": names,
             "threads": threads,
@@ -83,39 +104,10 @@ pub fn run(args: &Compare) -> Result<()> {
         });
         say!("{}", serde_json::to_string_pretty(&report)?)?;
     } else if text {
-        print_table(&rows)?;
+        print_table(&rows, contents.len() > 1)?;
         say!("\nwrote {} (sequential first)", file.display())?;
     }
     Ok(())
-}
-
-/// Every combination of the listed parameters.
-fn strategies(args: &Compare) -> Result<Vec<Strategy>> {
-    let mut strategies = Vec::new();
-    let named = args.segments.iter().copied().map(Some);
-    let segments: Vec<_> = match args.segments.is_empty() {
-        true => vec![None],
-        false => named.collect(),
-    };
-    for segments in segments {
-        let partition = setup::partition(&args.common.partition, segments, 2)?;
-        for &stride in &args.stride {
-            for &warm_up in &args.warm_up {
-                for &forecast in &args.forecast {
-                    strategies.push(Strategy::from(Spread::AsyncDiff {
-                        partition: partition.clone(),
-                        parameters: AsyncDiff {
-                            stride,
-                            warm_up,
-                            time_shift: args.common.time_shift,
-                            forecast,
-                        },
-                    }));
-                }
-            }
-        }
-    }
-    Ok(strategies)
 }
 
 fn label(row: &Row) -> String {
@@ -126,15 +118,17 @@ fn label(row: &Row) -> String {
     }
 }
 
-fn print_table(rows: &[Row]) -> Result<()> {
+fn print_table(rows: &[Row], several: bool) -> Result<()> {
+    let worst = |text: String| if several { text } else { String::new() };
     say!(
-        "\n{:<36} {:>7} {:>8} {:>8} {:>6} {:>8} {:>7} {:>12}",
+        "\n{:<44} {:>7} {:>8} {:>8} {:>6} {:>8}{} {:>7} {:>12}",
         "run",
         "devices",
         "seconds",
         "speed-up",
         "ideal",
         "PSNR dB",
+        worst(format!(" {:>8}", "worst")),
         "SSIM",
         "latent error"
     )?;
@@ -145,13 +139,14 @@ fn print_table(rows: &[Row]) -> Result<()> {
             "mismatch".to_owned()
         };
         say!(
-            "{:<36} {:>7} {:>8.3} {:>8} {:>6.2} {:>8.2} {:>7.4} {:>12.5}",
+            "{:<44} {:>7} {:>8.3} {:>8} {:>6.2} {:>8.2}{} {:>7.4} {:>12.5}",
             label(row),
             row.ranks,
             row.time.as_secs_f64(),
             speed_up,
             row.ideal_speed_up,
             row.psnr,
+            worst(format!(" {:>8.2}", row.worst_psnr)),
             row.ssim,
             row.latent_error
         )?;
@@ -174,6 +169,7 @@ fn to_json(row: &Row) -> serde_json::Value {
         "ideal_speed_up": row.ideal_speed_up,
         // JSON knows no infinity; equal pictures have none.
         "psnr": row.psnr.is_finite().then_some(row.psnr),
+        "worst_psnr": row.worst_psnr.is_finite().then_some(row.worst_psnr),
         "ssim": row.ssim,
         "latent_error": row.latent_error,
         "sound": row.sound,

@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use asyncdiff_core::AsyncDiff;
 use asyncdiff_media::picture;
-use asyncdiff_models::{
-    Content, PartitionChoice, Request, Run, Session, Spread, Strategy, Timings,
-};
+use asyncdiff_models::{Content, Request, Run, Session, Strategy, Timings};
 use serde_json::json;
 
 use crate::args::{Generate, Sample};
@@ -17,6 +14,7 @@ use crate::output;
 use crate::preview::{Previewing, Target};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
+use crate::spread;
 use crate::words::{describe, heading};
 
 pub fn run(args: &Generate) -> Result<()> {
@@ -40,22 +38,22 @@ pub fn run(args: &Generate) -> Result<()> {
     let mut request = setup::request(&pipeline, &args.sample, seed, first)?;
     let named = prompts.iter().map(|prompt| (&*prompt.name, &*prompt.text));
     setup::warn_of_truncation(&pipeline, &request.content, named);
-    // Without --segments, every device that is named gets one.
-    let named = setup::named_devices(&args.devices)?;
-    let extra = args.strategy.stride.saturating_sub(1);
-    let segments = named
-        .as_ref()
-        .map_or(1, |workers| workers.len().saturating_sub(extra).max(1));
-    let strategy = setup::strategy(&args.strategy, args.segments, segments)?;
-    // One segment and nothing said of how to run it.
-    let strategy = match &strategy.spread {
-        Spread::AsyncDiff {
-            partition: PartitionChoice::Published(1) | PartitionChoice::Balanced(1),
-            parameters,
-        } if *parameters == AsyncDiff::default() => Strategy::sequential(),
-        _ => strategy,
+    let workers = setup::named_devices(&args.devices)?;
+    let machine = setup::machine(args.spreading.choice.machine.as_deref())?;
+    let named = workers.as_ref().map(Vec::len);
+    let (strategy, chosen) = match (spread::named(&args.spreading, named)?, named) {
+        (Some(strategy), _) => (strategy, false),
+        (None, None) => (Strategy::sequential(), false),
+        (None, Some(devices)) => {
+            let (shape, choice) = (&request.shape, &args.spreading.choice);
+            let machine = machine.as_ref();
+            (
+                spread::chosen(&pipeline, machine, shape, choice, devices)?,
+                true,
+            )
+        }
     };
-    let run = pipeline.plan(&request.shape, &strategy)?;
+    let run = pipeline.plan_on(machine.as_ref(), &request.shape, &strategy)?;
     pipeline.check_complete(&request.shape, &request.content)?;
     if request.content.latents.is_some() && args.seeds.as_slice().len() > 1 {
         return Err("--latents is the noise of every run, so several seeds make the same picture: name one seed".into());
@@ -72,7 +70,7 @@ pub fn run(args: &Generate) -> Result<()> {
         output::check(path, &request, 1)?;
     }
     let ranks = run.plan.ranks.len();
-    let workers = named.map_or_else(|| setup::cpu_workers(&args.devices, ranks), Ok)?;
+    let workers = workers.map_or_else(|| setup::cpu_workers(&args.devices, ranks), Ok)?;
     let devices: Vec<_> = workers
         .iter()
         .take(ranks)
@@ -81,7 +79,10 @@ pub fn run(args: &Generate) -> Result<()> {
     let text = !args.printing.quiet && !args.printing.json;
     if text {
         say!("{}", heading(&run, &args.seeds))?;
-        say!("{}", describe(&run))?;
+        match (chosen, named) {
+            (true, Some(named)) => say!("{}; chosen for {named} devices", describe(&run))?,
+            _ => say!("{}", describe(&run))?,
+        }
         say!("devices {}", devices.join(", "))?;
     }
 

@@ -105,8 +105,7 @@ fn sharded(folder: &Path, names: &[String], index: &str) -> Result<WeightSet, Ch
         return Err(CheckpointError::MissingShard {
             index,
             shard: missing.clone(),
-        }
-        .into());
+        });
     }
     let files = shards
         .files

@@ -74,7 +74,7 @@ impl SingleFile {
         if let Some(folder) = &config
             && !CONFIGURABLE.iter().any(|name| folder.join(name).exists())
         {
-            return Err(CheckpointError::NoConfiguration(folder.clone()).into());
+            return Err(CheckpointError::NoConfiguration(folder.clone()));
         }
         let file = WeightFile::open(&path)?;
         let name = file.name();

@@ -44,6 +44,17 @@ pub struct InitImage {
     pub mask: Option<Mask>,
 }
 
+impl Content {
+    /// The same with another prompt.
+    #[must_use]
+    pub fn with_prompt(&self, prompt: impl Into<String>) -> Self {
+        Self {
+            prompt: prompt.into(),
+            ..self.clone()
+        }
+    }
+}
+
 impl InitImage {
     /// Image to image.
     #[must_use]

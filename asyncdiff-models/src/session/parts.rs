@@ -10,7 +10,7 @@ use crate::encoders::LoadedEncoders;
 use crate::error::Error;
 use crate::image::Image;
 use crate::pipeline::{Run, StableDiffusion};
-use crate::preview::{Decoding, PictureDecoder, Previewer};
+use crate::preview::{Decoding, PictureDecoder, Previewer, images};
 use crate::request::{Content, RequestError, Shape};
 use crate::tensors::{Latents, repeat_each};
 use crate::text::LoadedTextEncoders;
@@ -100,7 +100,8 @@ impl Parts {
         Previewer::new(self.decoder(), run, content)
     }
 
-    /// The pictures of final latents; the frames of each video next to each other.
+    /// The pictures of final latents, the frames of each video next to each other; and the same before it is rounded to bytes,
+    /// `[batch, 3, height, width]`, from -1 to 1.
     ///
     /// # Errors
     ///
@@ -110,8 +111,10 @@ impl Parts {
         run: &Run,
         content: &Content,
         latents: Latents,
-    ) -> Result<Vec<Image>, Error> {
-        self.decoder().pictures(latents, Decoding::of(run, content))
+    ) -> Result<(Vec<Image>, Vec<f32>), Error> {
+        let decoder = self.decoder();
+        let (samples, shape) = decoder.samples(latents, Decoding::of(run, content))?;
+        Ok((images(&samples, shape)?, samples))
     }
 
     fn decoder(&self) -> PictureDecoder {

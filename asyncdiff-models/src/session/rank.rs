@@ -10,7 +10,7 @@ use asyncdiff_burn::exchange::OnDevice;
 use asyncdiff_burn::weights::WeightSet;
 use asyncdiff_comm::PeerExchange;
 use asyncdiff_core::plan::{Value, Versioned};
-use asyncdiff_core::{Engine, EngineError};
+use asyncdiff_core::{BlockId, Engine, EngineError};
 use burn::tensor::{Tensor, TensorData};
 
 use super::progress::Progress;
@@ -83,13 +83,30 @@ impl Rank {
     ///
     /// If the plan has no such rank.
     pub fn prepare(&mut self, run: &Run, rank: usize) -> Result<(), Error> {
+        self.load(run, &run.plan.blocks[rank])
+    }
+
+    /// Loads those of some blocks of the denoiser of `run` that are not there yet.
+    pub(super) fn load(&mut self, run: &Run, blocks: &[BlockId]) -> Result<(), Error> {
         self.drop_others(run);
-        let blocks = &run.plan.blocks[rank];
-        if let Some(loaded) = &self.loaded
-            && blocks.iter().all(|block| loaded.unet.holds(*block))
-        {
-            return Ok(());
+        let missing = |loaded: &Loaded| blocks.iter().any(|block| !loaded.unet.holds(*block));
+        if self.loaded.as_ref().is_none_or(missing) {
+            self.read(run, blocks)?;
         }
+        Ok(())
+    }
+
+    /// What is loaded.
+    ///
+    /// # Panics
+    ///
+    /// If nothing is.
+    pub(super) fn unet(&self) -> &UNet {
+        let loaded = self.loaded.as_ref();
+        &loaded.expect("the blocks are loaded before they run").unet
+    }
+
+    fn read(&mut self, run: &Run, blocks: &[BlockId]) -> Result<(), Error> {
         let (pipeline, device) = (&self.pipeline, self.worker.device());
         let file = pipeline
             .checkpoint
@@ -129,9 +146,16 @@ impl Rank {
     /// Drops the blocks that rank `rank` of `run` does not need; all of them if the plan has no such rank.
     pub fn trim(&mut self, run: &Run, rank: usize) {
         self.drop_others(run);
-        match (&mut self.loaded, run.plan.blocks.get(rank)) {
-            (Some(loaded), Some(blocks)) => loaded.unet.keep(blocks),
-            (loaded, _) => *loaded = None,
+        match run.plan.blocks.get(rank) {
+            Some(blocks) => self.keep(blocks),
+            None => self.loaded = None,
+        }
+    }
+
+    /// Drops all blocks but some.
+    pub(super) fn keep(&mut self, blocks: &[BlockId]) {
+        if let Some(loaded) = &mut self.loaded {
+            loaded.unet.keep(blocks);
         }
     }
 
@@ -179,8 +203,7 @@ impl Rank {
             _ => unreachable!("only the rank that advances the latents reads {what}"),
         });
         let conditioning = conditioning.to_device(device);
-        let loaded = self.loaded.as_ref().expect("prepare has loaded the blocks");
-        let mut denoiser = loaded.unet.denoiser(conditioning, [height, width], given);
+        let mut denoiser = self.unet().denoiser(conditioning, [height, width], given);
         let mut peers = OnDevice::new(peers, device);
         Engine::new(plan, rank).run(
             &mut denoiser,

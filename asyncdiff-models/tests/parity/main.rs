@@ -5,6 +5,7 @@
 mod animatediff;
 mod branches;
 mod fixtures;
+mod guidance_split;
 mod image_to_image;
 mod image_to_video;
 mod loras;
