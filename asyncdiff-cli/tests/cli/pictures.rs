@@ -31,7 +31,7 @@ fn generate_writes_a_picture_with_its_parameters() {
         parameters,
         format!(
             "red apple, fluent style\nNegative prompt: blue\nSteps: 4, Sampler: DDIMScheduler, CFG scale: 3, Seed: 7, \
-             Size: 64x64, Model: embedded, Segments: 1, Version: asyncdiff {}",
+             Size: 64x64, Model: embedded, Plan: sequential, Version: asyncdiff {}",
             env!("CARGO_PKG_VERSION")
         )
     );
@@ -88,6 +88,8 @@ fn generate_reports_in_json_and_runs_asynchronously_on_every_named_device() {
         "5",
         "--devices",
         "cpu:3",
+        "--segments",
+        "2",
         "--stride",
         "2",
         "--json",
@@ -99,9 +101,11 @@ fn generate_reports_in_json_and_runs_asynchronously_on_every_named_device() {
     assert_eq!(report["devices"], json!(["cpu:0", "cpu:1", "cpu:2"]));
     assert_eq!(
         report["strategy"],
-        json!({"stride": 2, "warm_up": 3, "time_shift": false, "forecast": 0})
+        json!({"guidance_split": false, "spread": {"async_diff": {
+            "partition": {"published": 2},
+            "parameters": {"stride": 2, "warm_up": 3, "time_shift": false, "forecast": 0},
+        }}})
     );
-    assert_eq!(report["summary"]["segments"], 2);
     assert!(report["seconds"]["denoise"].as_f64().unwrap() > 0.0);
     // What was announced is what was loaded, and no rank has everything.
     let ranks = report["summary"]["ranks"].as_array().unwrap();
@@ -213,6 +217,75 @@ fn compare_prints_a_table_and_writes_the_pictures_side_by_side() {
 }
 
 #[test]
+fn several_devices_are_used_as_chosen_and_several_prompts_compared() {
+    let sandbox = Sandbox::new();
+    let base = ["generate", "red apple, fluent style", "--steps", "12"];
+    sandbox.ok(&[&base[..], &["-o", "one.png"]].concat());
+    let text = sandbox.ok(&[&base[..], &["--devices", "cpu:2", "-o", "two.png"]].concat());
+    assert!(
+        text.contains("guidance split, on 2 devices, ideal speed-up 2.00; chosen for 2 devices"),
+        "{text}"
+    );
+    let text = sandbox.ok(&[&base[..], &["--devices", "cpu:3", "-o", "three.png"]].concat());
+    assert!(
+        text.contains("guidance split x ring with one deep rank, warm-up 2, on 3 devices"),
+        "{text}"
+    );
+
+    fs::write(
+        sandbox.path("prompts.txt"),
+        "red apple, fluent style\nrocket, flat style\n",
+    )
+    .unwrap();
+    let text = sandbox.ok(&[
+        "compare",
+        "--prompts",
+        "prompts.txt",
+        "--guidance-split",
+        "on,off",
+        "--look-ahead",
+        "1,2,ring",
+        "--steps",
+        "12",
+        "--repeat",
+        "1",
+        "--json",
+    ]);
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["prompts"].as_array().unwrap().len(), 2);
+    let spread: Vec<_> = report["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| !row["strategy"].is_null())
+        .collect();
+    let names: Vec<_> = spread
+        .iter()
+        .map(|row| row["run"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "guidance split",
+            "guidance split x 2 copies, warm-up 2",
+            "2 copies, warm-up 2",
+            "guidance split x ring, warm-up 2",
+            "ring, warm-up 2",
+        ]
+    );
+    for row in &spread {
+        assert_eq!(row["sound"], true);
+        // Split guidance is exact: equal within rounding, or to the last bit, which JSON has no number for.
+        let (mean, worst) = (row["psnr"].as_f64(), row["worst_psnr"].as_f64());
+        if row["run"] == "guidance split" {
+            assert!(worst.is_none_or(|worst| worst > 90.0), "{row}");
+        } else {
+            assert!(worst.unwrap() > 30.0 && worst <= mean, "{row}");
+        }
+    }
+}
+
+#[test]
 fn stable_diffusion_xl_takes_its_defaults_from_its_pipeline_class() {
     let sandbox = Sandbox::new();
     let model = sandbox.model("sdxl");
@@ -224,7 +297,10 @@ fn stable_diffusion_xl_takes_its_defaults_from_its_pipeline_class() {
     for part in ["1024x1024 pixels", "1x4x128x128", "50 steps", "scale 5"] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    assert!(text.contains("published partition"), "{text}");
+    assert!(
+        text.contains("n=3 stride 1 warm-up 3 forecast 0, on 3 devices"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn plan_shows_ranks_edges_and_speed_up_and_draws() {
     ];
     let text = sandbox.ok(&[&args[..], &["--svg", "plan.svg"]].concat());
     for part in [
-        "3 segments on 4 devices",
+        "n=3 stride 2 warm-up 3 forecast 0, on 4 devices",
         "staleness",
         "conv_in",
         "moved per denoiser call",
@@ -33,7 +33,9 @@ fn plan_shows_ranks_edges_and_speed_up_and_draws() {
     }
     let svg = fs::read_to_string(sandbox.path("plan.svg")).unwrap();
     assert!(
-        svg.starts_with("<svg") && svg.contains("rank 3") && svg.trim_end().ends_with("</svg>")
+        svg.starts_with("<svg")
+            && svg.contains("3: last segment, second copy")
+            && svg.trim_end().ends_with("</svg>")
     );
     let report: Value =
         serde_json::from_str(&sandbox.ok(&[&args[..], &["--json"]].concat())).unwrap();
@@ -51,9 +53,9 @@ fn a_partition_of_ones_own_is_taken_from_a_file() {
         json!({"conv_in": 1, "down_blocks": 0, "mid_block": 0, "up_blocks": 1, "conv_out": 1});
     fs::write(sandbox.path("map.json"), map.to_string()).unwrap();
     let text = sandbox.ok(&["plan", "--segments", "2", "--partition", "map.json"]);
-    assert!(text.contains("custom partition"), "{text}");
+    assert!(text.contains("forecast 0 custom, on 2 devices"), "{text}");
     let text = sandbox.ok(&["plan", "--partition", "map.json"]);
-    assert!(text.contains("2 segments on 2 devices"), "{text}");
+    assert!(text.contains("n=2 stride 1"), "{text}");
     let error = sandbox.fails(&["plan", "--segments", "3", "--partition", "map.json"]);
     assert!(error.contains("map.json has 2 segments, not 3"), "{error}");
     sandbox.ok(&["plan", "--segments", "5", "--partition", "balanced"]);
@@ -86,7 +88,7 @@ fn completions_and_man_page_know_every_flag() {
 fn a_reader_that_goes_away_is_no_error() {
     use std::io::Read;
     let mut child = Command::new(env!("CARGO_BIN_EXE_asyncdiff"))
-        .args(["plan", "--json"])
+        .args(["plan", "--segments", "2", "--json"])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
@@ -97,5 +99,85 @@ fn a_reader_that_goes_away_is_no_error() {
     assert!(
         output.status.success() && output.stderr.is_empty(),
         "{output:?}"
+    );
+}
+
+#[test]
+fn plan_is_a_table_of_what_the_devices_allow_with_the_choice_marked() {
+    let sandbox = Sandbox::new();
+    let base = [
+        "plan",
+        "--devices",
+        "cpu:4",
+        "--scheduler",
+        "dpmpp-2m",
+        "--steps",
+        "20",
+    ];
+    let chosen = |more: &[&str]| {
+        let text = sandbox.ok(&[&base[..], more].concat());
+        let marked: Vec<_> = text.lines().filter(|line| line.starts_with("* ")).collect();
+        // The mark, and the sentence that says what it is.
+        assert_eq!(marked.len(), 2, "{text}");
+        marked[0].to_owned()
+    };
+    assert!(chosen(&[]).starts_with("* guidance split x ring, warm-up 2 "));
+    assert!(chosen(&["--prefer", "speed"]).starts_with("* guidance split x 2 copies, warm-up 2 "));
+    assert!(chosen(&["--guidance-scale", "1"]).starts_with("* ring, warm-up 2 "));
+    assert!(
+        chosen(&["--memory", "17MiB"]).starts_with("* guidance split x ring with one deep rank")
+    );
+    let report: Value =
+        serde_json::from_str(&sandbox.ok(&[&base[..], &["--json"]].concat())).unwrap();
+    let chosen =
+        json!({"guidance_split": true, "spread": {"ring": {"warm_up": 2, "one_deep": false}}});
+    assert_eq!(report["chosen"], chosen);
+    let plans = report["plans"].as_array().unwrap();
+    assert_eq!(
+        plans[0]["strategy"],
+        json!({"guidance_split": false, "spread": "whole"})
+    );
+    assert!(plans.len() > 12);
+
+    let error = sandbox.fails(&[&base[..], &["--memory", "1MiB"]].concat());
+    assert!(
+        error.contains("1048576 bytes") && error.contains("narrower type"),
+        "{error}"
+    );
+    let error = sandbox.fails(&[&base[..], &["--memory", "much"]].concat());
+    assert!(error.contains("much") && error.contains("8GiB"), "{error}");
+    let error = sandbox.fails(&[&base[..], &["--svg", "x.svg"]].concat());
+    assert!(error.contains("--look-ahead"), "{error}");
+}
+
+#[test]
+fn a_plan_shows_branches_and_what_is_made_ahead() {
+    let sandbox = Sandbox::new();
+    let args = [
+        "plan",
+        "--guidance-split",
+        "--look-ahead",
+        "ring",
+        "--steps",
+        "12",
+        "--svg",
+        "plan.svg",
+    ];
+    let text = sandbox.ok(&args);
+    for part in [
+        "guidance split x ring, warm-up 2, on 4 devices",
+        "outer, negative prompt",
+        "deep, prompt",
+        "ahead",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let svg = fs::read_to_string(sandbox.path("plan.svg")).unwrap();
+    assert!(svg.contains("predicted latents") && svg.contains("3: deep, prompt"));
+    let report: Value =
+        serde_json::from_str(&sandbox.ok(&[&args[..6], &["--json"]].concat())).unwrap();
+    assert_eq!(
+        report["plan"]["roles"][1],
+        json!({"branch": "negative", "place": "deep"})
     );
 }

@@ -45,7 +45,41 @@ fn impossible_requests_are_one_clear_sentence() {
         ),
         (&["--width", "66"], &["width 66", "multiple of 4", "68"]),
         (&["--height", "0"], &["height 0", "multiple of 4"]),
-        (&["--warm-up", "0"], &["warm-up of 0", "1 to 3"]),
+        (
+            &["--warm-up", "2"],
+            &["--warm-up", "--segments", "--look-ahead"],
+        ),
+        (&["--look-ahead", "0"], &["\"0\" is no look-ahead", "ring"]),
+        (
+            &["--look-ahead", "ring", "--warm-up", "1"],
+            &["warm-up of 1", "2 to 3"],
+        ),
+        (
+            &["--look-ahead", "ring", "--forecast", "1"],
+            &["--forecast", "leave it out"],
+        ),
+        (
+            &["--look-ahead", "2", "--segments", "3"],
+            &["--look-ahead 3", "--segments 3"],
+        ),
+        (
+            &["--guidance-split", "--guidance-scale", "1"],
+            &["no guidance to split", "raise the scale"],
+        ),
+        (
+            &[
+                "--devices",
+                "cpu:2",
+                "--guidance-split",
+                "--look-ahead",
+                "ring",
+            ],
+            &["4 devices are needed", "2 are given"],
+        ),
+        (
+            &["--machine", "none.json"],
+            &["none.json", "asyncdiff measure"],
+        ),
         (
             &["--width", "4611686018427387904"],
             &["width", "at most 16384"],
