@@ -18,8 +18,9 @@ pub use error::CheckpointError;
 use folder::Folder;
 pub use location::{HubId, Location};
 use single_file::SingleFile;
+pub(crate) use weight_files::WeightFiles;
 #[cfg(feature = "hub")]
-pub(crate) use weight_files::{WeightFiles, choose as choose_weights, has_variant, shards};
+pub(crate) use weight_files::{choose as choose_weights, has_variant, shards};
 
 /// A model's files: in diffusers' folder layout, or as if they were.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,15 +191,31 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.weights(part, stem),
             Source::SingleFile(file) => file.weights(part),
-            Source::Embedded(_) => {
-                let file = format!("{stem}.safetensors");
-                let name = if part.is_empty() {
-                    file
-                } else {
-                    format!("{part}/{file}")
+            Source::Embedded(embedded) => {
+                let prefix = match part {
+                    "" => String::new(),
+                    part => format!("{part}/"),
                 };
-                let bytes = self.embedded_file(&name)?;
-                Ok(WeightFile::embedded(&self.describe(&name), bytes).into())
+                let names: Vec<_> = embedded
+                    .files
+                    .iter()
+                    .filter_map(|(file, _)| file.strip_prefix(prefix.as_str()))
+                    .map(str::to_owned)
+                    .collect();
+                let files = weight_files::choose(&self.describe(part), &names, stem, None)?;
+                let open = |name: &str| self.weight_file(&format!("{prefix}{name}"));
+                match files {
+                    WeightFiles::Whole(name) => Ok(open(&name)?.into()),
+                    WeightFiles::Sharded(index) => {
+                        let name = format!("{prefix}{index}");
+                        weight_files::sharded(
+                            self.describe(&name),
+                            &self.read(&name)?,
+                            &names,
+                            open,
+                        )
+                    }
+                }
             }
         }
     }

@@ -88,31 +88,18 @@ impl Folder {
         let variant = self.variant.as_deref();
         match weight_files::choose(&folder.display().to_string(), &names, stem, variant)? {
             WeightFiles::Whole(name) => Ok(WeightFile::open(&folder.join(name))?.into()),
-            WeightFiles::Sharded(index) => sharded(&folder, &names, &index),
+            WeightFiles::Sharded(index) => {
+                let path = folder.join(index);
+                let index = path.display().to_string();
+                let bytes = fs::read(&path).map_err(|source| CheckpointError::Read {
+                    file: index.clone(),
+                    source,
+                })?;
+                let open = |shard: &str| Ok(WeightFile::open(&folder.join(shard))?);
+                weight_files::sharded(index, &bytes, &names, open)
+            }
         }
     }
-}
-
-fn sharded(folder: &Path, names: &[String], index: &str) -> Result<WeightSet, CheckpointError> {
-    let path = folder.join(index);
-    let index = path.display().to_string();
-    let bytes = fs::read(&path).map_err(|source| CheckpointError::Read {
-        file: index.clone(),
-        source,
-    })?;
-    let shards = weight_files::shards(&index, &bytes)?;
-    if let Some(missing) = shards.files.iter().find(|shard| !names.contains(shard)) {
-        return Err(CheckpointError::MissingShard {
-            index,
-            shard: missing.clone(),
-        });
-    }
-    let files = shards
-        .files
-        .iter()
-        .map(|shard| WeightFile::open(&folder.join(shard)))
-        .collect::<Result<_, _>>()?;
-    Ok(WeightSet::sharded(index, files, shards.tensors))
 }
 
 /// The names in a folder, sorted; none if it cannot be read, which whoever wants a file of it finds out with a reason.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use asyncdiff_burn::weights::{WeightFile, WeightSet};
 use serde::Deserialize;
 
 use super::error::CheckpointError;
@@ -144,6 +145,25 @@ pub(crate) fn shards(file: &str, bytes: &[u8]) -> Result<Shards, CheckpointError
         .map(|(tensor, file)| (tensor, files.partition_point(|known| *known < file)))
         .collect();
     Ok(Shards { files, tensors })
+}
+
+/// The weights in the shards of the index called `index`, whose folder has the files `names`.
+pub(super) fn sharded(
+    index: String,
+    bytes: &[u8],
+    names: &[String],
+    open: impl Fn(&str) -> Result<WeightFile, CheckpointError>,
+) -> Result<WeightSet, CheckpointError> {
+    let shards = shards(&index, bytes)?;
+    if let Some(missing) = shards.files.iter().find(|shard| !names.contains(shard)) {
+        return Err(CheckpointError::MissingShard {
+            index,
+            shard: missing.clone(),
+        });
+    }
+    let files = shards.files.iter().map(|shard| open(shard));
+    let files = files.collect::<Result<_, _>>()?;
+    Ok(WeightSet::sharded(index, files, shards.tensors))
 }
 
 #[cfg(test)]
