@@ -10,7 +10,7 @@ use asyncdiff_models::Dtype;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::jobs::Seeds;
+use crate::jobs::{Seeds, parse_seed};
 use crate::lora_flag::LoraFlag;
 
 pub use spread::{Choice, LookAhead, Spreading, Spreadings, Switch};
@@ -55,9 +55,14 @@ pub struct Generate {
     pub prompt_file: Option<PathBuf>,
     #[command(flatten)]
     pub sample: Sample,
-    /// Seeds of the noise, as for PyTorch's CPU generator: one, several as in 1,2,7, or a range as in 1-4. Each seed is a
-    /// run of its own, with the same picture as alone
-    #[arg(long = "seed", value_name = "N,…", default_value = "0")]
+    /// Seeds of the noise, as for PyTorch's CPU generator: one, several as in 1,2,7, a range as in 1-4, or -1 for a random
+    /// one, which is printed. Each seed is a run of its own, with the same picture as alone
+    #[arg(
+        long = "seed",
+        value_name = "N,…",
+        default_value = "0",
+        allow_negative_numbers = true
+    )]
     pub seeds: Seeds,
     #[command(flatten)]
     pub devices: Devices,
@@ -65,9 +70,12 @@ pub struct Generate {
     pub spreading: Spreading,
     /// The file to write: .png, .jpg or .webp for pictures; .mp4, .gif, .webp, .png or a folder (DIR/) for videos; several get
     /// -0, -1, … before the extension, in the order of the prompts, of the seeds for each prompt, and of the images of
-    /// each seed [default: asyncdiff.png, for videos asyncdiff.mp4]
+    /// each seed. A - is standard output, for one picture or video [default: asyncdiff.png, for videos asyncdiff.mp4]
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Replace a folder of frames that is there already [default: off]
+    #[arg(long)]
+    pub force: bool,
     /// Write the picture so far, still noisy, into this file every few steps; takes time [default: none]
     #[arg(long, value_name = "FILE")]
     pub preview: Option<PathBuf>,
@@ -98,9 +106,12 @@ pub struct Compare {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub repeat: u16,
     /// The file to write, all pictures or videos side by side: .png, .jpg or .webp for pictures; .mp4, .gif, .webp, .png or a
-    /// folder (DIR/) for videos [default: compare.png, for videos compare.mp4]
+    /// folder (DIR/) for videos. A - is standard output [default: compare.png, for videos compare.mp4]
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Replace a folder of frames that is there already [default: off]
+    #[arg(long)]
+    pub force: bool,
     #[command(flatten)]
     pub printing: Printing,
 }
@@ -147,6 +158,9 @@ pub struct Info {
     pub model: Option<PathBuf>,
     #[command(flatten)]
     pub files: ModelFiles,
+    /// Type that the denoiser's weights are counted in: f32, f16, bf16
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    pub dtype: Dtype,
     /// Print a machine-readable report instead of text [default: off]
     #[arg(long)]
     pub json: bool,
@@ -195,8 +209,8 @@ impl Text {
 
 #[derive(Debug, Args)]
 pub struct Seed {
-    /// Seed of the noise, as for PyTorch's CPU generator
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// Seed of the noise, as for PyTorch's CPU generator, or -1 for a random one, which is printed
+    #[arg(long, value_name = "N", default_value = "0", value_parser = parse_seed, allow_negative_numbers = true)]
     pub seed: u64,
 }
 
@@ -239,9 +253,13 @@ pub struct Sample {
     /// dpmpp-2m-sde-karras, unipc, lcm [default: the model's]
     #[arg(long, value_name = "NAME")]
     pub scheduler: Option<String>,
-    /// Images or videos of the prompt, made as one batch
+    /// Images or videos of the prompt, made as one batch: the first of the seed, the second of the seed after it, and so on
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub num_images: usize,
+    /// Draw the noise of the whole batch from one seed, as diffusers does with one generator: then its images cannot be made
+    /// again alone [default: off]
+    #[arg(long)]
+    pub batch_noise: bool,
     #[command(flatten)]
     pub video: Video,
     /// Decode pictures that are larger than the model's in overlapping tiles: needs less memory; tiles may differ a little
@@ -267,7 +285,9 @@ pub struct ModelFiles {
 #[derive(Debug, Args)]
 pub struct Devices {
     /// Devices, as cpu, cpu:2 (two CPU workers), cuda:0,1, tch:cuda:0, wgpu:0. Where nothing else is said, a way to use
-    /// them is chosen [default: the CPU workers that the plan needs]
+    /// them is chosen. With 4 cores, cpu is one device that computes with all four, and cpu:2 is two with two cores each;
+    /// which is sooner, and how much alike, says asyncdiff compare --devices cpu:2 [default: the CPU workers that the plan
+    /// needs]
     #[arg(long, value_name = "NAMES")]
     pub devices: Option<String>,
     /// CPU threads, shared out among the CPU workers [default: all cores]

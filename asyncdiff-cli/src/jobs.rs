@@ -8,6 +8,9 @@ use std::str::FromStr;
 /// More than anybody waits for, and few enough that a slip of the keyboard does not fill the memory.
 const MOST: usize = 10_000;
 
+/// What is typed for a seed that nobody has chosen.
+const RANDOM: &str = "-1";
+
 /// The seeds of a list such as `1,2,7-9`, in the order in which they are named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seeds {
@@ -22,7 +25,7 @@ impl Seeds {
     }
 }
 
-/// As it was typed.
+/// As it was typed; a random one as it was drawn.
 impl fmt::Display for Seeds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.typed)
@@ -33,6 +36,13 @@ impl FromStr for Seeds {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text == RANDOM {
+            let seed = parse_seed(text)?;
+            return Ok(Self {
+                seeds: vec![seed],
+                typed: seed.to_string(),
+            });
+        }
         let mut seeds = Vec::new();
         for part in text.split(',') {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -52,9 +62,25 @@ impl FromStr for Seeds {
     }
 }
 
+/// One seed; -1 draws it.
+pub fn parse_seed(text: &str) -> Result<u64, String> {
+    match text {
+        // Of a seed, the generator takes 32 bits.
+        RANDOM => getrandom::u32()
+            .map(u64::from)
+            .map_err(|error| format!("the system has no random numbers ({error}), name a seed")),
+        text => text.trim().parse().map_err(|_| {
+            format!(
+                "{text:?} is no seed, write a number from 0 to {}, or -1 for a random one",
+                u64::MAX
+            )
+        }),
+    }
+}
+
 fn seed(part: &str, number: &str) -> Result<u64, String> {
     number.trim().parse().map_err(|_| {
-        format!("{part:?} is no seed, write a number from 0 to {}, several as in 1,2,7, or a range as in 1-4", u64::MAX)
+        format!("{part:?} is no seed, write a number from 0 to {}, several as in 1,2,7, a range as in 1-4, or -1 for a random one", u64::MAX)
     })
 }
 
@@ -207,7 +233,8 @@ mod tests {
         for (text, expected) in [
             ("", "no seed"),
             ("1,", "no seed"),
-            ("-1", "no seed"),
+            ("-1,2", "no seed"),
+            ("-2", "no seed"),
             ("1-", "no seed"),
             ("1-2-3", "no seed"),
             ("1.5", "no seed"),
@@ -219,6 +246,15 @@ mod tests {
             let error = seeds(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_random_seed_is_told_as_drawn() {
+        let [first, second] = [(); 2].map(|()| "-1".parse::<Seeds>().unwrap());
+        assert_ne!(first, second);
+        assert_eq!(first.to_string(), first.as_slice()[0].to_string());
+        assert_eq!(parse_seed("7"), Ok(7));
+        assert!(parse_seed("-2").unwrap_err().contains("or -1"));
     }
 
     #[test]

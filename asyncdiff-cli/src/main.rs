@@ -12,6 +12,7 @@ mod jobs;
 mod lora_flag;
 mod model;
 mod output;
+mod parameters;
 mod preview;
 mod progress;
 mod result;

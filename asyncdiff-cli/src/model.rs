@@ -1,8 +1,11 @@
 //! From the name of a model to its files.
 
+use std::error::Error;
 use std::path::Path;
 
-use asyncdiff_models::{Checkpoint, HubId, Location, MotionAdapter, Shape, StableDiffusion};
+use asyncdiff_models::{
+    Checkpoint, CheckpointError, HubId, Location, MotionAdapter, Shape, StableDiffusion,
+};
 
 use crate::args::{ModelFiles, Sample};
 use crate::result::Result;
@@ -57,12 +60,26 @@ pub fn motion_source(sample: &Sample) -> Option<MotionSource<'_>> {
 pub fn open_adapter(adapter: MotionSource<'_>, quiet: bool) -> Result<MotionAdapter> {
     let files = match adapter {
         MotionSource::Embedded => embedded_motion_adapter()?,
-        MotionSource::Named(named) => match Location::find(named)? {
-            Location::Hub(id) => fetch_part(&id, quiet)?,
-            Location::Folder(path) | Location::File(path) => Checkpoint::part(path)?,
-        },
+        MotionSource::Named(named) => {
+            match Location::find(named).map_err(|error| no_adapter(named, error))? {
+                Location::Hub(id) => fetch_part(&id, quiet)?,
+                Location::Folder(path) | Location::File(path) => Checkpoint::part(path)?,
+            }
+        }
     };
     Ok(MotionAdapter::open(files)?)
+}
+
+/// Says of a motion adapter what `error` says of a model.
+fn no_adapter(named: &Path, error: CheckpointError) -> Box<dyn Error> {
+    match error {
+        CheckpointError::NotFound(_) => format!(
+            "there is no motion adapter {}: give the folder of one, with its config.json, or a Hub id such as org/name (--motion-adapter)",
+            named.display()
+        )
+        .into(),
+        other => other.into(),
+    }
 }
 
 /// What the model is called in reports.

@@ -1,11 +1,15 @@
 //! Files for what was made: pictures, or videos where there are several frames.
 
 use std::error::Error;
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use asyncdiff_media::{MediaError, WriteProblem, picture, video};
 use asyncdiff_models::Request;
 use asyncdiff_models::image::Image;
+
+use crate::args::Printing;
 
 /// The file of a command that was given none; `pictures` stand side by side. MP4 has a limit that many of them pass.
 pub fn default_file(stem: &str, request: &Request, pictures: usize) -> PathBuf {
@@ -14,7 +18,7 @@ pub fn default_file(stem: &str, request: &Request, pictures: usize) -> PathBuf {
         1 => vec![named("png")],
         _ => vec![named("mp4"), named("gif")],
     };
-    let fits = |file: &&PathBuf| check(file, request, pictures).is_ok();
+    let fits = |file: &&PathBuf| check_shape(file, request, pictures).is_ok();
     candidates
         .iter()
         .find(fits)
@@ -22,8 +26,55 @@ pub fn default_file(stem: &str, request: &Request, pictures: usize) -> PathBuf {
         .clone()
 }
 
+/// Whether the name stands for standard output.
+pub fn is_stdout(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// Whether a report could be printed beside what is written there.
+pub fn check_report(path: &Path, printing: &Printing) -> Result<(), Box<dyn Error>> {
+    match is_stdout(path) && printing.json {
+        true => Err("--json prints its report on standard output, where -o - puts the picture: leave out one of them, or give a file name with -o".into()),
+        false => Ok(()),
+    }
+}
+
+/// Where lines about the run go: not where the picture goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lines {
+    Stdout,
+    Stderr,
+    Nowhere,
+}
+
+impl Lines {
+    /// Away from `output`, and nowhere if they are not wanted.
+    pub fn beside(output: Option<&Path>, wanted: bool) -> Self {
+        match output {
+            _ if !wanted => Self::Nowhere,
+            Some(path) if is_stdout(path) => Self::Stderr,
+            _ => Self::Stdout,
+        }
+    }
+
+    /// Prints a line. Unlike with `println!`, a reader that has gone away is an error, not a panic.
+    pub fn print(self, line: fmt::Arguments<'_>) -> io::Result<()> {
+        match self {
+            Self::Stdout => writeln!(io::stdout(), "{line}"),
+            Self::Stderr => writeln!(io::stderr(), "{line}"),
+            Self::Nowhere => Ok(()),
+        }
+    }
+}
+
 /// Whether a picture or a video could be written there, before it is known which it is.
 pub fn check_either(path: &Path) -> Result<(), Box<dyn Error>> {
+    if is_stdout(path) {
+        return match io::stdout().is_terminal() {
+            true => Err("standard output is a terminal, which shows no picture: send it to a file or a program, or give a file name with -o".into()),
+            false => Ok(()),
+        };
+    }
     match (picture::check_path(path), video::check_path(path)) {
         (Ok(()), _) | (_, Ok(())) => Ok(()),
         (Err(picture), Err(video)) if unknown_extension(&picture) && unknown_extension(&video) => Err(format!(
@@ -36,12 +87,27 @@ pub fn check_either(path: &Path) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Whether what the request asks for could be written there; `pictures` of them stand side by side.
-pub fn check(path: &Path, request: &Request, pictures: usize) -> Result<(), Box<dyn Error>> {
-    let (width, height) = (pictures * request.shape.width, request.shape.height);
+/// Whether what the request asks for could be written there; `pictures` of them stand side by side. A folder of frames is
+/// replaced by `force` only.
+pub fn check(
+    path: &Path,
+    request: &Request,
+    pictures: usize,
+    force: bool,
+) -> Result<(), Box<dyn Error>> {
+    if is_stdout(path) {
+        return Ok(());
+    }
     if request.shape.frames > 1 {
         video::check_path(path)?;
-        return Ok(video::check_shape(path, width, height, fps(request))?);
+        if !force && video::holds_frames(path) {
+            return Err(format!(
+                "{} holds the frames of a video: give --force to replace them, or name another folder",
+                path.display()
+            )
+            .into());
+        }
+        return Ok(check_shape(path, request, pictures)?);
     }
     match picture::check_path(path) {
         Err(error) if unknown_extension(&error) && video::check_path(path).is_ok() => Err(format!(
@@ -49,25 +115,52 @@ pub fn check(path: &Path, request: &Request, pictures: usize) -> Result<(), Box<
             path.display()
         )
         .into()),
-        checked => Ok(checked.and_then(|()| picture::check_size(path, width, height))?),
+        checked => Ok(checked.and_then(|()| check_shape(path, request, pictures))?),
     }
 }
 
-/// Writes pictures or videos, one file for each, with `text` in pictures.
+/// Whether the format that the file's name asks for holds what is asked for.
+fn check_shape(path: &Path, request: &Request, pictures: usize) -> Result<(), MediaError> {
+    let (width, height) = (pictures * request.shape.width, request.shape.height);
+    match request.shape.frames {
+        1 => picture::check_size(path, width, height),
+        _ => video::check_shape(path, width, height, fps(request)),
+    }
+}
+
+/// Writes pictures or videos, one file for each, each with its text.
 pub fn write<'a>(
     files: &[PathBuf],
     videos: impl Iterator<Item = &'a [Image]>,
     request: &Request,
-    text: &str,
-) -> Result<(), MediaError> {
-    if request.shape.frames == 1 {
-        let pictures: Vec<Image> = videos.flatten().cloned().collect();
-        return picture::write_all(files, &pictures, text);
+    texts: &[String],
+) -> Result<(), Box<dyn Error>> {
+    let videos: Vec<_> = videos.collect();
+    if let ([file], [frames], [text]) = (files, &videos[..], texts)
+        && is_stdout(file)
+    {
+        let bytes = encode(frames, request, text)?;
+        return Ok(io::stdout().write_all(&bytes)?);
     }
-    files
-        .iter()
-        .zip(videos)
-        .try_for_each(|(file, frames)| video::write(file, frames, fps(request)))
+    if request.shape.frames == 1 {
+        let pictures: Vec<Image> = videos.into_iter().flatten().cloned().collect();
+        return Ok(picture::write_all(files, &pictures, texts)?);
+    }
+    let all = files.iter().zip(videos).zip(texts);
+    for ((file, frames), text) in all {
+        video::write(file, frames, fps(request), text)?;
+    }
+    Ok(())
+}
+
+/// The bytes for standard output, in the format of the default file.
+fn encode(frames: &[Image], request: &Request, text: &str) -> Result<Vec<u8>, MediaError> {
+    let pictures = frames[0].width / request.shape.width.max(1);
+    let named = default_file("standard output", request, pictures);
+    match request.shape.frames {
+        1 => picture::encode(&named, &frames[0], text),
+        _ => video::encode(&named, frames, fps(request), text),
+    }
 }
 
 fn unknown_extension(error: &MediaError) -> bool {

@@ -60,12 +60,16 @@ pub fn request(
     shape.height = sample.height.unwrap_or(shape.height);
     shape.scheduler.clone_from(&sample.scheduler);
     shape.num_images = sample.num_images;
+    content.batch_noise = sample.batch_noise;
     shape.frames = sample.video.frames.unwrap_or(shape.frames);
     content.seed = seed;
     content.vae_tiling = sample.vae_tiling;
     content.latents = sample.latents.as_deref().map(latents).transpose()?;
     content.fps = sample.video.fps.unwrap_or(content.fps);
     content.image_to_video = image_to_video(&sample.video)?;
+    if sample.video.fps.is_some() && shape.frames == 1 {
+        return Err("--fps is for videos, and this is a picture: leave it out, or ask for more frames with --frames".into());
+    }
     Ok(request)
 }
 
@@ -106,7 +110,10 @@ fn init_image(sample: &Sample) -> Result<Option<InitImage>> {
 /// The picture that a video is made of.
 fn image_to_video(flags: &Video) -> Result<Option<ImageToVideo>> {
     let Some(path) = &flags.image else {
-        return Ok(None);
+        return match flags.about_a_picture() {
+            Some(flag) => Err(format!("{flag} is for a video that is made of a picture: leave it out, or give a picture with --image").into()),
+            None => Ok(None),
+        };
     };
     let mut video = ImageToVideo::new(picture::read(path)?);
     video.motion_bucket_id = flags.motion_bucket_id.unwrap_or(video.motion_bucket_id);

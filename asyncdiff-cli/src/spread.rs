@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use asyncdiff_core::PlanError;
 use asyncdiff_core::plan::{AsyncDiff, Copies, ThroughSegments};
 use asyncdiff_models::{
-    MeasuredMachine, PartitionChoice, Shape, Spread, StableDiffusion, Strategy,
+    Error, MeasuredMachine, PartitionChoice, Run, Shape, Spread, StableDiffusion, Strategy,
 };
 
 use crate::args::{LookAhead, Spreading, Spreadings, Switch};
@@ -134,6 +135,41 @@ pub fn listed(args: &Spreadings) -> Result<Vec<Strategy>> {
         }
     }
     Ok(strategies)
+}
+
+/// Lowers a strategy's warm-up, which nobody has named, where a run has too few denoiser calls for it, to as many as leave one
+/// for the rest; says so unless `quiet`. Other errors are for whoever plans it.
+pub fn fit_warm_up(
+    strategy: &mut Strategy,
+    quiet: bool,
+    plan: impl Fn(&Strategy) -> std::result::Result<Run, Error>,
+) -> Result<()> {
+    let (least, calls) = match plan(strategy) {
+        Err(Error::Plan(PlanError::WarmUp { calls, .. })) => (1, calls),
+        Err(Error::Plan(PlanError::LookAheadWarmUp { least, calls, .. })) => (least, calls),
+        _ => return Ok(()),
+    };
+    let Some(warm_up) = warm_up(&mut strategy.spread) else {
+        return Ok(());
+    };
+    let lowered = calls.saturating_sub(1).max(least);
+    if !quiet {
+        eprintln!(
+            "note: with {calls} denoiser calls, the warm-up is {lowered} in place of {warm_up}"
+        );
+    }
+    *warm_up = lowered;
+    Ok(())
+}
+
+fn warm_up(spread: &mut Spread) -> Option<&mut usize> {
+    match spread {
+        Spread::Whole => None,
+        Spread::Ring { warm_up, .. } => Some(warm_up),
+        Spread::Copies(copies) => Some(&mut copies.warm_up),
+        Spread::ThroughSegments { parameters, .. } => Some(&mut parameters.warm_up),
+        Spread::AsyncDiff { parameters, .. } => Some(&mut parameters.warm_up),
+    }
 }
 
 /// The strategy that the program chooses for that many devices.

@@ -19,7 +19,7 @@
 //!
 //! let path = folder.path().join("red.gif");
 //! video::check_path(&path)?;
-//! video::write(&path, &[image.clone(), image], 8)?; // 8 frames a second
+//! video::write(&path, &[image.clone(), image], 8, "red, seed 7")?; // 8 frames a second
 //!
 //! let error = picture::check_path(&folder.path().join("red.bmp")).unwrap_err();
 //! assert!(error.to_string().ends_with("give a name that ends in .png, .jpg, .jpeg or .webp"));

@@ -87,10 +87,21 @@ impl Format {
 /// [`MediaError::Write`] with what [`check_path`] finds, or because the disk is full, the picture has no pixel or too many
 /// for its format, or the text holds a NUL character (PNG) or takes more than 64 KiB (JPEG). Nothing is written then.
 pub fn write(path: &Path, image: &Image, text: &str) -> Result<(), MediaError> {
-    write_all(&[path.to_owned()], std::slice::from_ref(image), text)
+    file::write_whole(path, &encode(path, image, text)?)
 }
 
-/// Writes several pictures with the same text as [`write()`] does. All are encoded before the first is written.
+/// The bytes of the file that [`write()`] would write.
+///
+/// # Errors
+///
+/// As [`write()`], of the picture and the text.
+pub fn encode(path: &Path, image: &Image, text: &str) -> Result<Vec<u8>, MediaError> {
+    Format::by_name(path)
+        .and_then(|format| encode::encode(format, image, text))
+        .map_err(|problem| MediaError::write(path, problem))
+}
+
+/// Writes several pictures, each with its text, as [`write()`] does. All are encoded before the first is written.
 ///
 /// # Errors
 ///
@@ -98,18 +109,15 @@ pub fn write(path: &Path, image: &Image, text: &str) -> Result<(), MediaError> {
 ///
 /// # Panics
 ///
-/// If there are not as many paths as images.
-pub fn write_all(paths: &[PathBuf], images: &[Image], text: &str) -> Result<(), MediaError> {
+/// If there are not as many paths and texts as images.
+pub fn write_all(paths: &[PathBuf], images: &[Image], texts: &[String]) -> Result<(), MediaError> {
     assert_eq!(paths.len(), images.len(), "one path for every image");
-    let encode = |(path, image): (&PathBuf, &Image)| {
-        Format::by_name(path)
-            .and_then(|format| encode::encode(format, image, text))
-            .map_err(|problem| MediaError::write(path, problem))
-    };
+    assert_eq!(texts.len(), images.len(), "one text for every image");
     let files: Vec<_> = paths
         .iter()
         .zip(images)
-        .map(encode)
+        .zip(texts)
+        .map(|((path, image), text)| encode(path, image, text))
         .collect::<Result<_, _>>()?;
     paths
         .iter()

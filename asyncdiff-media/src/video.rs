@@ -110,25 +110,62 @@ impl Format {
 /// * A path that ends in `/`, or of a folder: PNG pictures `frame-0000.png`, `frame-0001.png`, … in a new folder. A folder
 ///   that holds nothing, or only such frames, is replaced.
 ///
+/// `text` says how the video was made, empty if there is nothing to say. In MP4 it is the comment of the metadata in the `udta`
+/// box, in GIF the comment in front of the frames, in WebP the user comment of the Exif data, in PNG and in every picture
+/// of a folder the chunk that [`picture::write`](crate::picture::write()) tells of.
+///
 /// # Errors
 ///
 /// [`MediaError::Write`] with what [`check_path`] and [`check_shape`] find, if there is no frame or the frames differ in
-/// size, or because the disk is full. Nothing is written then.
-pub fn write(path: &Path, frames: &[Image], frames_per_second: u32) -> Result<(), MediaError> {
+/// size, because the text holds a NUL character (PNG), or because the disk is full. Nothing is written then.
+pub fn write(
+    path: &Path,
+    frames: &[Image],
+    frames_per_second: u32,
+    text: &str,
+) -> Result<(), MediaError> {
     let cannot = |problem| MediaError::write(path, problem);
-    let format = Format::by_name(path).map_err(cannot)?;
-    check_frames(format, frames, frames_per_second).map_err(cannot)?;
-    let encoded = match format {
-        Format::Folder => return folder::write(path, frames),
-        Format::Gif => gif::encode(frames, frames_per_second),
-        Format::WebP => webp::encode(frames, frames_per_second),
-        Format::Png => png::encode(frames, frames_per_second),
-        #[cfg(feature = "mp4")]
-        Format::Mp4 => mp4::encode(frames, frames_per_second),
-        #[cfg(not(feature = "mp4"))]
-        Format::Mp4 => Err(WriteProblem::NoMp4),
+    match Format::by_name(path).map_err(cannot)? {
+        Format::Folder => {
+            check_frames(Format::Folder, frames, frames_per_second).map_err(cannot)?;
+            folder::write(path, frames, text)
+        }
+        _ => file::write_whole(path, &encode(path, frames, frames_per_second, text)?),
+    }
+}
+
+/// The bytes of the file that [`write()`] would write.
+///
+/// # Errors
+///
+/// As [`write()`], of the frames and the text, and for a folder, which has none.
+pub fn encode(
+    path: &Path,
+    frames: &[Image],
+    frames_per_second: u32,
+    text: &str,
+) -> Result<Vec<u8>, MediaError> {
+    let encode = || {
+        let format = Format::by_name(path)?;
+        check_frames(format, frames, frames_per_second)?;
+        match format {
+            Format::Folder => Err(WriteProblem::Folder),
+            Format::Gif => gif::encode(frames, frames_per_second, text),
+            Format::WebP => webp::encode(frames, frames_per_second, text),
+            Format::Png => png::encode(frames, frames_per_second, text),
+            #[cfg(feature = "mp4")]
+            Format::Mp4 => mp4::encode(frames, frames_per_second, text),
+            #[cfg(not(feature = "mp4"))]
+            Format::Mp4 => Err(WriteProblem::NoMp4),
+        }
     };
-    file::write_whole(path, &encoded.map_err(cannot)?)
+    encode().map_err(|problem| MediaError::write(path, problem))
+}
+
+/// Whether the path is a folder that holds frames of an earlier video, which [`write()`] would replace.
+#[must_use]
+pub fn holds_frames(path: &Path) -> bool {
+    folder::holds_frames(path)
 }
 
 fn check_frames(

@@ -340,7 +340,8 @@ fn a_failure_leaves_nothing_behind_and_spares_the_old_file() {
         // The first of two is sound, and is not written either.
         let other = folder.path().join("other.png");
         let images = [noise(3, 2), image.clone()];
-        let error = picture::write_all(&[other, path.clone()], &images, text).unwrap_err();
+        let texts = ["a", text].map(str::to_owned);
+        let error = picture::write_all(&[other, path.clone()], &images, &texts).unwrap_err();
         let (error, name) = (error.to_string(), format!("{name}: "));
         assert!(error.contains(&name) || text.contains('\0'), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"old");

@@ -72,7 +72,7 @@ fn a_gif_of_few_colours_comes_back_as_it_was() {
     let path = folder.path().join("a.gif");
     for (width, height) in [(64, 64), (31, 17), (1, 1)] {
         let frames = flat(width, height, 7);
-        video::write(&path, &frames, 8).unwrap();
+        video::write(&path, &frames, 8, "").unwrap();
         let (found, delays, forever) = read_gif(&path);
         let expected: Vec<_> = frames.iter().map(|frame| frame.rgb.clone()).collect();
         assert_eq!(found, expected);
@@ -89,7 +89,7 @@ fn a_gif_of_many_colours_comes_back_close() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.gif");
     let frames = moving(200, 120, 3);
-    video::write(&path, &frames, 25).unwrap();
+    video::write(&path, &frames, 25, "").unwrap();
     let (found, delays, _) = read_gif(&path);
     assert_eq!(delays, [4; 3]);
     for (found, frame) in found.iter().zip(&frames) {
@@ -122,7 +122,7 @@ fn an_animated_webp_comes_back_as_it_was() {
     let path = folder.path().join("a.webp");
     for (width, height) in [(64, 64), (31, 17), (1, 1)] {
         let frames = moving(width, height, 7);
-        video::write(&path, &frames, 30).unwrap();
+        video::write(&path, &frames, 30, "").unwrap();
         let file = BufReader::new(File::open(&path).unwrap());
         let mut decoder = image_webp::WebPDecoder::new(file).unwrap();
         assert_eq!(decoder.dimensions(), (width as u32, height as u32));
@@ -148,7 +148,7 @@ fn an_animated_png_comes_back_as_it_was() {
     let path = folder.path().join("a.png");
     for (width, height) in [(64, 64), (31, 17), (1, 1)] {
         let frames = moving(width, height, 7);
-        video::write(&path, &frames, 7).unwrap();
+        video::write(&path, &frames, 7, "").unwrap();
         let file = BufReader::new(File::open(&path).unwrap());
         let mut reader = png::Decoder::new(file).read_info().unwrap();
         let control = reader.info().animation_control.unwrap();
@@ -180,7 +180,7 @@ fn a_folder_holds_numbered_frames_and_nothing_of_an_earlier_video() {
     for count in [12, 3] {
         let frames = moving(20, 10, count);
         video::check_path(&path).unwrap();
-        video::write(&path, &frames, 8).unwrap();
+        video::write(&path, &frames, 8, "").unwrap();
         let expected: Vec<_> = (0..count)
             .map(|index| format!("frame-{index:04}.png"))
             .collect();
@@ -195,19 +195,91 @@ fn a_folder_holds_numbered_frames_and_nothing_of_an_earlier_video() {
         );
     }
     // A folder that is there needs no / at the end.
-    video::write(&folder.path().join("frames"), &moving(20, 10, 1), 8).unwrap();
+    let slashless = folder.path().join("frames");
+    video::write(&slashless, &moving(20, 10, 1), 8, "").unwrap();
     assert_eq!(names(&path), ["frame-0000.png"]);
 
     fs::write(path.join("notes.txt"), "precious").unwrap();
     for result in [
         video::check_path(&path),
-        video::write(&path, &moving(20, 10, 1), 8),
+        video::write(&path, &moving(20, 10, 1), 8, ""),
     ] {
         let error = result.unwrap_err().to_string();
         assert!(error.contains("holds notes.txt"), "{error}");
     }
     assert_eq!(names(&path), ["frame-0000.png", "notes.txt"]);
     assert_eq!(names(folder.path()), ["frames"]);
+}
+
+#[test]
+fn only_a_folder_with_a_frame_holds_frames() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frames/");
+    assert!(!video::holds_frames(&path));
+    fs::create_dir(&path).unwrap();
+    assert!(!video::holds_frames(&path));
+    fs::write(path.join("frame-1.png"), "not one of ours").unwrap();
+    assert!(!video::holds_frames(&path));
+    fs::write(path.join("frame-0001.png"), "").unwrap();
+    assert!(video::holds_frames(&path));
+    assert!(!video::holds_frames(&path.join("frame-0001.png")));
+}
+
+/// The text of a GIF's comments (GIF89a, section 24), which lie in front of the first picture.
+fn gif_comment(bytes: &[u8]) -> Vec<u8> {
+    let picture = bytes.iter().position(|&byte| byte == 0x2c).unwrap();
+    let start = bytes.windows(2).position(|pair| pair == [0x21, 0xfe]);
+    let start = start.unwrap();
+    assert!(start < picture);
+    let (mut text, mut rest) = (Vec::new(), &bytes[start + 2..]);
+    while let Some((length @ 1.., block)) = rest.split_first() {
+        let (block, after) = block.split_at(usize::from(*length));
+        text.extend(block);
+        rest = after;
+    }
+    text
+}
+
+fn png_text(path: &Path) -> String {
+    let file = BufReader::new(File::open(path).unwrap());
+    let reader = png::Decoder::new(file).read_info().unwrap();
+    let text = &reader.info().utf8_text[0];
+    assert_eq!(text.keyword, "parameters");
+    text.get_text().unwrap()
+}
+
+/// MP4 is in `video/mp4.rs`.
+#[test]
+fn videos_carry_their_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    // Longer than a block of a GIF, and not Latin-1.
+    let text = "a cat 猫\nSteps: 3, Seed: 7".repeat(30);
+    let frames = flat(20, 10, 2);
+    for name in ["a.gif", "a.webp", "a.png", "frames/"] {
+        video::write(&path(name), &frames, 8, &text).unwrap();
+    }
+    assert_eq!(
+        gif_comment(&fs::read(path("a.gif")).unwrap()),
+        text.as_bytes()
+    );
+    assert_eq!(read_gif(&path("a.gif")).0.len(), 2);
+
+    let file = BufReader::new(File::open(path("a.webp")).unwrap());
+    let mut decoder = image_webp::WebPDecoder::new(file).unwrap();
+    assert_eq!(decoder.num_frames(), 2);
+    let exif = decoder.exif_metadata().unwrap().unwrap();
+    let utf16: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+    assert!(exif.ends_with(&[b"UNICODE\0", &*utf16].concat()));
+
+    assert_eq!(png_text(&path("a.png")), text);
+    for frame in names(&path("frames")) {
+        assert_eq!(png_text(&path("frames").join(frame)), text);
+    }
+
+    let found = problem(video::write(&path("b.png"), &frames, 8, "a\0b"));
+    assert!(matches!(found, WriteProblem::Text(_)));
+    assert!(!path("b.png").exists());
 }
 
 fn problem(result: Result<(), MediaError>) -> WriteProblem {
@@ -262,7 +334,7 @@ fn a_failure_leaves_nothing_behind_and_spares_the_old_file() {
     for name in ["a.gif", "a.webp", "a.png"].into_iter().chain(mp4) {
         let path = folder.path().join(name);
         fs::write(&path, "old").unwrap();
-        let fails = |frames: &[Image], fps| problem(video::write(&path, frames, fps));
+        let fails = |frames: &[Image], fps| problem(video::write(&path, frames, fps, ""));
         assert!(matches!(fails(&[], 8), WriteProblem::NoFrames));
         assert!(matches!(fails(&torn, 8), WriteProblem::Torn { .. }));
         let found = fails(&mixed, 8);
@@ -275,9 +347,9 @@ fn a_failure_leaves_nothing_behind_and_spares_the_old_file() {
         assert_eq!(names(folder.path()), [""; 0]);
     }
     let path = folder.path().join("frames/");
-    video::write(&path, &good, 8).unwrap();
+    video::write(&path, &good, 8, "").unwrap();
     assert!(matches!(
-        problem(video::write(&path, &torn, 8)),
+        problem(video::write(&path, &torn, 8, "")),
         WriteProblem::Torn { .. }
     ));
     assert_eq!(names(&path).len(), 3, "the old frames are still there");

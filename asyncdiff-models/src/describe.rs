@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::dtype::Dtype;
 use crate::error::Error;
-use crate::pipeline::StableDiffusion;
+use crate::pipeline::{MotionAdapter, StableDiffusion};
 use crate::text::TextEncoders;
 use crate::vision::ImageEncoder;
 
@@ -69,6 +69,18 @@ pub struct TextEncoderDescription {
 pub struct PartDescription {
     /// Its folder in the checkpoint.
     pub folder: String,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Number of weights that are stored in each type, such as `F16`.
+    pub stored: BTreeMap<String, u64>,
+}
+
+/// What a motion adapter is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct MotionAdapterDescription {
+    /// The most frames of a video.
+    pub most_frames: usize,
     /// Number of weights.
     pub parameters: u64,
     /// Number of weights that are stored in each type, such as `F16`.
@@ -146,6 +158,22 @@ impl StableDiffusion {
             text_encoders,
             parts,
             partitions: describe_partitions(&graph, self.dtype),
+        })
+    }
+}
+
+impl MotionAdapter {
+    /// What the adapter is. Of the weight files, the headers are read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Weights`] for weight files that are missing or damaged.
+    pub fn describe(&self) -> Result<MotionAdapterDescription, Error> {
+        let part = describe_part("motion_adapter", &self.weights()?)?;
+        Ok(MotionAdapterDescription {
+            most_frames: self.config().motion_max_seq_length,
+            parameters: part.parameters,
+            stored: part.stored,
         })
     }
 }

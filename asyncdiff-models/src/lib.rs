@@ -70,7 +70,10 @@ pub use asyncdiff_burn::device;
 pub use asyncdiff_burn::weights::NamedTensor;
 pub use asyncdiff_core::{PartitionChoice, Spread, Strategy};
 pub use checkpoint::{Checkpoint, CheckpointError, HubId, Location};
-pub use describe::{Description, PartDescription, PartitionDescription, TextEncoderDescription};
+pub use describe::{
+    Description, MotionAdapterDescription, PartDescription, PartitionDescription,
+    TextEncoderDescription,
+};
 pub use dtype::{Dtype, UnknownDtype};
 pub use error::Error;
 pub use fit::FitError;

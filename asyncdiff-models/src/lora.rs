@@ -96,6 +96,20 @@ pub enum LoraError {
         /// What it has.
         found: &'static str,
     },
+    /// Two layers that change one tensor: which of them is meant, nobody can know.
+    #[error(
+        "{file}: {first} and {second} both lead to the model's {tensor}: take one of the two layers out of the file, or get the file again"
+    )]
+    Twice {
+        /// The file.
+        file: String,
+        /// A key of the one layer.
+        first: String,
+        /// A key of the other.
+        second: String,
+        /// The tensor.
+        tensor: String,
+    },
     /// A tensor whose shape fits no LoRA layer, or not that of the layer's other matrix.
     #[error("{file}: {key} has shape {found:?}, its layer needs {expected}")]
     Matrix {
@@ -283,10 +297,19 @@ impl Fitted {
                 None => None,
             };
             let weights = lora.file.read().map_err(LoraError::from)?;
-            let mut fitted = HashMap::new();
+            let mut fitted = HashMap::<String, Layer>::new();
             for ((_, module), tensors) in of_part {
                 let target = names.as_ref().and_then(|names| names.find(module));
                 let (tensor, layer) = lora.fit(&weights, (part, module), tensors, target)?;
+                if let Some(first) = fitted.get(&tensor) {
+                    return Err(LoraError::Twice {
+                        file: lora.name().to_owned(),
+                        first: first.down.clone(),
+                        second: layer.down,
+                        tensor,
+                    }
+                    .into());
+                }
                 fitted.insert(tensor, layer);
             }
             layers.insert(part, fitted);

@@ -183,6 +183,7 @@ impl StableDiffusion {
             negative_prompt: String::new(),
             prompt_weighting: false,
             seed: 0,
+            batch_noise: false,
             fps: self.default_fps(),
             vae_tiling: false,
             latents: None,

@@ -1,6 +1,7 @@
 //! Loaded weights, and the making of pictures.
 
 mod animate;
+mod generators;
 mod measure;
 mod parts;
 mod progress;

@@ -254,6 +254,22 @@ fn incomplete_files_and_other_adapters_are_refused() {
         },
         &[down, "twice"],
     );
+    // By another name that the same module has.
+    let other = "lora_unet_input_blocks_0_0.lora_down.weight";
+    refused(
+        |tensors| {
+            for (name, (shape, values)) in tensors.clone() {
+                let name = name
+                    .replace(
+                        "unet.conv_in.lora_A",
+                        "lora_unet_input_blocks_0_0.lora_down",
+                    )
+                    .replace("unet.conv_in.lora_B", "lora_unet_input_blocks_0_0.lora_up");
+                tensors.insert(name, (shape, values));
+            }
+        },
+        &[down, other, "both lead to the model's conv_in.weight"],
+    );
     refused(|tensors| tensors.clear(), &["no LoRA layers"]);
     refused(
         |tensors| rename(tensors, "lora_A.weight", "weight"),

@@ -10,7 +10,7 @@ use crate::args::Compare;
 use crate::interrupt::Interruptible;
 use crate::jobs::{Prompt, read_prompts};
 use crate::model;
-use crate::output;
+use crate::output::{self, Lines};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 use crate::spread;
@@ -19,6 +19,7 @@ use crate::words::heading;
 pub fn run(args: &Compare) -> Result<()> {
     if let Some(file) = &args.output {
         output::check_either(file)?;
+        output::check_report(file, &args.printing)?;
     }
     let pipeline = setup::pipeline(&args.sample, args.printing.quiet || args.printing.json)?;
     let prompts = match &args.prompt_file {
@@ -45,10 +46,17 @@ pub fn run(args: &Compare) -> Result<()> {
         strategies.push(Strategy::segments(2));
     }
     let shape = &request.shape;
+    if args.spreadings.warm_up.is_empty() {
+        for strategy in &mut strategies {
+            spread::fit_warm_up(strategy, args.printing.quiet, |strategy| {
+                pipeline.plan_on(machine.as_ref(), shape, strategy)
+            })?;
+        }
+    }
     let comparison = Comparison::plan(&pipeline, machine.as_ref(), shape, &contents, &strategies)?;
     let default = || output::default_file("compare", &request, comparison.runs());
     let file = args.output.clone().unwrap_or_else(default);
-    output::check(&file, &request, comparison.runs())?;
+    output::check(&file, &request, comparison.runs(), args.force)?;
     let workers =
         workers.map_or_else(|| setup::cpu_workers(&args.devices, comparison.ranks()), Ok)?;
     let names: Vec<_> = workers
@@ -58,18 +66,21 @@ pub fn run(args: &Compare) -> Result<()> {
     let threads: Vec<_> = workers.iter().map(Worker::threads).collect();
     let crowded = setup::shared_cores(&workers);
     let text = !args.printing.quiet && !args.printing.json;
-    if text {
-        say!("{}", heading(comparison.baseline(), &request.content.seed))?;
-        say!(
-            "devices {}; median of {} runs each, taken in turn",
-            names.join(", "),
-            args.repeat
-        )?;
-    }
+    let lines = Lines::beside(args.output.as_deref(), text);
+    lines.print(format_args!(
+        "{}",
+        heading(comparison.baseline(), &request.content.seed)
+    ))?;
+    lines.print(format_args!(
+        "devices {}; median of {} runs each, taken in turn",
+        names.join(", "),
+        args.repeat
+    ))?;
     if let Some(note) = crowded.as_ref().filter(|_| !args.printing.quiet) {
         eprintln!("note: {note}");
     }
 
+    let scheduler = comparison.baseline().scheduler.clone();
     let mut session = Session::new(&pipeline, workers)?;
     let calls = comparison.baseline().plan.calls;
     session.prepare(comparison.baseline())?;
@@ -83,12 +94,8 @@ pub fn run(args: &Compare) -> Result<()> {
         .map(|frame| Image::beside(&shown().map(|row| &row.frames[frame]).collect::<Vec<_>>()))
         .collect::<std::result::Result<_, _>>()?;
     let made = std::iter::once(&*beside);
-    output::write(
-        std::slice::from_ref(&file),
-        made,
-        &request,
-        &request.content.prompt,
-    )?;
+    let texts = [request.content.prompt.clone()];
+    output::write(std::slice::from_ref(&file), made, &request, &texts)?;
     if args.printing.json {
         let report = json!({
             "file": file,
@@ -96,6 +103,15 @@ pub fn run(args: &Compare) -> Result<()> {
             "loras": args.sample.lora,
             "motion_adapter": model::adapter_name(&args.sample, &request.shape),
             "prompts": contents.iter().map(|content| &content.prompt).collect::<Vec<_>>(),
+            "negative_prompt": request.content.negative_prompt,
+            "seed": request.content.seed,
+            "steps": request.shape.steps,
+            "guidance_scale": request.shape.guidance_scale,
+            "width": request.shape.width,
+            "height": request.shape.height,
+            "frames": request.shape.frames,
+            "fps": (request.shape.frames > 1).then_some(request.content.fps),
+            "scheduler": scheduler,
             "dtype": args.sample.dtype,
             "devices": names,
             "threads": threads,
@@ -103,9 +119,12 @@ pub fn run(args: &Compare) -> Result<()> {
             "rows": rows.iter().map(to_json).collect::<Vec<_>>(),
         });
         say!("{}", serde_json::to_string_pretty(&report)?)?;
-    } else if text {
-        print_table(&rows, contents.len() > 1)?;
-        say!("\nwrote {} (sequential first)", file.display())?;
+    } else {
+        print_table(lines, &rows, contents.len() > 1)?;
+        lines.print(format_args!(
+            "\nwrote {} (sequential first)",
+            file.display()
+        ))?;
     }
     Ok(())
 }
@@ -118,9 +137,9 @@ fn label(row: &Row) -> String {
     }
 }
 
-fn print_table(rows: &[Row], several: bool) -> Result<()> {
+fn print_table(lines: Lines, rows: &[Row], several: bool) -> Result<()> {
     let worst = |text: String| if several { text } else { String::new() };
-    say!(
+    lines.print(format_args!(
         "\n{:<44} {:>7} {:>8} {:>8} {:>6} {:>8}{} {:>7} {:>12}",
         "run",
         "devices",
@@ -131,14 +150,14 @@ fn print_table(rows: &[Row], several: bool) -> Result<()> {
         worst(format!(" {:>8}", "worst")),
         "SSIM",
         "latent error"
-    )?;
+    ))?;
     for row in rows {
         let speed_up = if row.sound {
             format!("{:.2}", row.speed_up)
         } else {
             "mismatch".to_owned()
         };
-        say!(
+        lines.print(format_args!(
             "{:<44} {:>7} {:>8.3} {:>8} {:>6.2} {:>8.2}{} {:>7.4} {:>12.5}",
             label(row),
             row.ranks,
@@ -149,7 +168,7 @@ fn print_table(rows: &[Row], several: bool) -> Result<()> {
             worst(format!(" {:>8.2}", row.worst_psnr)),
             row.ssim,
             row.latent_error
-        )?;
+        ))?;
     }
     Ok(())
 }

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use asyncdiff_media::picture;
-use asyncdiff_models::{Content, Request, Run, Session, Strategy, Timings};
+use asyncdiff_models::{Request, Session, Strategy, Timings};
 use serde_json::json;
 
-use crate::args::{Generate, Sample};
+use crate::args::Generate;
 use crate::interrupt::{Interruptible, Place};
 use crate::jobs::{Job, Prompt, jobs, read_prompts};
 use crate::model;
-use crate::output;
+use crate::output::{self, Lines};
+use crate::parameters::parameters;
 use crate::preview::{Previewing, Target};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
@@ -20,6 +21,7 @@ use crate::words::{describe, heading};
 pub fn run(args: &Generate) -> Result<()> {
     if let Some(file) = &args.output {
         output::check_either(file)?;
+        output::check_report(file, &args.printing)?;
     }
     let preview = args.preview.clone().map(|file| Target {
         file,
@@ -53,7 +55,12 @@ pub fn run(args: &Generate) -> Result<()> {
             )
         }
     };
-    let run = pipeline.plan_on(machine.as_ref(), &request.shape, &strategy)?;
+    let mut strategy = strategy;
+    let plan = |strategy: &Strategy| pipeline.plan_on(machine.as_ref(), &request.shape, strategy);
+    if args.spreading.warm_up.is_none() {
+        spread::fit_warm_up(&mut strategy, args.printing.quiet, plan)?;
+    }
+    let run = plan(&strategy)?;
     pipeline.check_complete(&request.shape, &request.content)?;
     if request.content.latents.is_some() && args.seeds.as_slice().len() > 1 {
         return Err("--latents is the noise of every run, so several seeds make the same picture: name one seed".into());
@@ -66,8 +73,16 @@ pub fn run(args: &Generate) -> Result<()> {
     let default = || output::default_file("asyncdiff", &request, 1);
     let file = args.output.clone().unwrap_or_else(default);
     let jobs = jobs(&prompts, &args.seeds, request.shape.num_images, &file)?;
-    for path in jobs.iter().flat_map(|job| &job.files) {
-        output::check(path, &request, 1)?;
+    let files = jobs.iter().flat_map(|job| &job.files);
+    if output::is_stdout(&file) && files.clone().count() > 1 {
+        return Err(format!(
+            "standard output takes one picture or video, and these are {}: give a file name with -o",
+            files.count()
+        )
+        .into());
+    }
+    for path in files {
+        output::check(path, &request, 1, args.force)?;
     }
     let ranks = run.plan.ranks.len();
     let workers = workers.map_or_else(|| setup::cpu_workers(&args.devices, ranks), Ok)?;
@@ -77,14 +92,16 @@ pub fn run(args: &Generate) -> Result<()> {
         .map(|worker| worker.name().to_owned())
         .collect();
     let text = !args.printing.quiet && !args.printing.json;
-    if text {
-        say!("{}", heading(&run, &args.seeds))?;
-        match (chosen, named) {
-            (true, Some(named)) => say!("{}; chosen for {named} devices", describe(&run))?,
-            _ => say!("{}", describe(&run))?,
-        }
-        say!("devices {}", devices.join(", "))?;
+    let lines = Lines::beside(args.output.as_deref(), text);
+    lines.print(format_args!("{}", heading(&run, &args.seeds)))?;
+    match (chosen, named) {
+        (true, Some(named)) => lines.print(format_args!(
+            "{}; chosen for {named} devices",
+            describe(&run)
+        ))?,
+        _ => lines.print(format_args!("{}", describe(&run)))?,
     }
+    lines.print(format_args!("devices {}", devices.join(", ")))?;
 
     let mut session = Session::new(&pipeline, workers)?;
     session.prepare(&run)?;
@@ -104,12 +121,12 @@ pub fn run(args: &Generate) -> Result<()> {
             return Err(failure.into());
         }
         let made = made?;
-        let parameters = parameters(&run, content, &args.sample);
-        output::write(&job.files, made.videos(), &request, &parameters)?;
+        let texts: Vec<_> = (0..job.files.len())
+            .map(|index| parameters(&run, content, args, index))
+            .collect();
+        output::write(&job.files, made.videos(), &request, &texts)?;
         timings.push(made.timings);
-        if text {
-            print_job(job, place, made.timings)?;
-        }
+        print_job(lines, job, place, made.timings)?;
     }
     if args.printing.json {
         let Request { shape, content } = &request;
@@ -120,6 +137,7 @@ pub fn run(args: &Generate) -> Result<()> {
             "motion_adapter": model::adapter_name(&args.sample, shape),
             "negative_prompt": content.negative_prompt,
             "prompt_weighting": content.prompt_weighting,
+            "batch_noise": content.batch_noise,
             "steps": shape.steps,
             "guidance_scale": shape.guidance_scale,
             "width": shape.width,
@@ -153,22 +171,25 @@ pub fn run(args: &Generate) -> Result<()> {
     Ok(())
 }
 
-fn print_job(job: &Job<'_>, (number, jobs): Place, timings: Timings) -> Result<()> {
+fn print_job(lines: Lines, job: &Job<'_>, (number, jobs): Place, timings: Timings) -> Result<()> {
     if jobs > 1 {
         let prompt = match job.prompt {
             "" => String::new(),
             prompt => format!(", {prompt}"),
         };
-        say!("run {number} of {jobs}: seed {}{prompt}", job.seed)?;
+        lines.print(format_args!(
+            "run {number} of {jobs}: seed {}{prompt}",
+            job.seed
+        ))?;
     }
-    say!(
+    lines.print(format_args!(
         "{:.2} s denoising, {:.2} s encoding, {:.2} s decoding",
         timings.denoise.as_secs_f64(),
         timings.encode.as_secs_f64(),
         timings.decode.as_secs_f64()
-    )?;
+    ))?;
     for file in &job.files {
-        say!("wrote {}", file.display())?;
+        lines.print(format_args!("wrote {}", file.display()))?;
     }
     Ok(())
 }
@@ -182,30 +203,4 @@ fn seconds(timings: &[Timings]) -> serde_json::Value {
         "denoise": total(|timings| timings.denoise),
         "decode": total(|timings| timings.decode),
     })
-}
-
-/// The text that web UIs write into their pictures, and read from them.
-fn parameters(run: &Run, content: &Content, sample: &Sample) -> String {
-    let (shape, model) = (&run.shape, model::name(sample.model.as_deref()));
-    let mut text = content.prompt.clone();
-    if !content.negative_prompt.is_empty() {
-        text += &format!("\nNegative prompt: {}", content.negative_prompt);
-    }
-    text += &format!(
-        "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {model}, Plan: {}",
-        shape.steps,
-        run.scheduler,
-        shape.guidance_scale,
-        content.seed,
-        shape.width,
-        shape.height,
-        run.strategy,
-    );
-    for lora in &sample.lora {
-        text += &format!(", LoRA: {}:{}", lora.file.display(), lora.strength);
-    }
-    if let Some(strength) = shape.start.strength() {
-        text += &format!(", Denoising strength: {strength}");
-    }
-    text + concat!(", Version: asyncdiff ", env!("CARGO_PKG_VERSION"))
 }

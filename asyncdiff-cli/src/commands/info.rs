@@ -1,26 +1,38 @@
 //! `asyncdiff info`
 
-use asyncdiff_models::{Description, PartDescription};
+use std::collections::BTreeMap;
+
+use asyncdiff_models::{Description, Dtype, MotionAdapterDescription};
 use serde_json::json;
 
 use crate::args::Info;
-use crate::model;
+use crate::model::{self, MotionSource};
 use crate::setup::Result;
 use crate::words::bytes;
 
 pub fn run(args: &Info) -> Result<()> {
     let name = args.model.as_deref();
-    let description = model::open(name, &args.files, args.json)?.describe()?;
+    let pipeline = model::open(name, &args.files, args.json)?.with_dtype(args.dtype);
+    let description = pipeline.describe()?;
+    let adapter = match name {
+        Some(_) => None,
+        None => Some(model::open_adapter(MotionSource::Embedded, args.json)?.describe()?),
+    };
     if args.json {
-        let report = json!({ "model": model::name(name), "description": description });
+        let report = json!({
+            "model": model::name(name),
+            "dtype": args.dtype,
+            "description": description,
+            "motion_adapter": adapter,
+        });
         say!("{}", serde_json::to_string_pretty(&report)?)?;
         return Ok(());
     }
     say!("model      {}", model::name(name))?;
-    print(&description)
+    print(&description, adapter.as_ref(), args.dtype)
 }
 
-fn print(it: &Description) -> Result<()> {
+fn print(it: &Description, adapter: Option<&MotionAdapterDescription>, dtype: Dtype) -> Result<()> {
     let [channels, height, width] = it.latents;
     say!("class      {}", it.class)?;
     let what = match it.frames {
@@ -58,18 +70,23 @@ fn print(it: &Description) -> Result<()> {
         )?;
     }
 
-    say!("\n{:<16} {:>13}  stored as", "part", "parameters")?;
-    for part in &it.parts {
+    if let Some(adapter) = adapter {
         say!(
-            "{:<16} {:>13}  {}",
-            part.folder,
-            part.parameters,
-            dtypes(part)
+            "videos     up to {} frames (--frames), with the motion adapter that is built in",
+            adapter.most_frames
         )?;
     }
 
+    say!("\n{:<16} {:>13}  stored as", "part", "parameters")?;
+    let parts = it.parts.iter();
+    let parts = parts.map(|part| (part.folder.as_str(), part.parameters, &part.stored));
+    let adapter = adapter.map(|it| ("motion_adapter", it.parameters, &it.stored));
+    for (name, parameters, stored) in parts.chain(adapter) {
+        say!("{name:<16} {parameters:>13}  {}", dtypes(stored))?;
+    }
+
     say!(
-        "\n{:>8}  {:<9}  {:>14}  {:<22}  weights on each device",
+        "\n{:>8}  {:<9}  {:>14}  {:<22}  weights on each device, in {dtype}",
         "segments",
         "partition",
         "ideal speed-up",
@@ -94,11 +111,11 @@ fn print(it: &Description) -> Result<()> {
 }
 
 /// `F16`, or with several types how many weights each has.
-fn dtypes(part: &PartDescription) -> String {
-    match part.stored.len() {
-        1 => join(part.stored.keys().cloned()),
+fn dtypes(stored: &BTreeMap<String, u64>) -> String {
+    match stored.len() {
+        1 => join(stored.keys().cloned()),
         _ => join(
-            part.stored
+            stored
                 .iter()
                 .map(|(dtype, count)| format!("{dtype} ({count})")),
         ),

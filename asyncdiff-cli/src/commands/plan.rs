@@ -3,7 +3,7 @@
 use asyncdiff_core::summary::RankSummary;
 use asyncdiff_core::{Machine, simulate, timeline};
 use asyncdiff_media::file;
-use asyncdiff_models::{MeasuredMachine, Request, Run, StableDiffusion};
+use asyncdiff_models::{MeasuredMachine, Request, Run, StableDiffusion, Strategy};
 use serde_json::json;
 
 use crate::args::Plan;
@@ -16,10 +16,14 @@ pub fn run(args: &Plan) -> Result<()> {
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, None)?;
     let measured = setup::machine(args.spreading.choice.machine.as_deref())?;
     let devices = setup::named_devices(&args.devices)?.map(|workers| workers.len());
-    let Some(strategy) = spread::named(&args.spreading, devices)? else {
+    let Some(mut strategy) = spread::named(&args.spreading, devices)? else {
         return table(args, &pipeline, measured.as_ref(), &request, devices);
     };
-    let run = pipeline.plan_on(measured.as_ref(), &request.shape, &strategy)?;
+    let plan = |strategy: &Strategy| pipeline.plan_on(measured.as_ref(), &request.shape, strategy);
+    if args.spreading.warm_up.is_none() {
+        spread::fit_warm_up(&mut strategy, args.printing.quiet, plan)?;
+    }
+    let run = plan(&strategy)?;
     pipeline.check(&request.shape, &request.content)?;
     let ideal = Machine::ideal(&run.graph);
     let machine = measured

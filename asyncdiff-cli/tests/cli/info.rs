@@ -111,6 +111,43 @@ fn info_in_words_names_every_part_and_partition() {
 }
 
 #[test]
+fn info_knows_the_embedded_motion_adapter() {
+    let sandbox = Sandbox::new();
+    assert!(sandbox.ok(&["info"]).contains("up to 16 frames"));
+    let report: Value = serde_json::from_str(&sandbox.ok(&["info", "--json"])).unwrap();
+    // Two bytes a weight, and the header.
+    let file = "../asyncdiff-models/embedded/motion_adapter/diffusion_pytorch_model.safetensors";
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    let bytes = fs::read(file).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap());
+    let weights = (bytes.len() as u64 - header) / 2;
+    assert_eq!(
+        report["motion_adapter"],
+        json!({"most_frames": 16, "parameters": weights, "stored": {"F16": weights}})
+    );
+    // It is the embedded model's.
+    sandbox.model("sd15");
+    let text = sandbox.ok(&["info", "model", "--json"]);
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert!(report["motion_adapter"].is_null());
+}
+
+#[test]
+fn info_counts_weights_in_the_type_that_is_asked_for() {
+    let sandbox = Sandbox::new();
+    let bytes = |more: &[&str]| {
+        let text = sandbox.ok(&[&["info", "--json"], more].concat());
+        let report: Value = serde_json::from_str(&text).unwrap();
+        report["description"]["partitions"][0]["weight_bytes"][0]
+            .as_u64()
+            .unwrap()
+    };
+    assert_eq!(bytes(&[]), 2 * bytes(&["--dtype", "f16"]));
+    let text = sandbox.ok(&["info", "--dtype", "bf16"]);
+    assert!(text.contains("on each device, in bf16"), "{text}");
+}
+
+#[test]
 fn a_denoiser_that_no_published_partition_fits_gets_balanced_ones() {
     let sandbox = Sandbox::new();
     let model = sandbox.model("sd15");

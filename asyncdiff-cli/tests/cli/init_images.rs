@@ -155,7 +155,10 @@ fn a_unet_that_reads_a_mask_paints_with_one_and_says_that_it_needs_one() {
     picture::write(&sandbox.path("mask.png"), &grey(255), "").unwrap();
     let base = ["generate", "x", "--model", model, "--steps", "4"];
     let error = sandbox.fails(&base);
-    assert!(error.contains("reads a mask"), "{error}");
+    assert!(
+        error.contains("reads a mask") && error.contains("--init-image and --mask"),
+        "{error}"
+    );
     let painted = [
         "--init-image",
         "picture.png",

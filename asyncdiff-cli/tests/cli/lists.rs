@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use super::sandbox::{Sandbox, png, quick};
+use super::sandbox::{Sandbox, pixels, png, quick};
 
 #[test]
 fn every_seed_of_a_list_gives_the_picture_that_it_gives_alone() {
@@ -23,6 +23,36 @@ fn every_seed_of_a_list_gives_the_picture_that_it_gives_alone() {
         assert_eq!(file(&format!("list-{number}.png")), file("alone.png"));
     }
     assert!(!sandbox.path("list-3.png").exists());
+}
+
+#[test]
+fn a_seed_of_minus_one_is_random_and_printed() {
+    let sandbox = Sandbox::new();
+    let draw = || {
+        let text = sandbox.ok(&[
+            "generate", "x", "--steps", "1", "--seed", "-1", "-o", "a.png",
+        ]);
+        let seed = text.split("seed ").nth(1).unwrap();
+        let seed = seed.split(',').next().unwrap().to_owned();
+        let parameters = png(&sandbox.path("a.png")).2;
+        assert!(
+            parameters.contains(&format!("Seed: {seed},")),
+            "{parameters}"
+        );
+        (seed, pixels(&sandbox.path("a.png")))
+    };
+    let (first, picture) = draw();
+    assert_ne!(draw().0, first);
+    // It is that seed's.
+    sandbox.ok(&[
+        "generate", "x", "--steps", "1", "--seed", &first, "-o", "b.png",
+    ]);
+    assert_eq!(pixels(&sandbox.path("b.png")), picture);
+    let text = sandbox.ok(&["plan", "--seed", "-1", "--steps", "4"]);
+    assert!(
+        text.contains("seed ") && !text.contains("seed -1"),
+        "{text}"
+    );
 }
 
 #[test]

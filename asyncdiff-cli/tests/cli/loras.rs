@@ -5,12 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::sandbox::{Sandbox, png};
-
-fn fixture(name: &str) -> String {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
-    fixtures.join(name).to_str().unwrap().to_owned()
-}
+use super::sandbox::{Sandbox, fixture, png};
 
 fn generate<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let fixed = [

@@ -1,5 +1,6 @@
 //! The program as a person uses it: the real binary, in a folder of its own.
 
+mod batches;
 mod dtypes;
 mod info;
 mod init_images;
@@ -8,11 +9,13 @@ mod interrupts;
 mod lists;
 mod loras;
 mod models;
+mod outputs;
 mod pictures;
 mod plans;
 mod previews;
 mod requests;
 mod sandbox;
+mod settings;
 mod sources;
 mod videos;
 mod weights;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::sandbox::Sandbox;
+use super::sandbox::{Sandbox, png};
 
 #[test]
 fn plan_shows_ranks_edges_and_speed_up_and_draws() {
@@ -43,6 +43,39 @@ fn plan_shows_ranks_edges_and_speed_up_and_draws() {
     assert_eq!(
         report["schedule"]["timesteps"].as_array().unwrap().len(),
         12
+    );
+}
+
+/// Two calls leave no room for the default warm-up of three.
+#[test]
+fn few_steps_lower_the_default_warm_up_and_say_so() {
+    let sandbox = Sandbox::new();
+    let note = |args: &[&str]| {
+        let output = sandbox.run(args);
+        assert!(output.status.success(), "{args:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let expected = "note: with 2 denoiser calls, the warm-up is 1 in place of 3\n";
+    let segments = ["--segments", "2", "--steps", "2"];
+    let spread = ["--devices", "cpu:2", "-o", "a.png"];
+    let generate = ["generate", "x"];
+    assert!(note(&[&generate[..], &segments, &spread].concat()).contains(expected));
+    let parameters = png(&sandbox.path("a.png")).2;
+    assert!(parameters.contains("warm-up 1 "), "{parameters}");
+    let compare = ["compare", "x", "--repeat", "1"];
+    assert!(note(&[&compare[..], &segments, &spread].concat()).contains(expected));
+    let plan = |more: &[&str]| note(&[&["plan", "--segments", "2"], more].concat());
+    assert_eq!(plan(&["--steps", "2"]), expected);
+    assert_eq!(plan(&["--steps", "4"]), "");
+    assert_eq!(plan(&["--steps", "2", "--warm-up", "2"]), "");
+    // What was asked for is not changed.
+    let error = sandbox.fails(&["plan", "--segments", "2", "--steps", "2", "--warm-up", "3"]);
+    assert!(error.contains("warm-up of 3"), "{error}");
+    let copies = ["--look-ahead", "2", "--steps", "1"];
+    let copies = note(&[&["plan"], &copies[..]].concat());
+    assert!(
+        copies.contains("the warm-up is 1 in place of 2"),
+        "{copies}"
     );
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::sandbox::{Sandbox, png, quick};
+use super::sandbox::{Sandbox, pixels, png, quick};
 
 #[test]
 fn previews_are_written_and_change_nothing() {
@@ -69,7 +69,7 @@ fn tiles_are_for_pictures_larger_than_the_models() {
         ));
         let found = ["whole.png", "tiles.png"].map(|name| {
             assert_eq!(png(&sandbox.path(name)).0.to_string(), width);
-            fs::read(sandbox.path(name)).unwrap()
+            pixels(&sandbox.path(name))
         });
         found[0] == found[1]
     };

@@ -85,6 +85,12 @@ impl Sandbox {
     }
 }
 
+/// Where a file of the fixtures is.
+pub fn fixture(path: &str) -> String {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+    fixtures.join(path).to_str().unwrap().to_owned()
+}
+
 pub fn walk(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder)
         .unwrap()

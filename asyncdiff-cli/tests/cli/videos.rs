@@ -6,12 +6,7 @@ use std::path::Path;
 use asyncdiff_media::picture;
 use asyncdiff_models::image::Image;
 
-use super::sandbox::Sandbox;
-
-fn fixture(path: &str) -> String {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
-    fixtures.join(path).to_str().unwrap().to_owned()
-}
+use super::sandbox::{Sandbox, fixture};
 
 /// Frames that a folder of pictures holds.
 fn frames(folder: &Path) -> Vec<Image> {
@@ -214,7 +209,19 @@ fn videos_that_cannot_be_made_are_errors() {
             &["x", "--model", &animatediff, "--motion-adapter", &unet],
             &["UNet2DConditionModel", "not of a MotionAdapter"],
         ),
-        (&["x", "--motion-adapter", "none"], &["none"]),
+        (
+            &["x", "--motion-adapter", "none"],
+            &["no motion adapter none", "--motion-adapter"],
+        ),
+        (&["x", "--fps", "12"], &["--fps is for videos", "--frames"]),
+        (
+            &["x", "--motion-bucket-id", "12"],
+            &["--motion-bucket-id", "give a picture with --image"],
+        ),
+        (
+            &["x", "--frames", "2", "--decode-chunk-size", "1"],
+            &["--decode-chunk-size", "--image"],
+        ),
     ];
     for (args, expected) in cases {
         let error = sandbox.fails(&[&["generate"], *args].concat());

@@ -25,30 +25,44 @@ pub(crate) fn encode(format: Format, image: &Image, text: &str) -> Result<Vec<u8
 }
 
 fn png(image: &Image, text: &str) -> Result<Vec<u8>, WriteProblem> {
-    if text.contains('\0') {
-        return Err(WriteProblem::Text(
-            "contains a NUL character, which PNG cannot hold",
-        ));
-    }
+    check_png_text(text)?;
     let mut output = Vec::new();
     let mut encoder = png::Encoder::new(&mut output, image.width as u32, image.height as u32);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     let write = || {
-        if !text.is_empty() {
-            let keyword = "parameters".to_owned();
-            if text.chars().all(|character| u32::from(character) <= 0xff) {
-                encoder.add_text_chunk(keyword, text.to_owned())?;
-            } else {
-                encoder.add_itxt_chunk(keyword, text.to_owned())?;
-            }
-        }
+        add_png_text(&mut encoder, text)?;
         let mut writer = encoder.write_header()?;
         writer.write_image_data(&image.rgb)?;
         writer.finish()
     };
     write().map_err(|error: png::EncodingError| WriteProblem::Encoder(error.to_string()))?;
     Ok(output)
+}
+
+/// Whether a PNG file can hold the text.
+pub(crate) fn check_png_text(text: &str) -> Result<(), WriteProblem> {
+    match text.contains('\0') {
+        true => Err(WriteProblem::Text(
+            "contains a NUL character, which PNG cannot hold",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Puts the text where web UIs look for it, as [`write()`](super::write()) tells.
+pub(crate) fn add_png_text<W: std::io::Write>(
+    encoder: &mut png::Encoder<'_, W>,
+    text: &str,
+) -> Result<(), png::EncodingError> {
+    let keyword = "parameters".to_owned();
+    if text.is_empty() {
+        Ok(())
+    } else if text.chars().all(|character| u32::from(character) <= 0xff) {
+        encoder.add_text_chunk(keyword, text.to_owned())
+    } else {
+        encoder.add_itxt_chunk(keyword, text.to_owned())
+    }
 }
 
 fn jpeg(image: &Image, text: &str) -> Result<Vec<u8>, WriteProblem> {

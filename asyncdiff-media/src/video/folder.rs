@@ -12,7 +12,7 @@ use crate::picture;
 
 /// Writes the frames into a folder that appears whole or not at all: it is filled beside its place and takes its name at
 /// the end.
-pub(super) fn write(path: &Path, frames: &[Image]) -> Result<(), MediaError> {
+pub(super) fn write(path: &Path, frames: &[Image], text: &str) -> Result<(), MediaError> {
     let io = |error: io::Error| MediaError::write(path, error);
     check(path).map_err(|problem| MediaError::write(path, problem))?;
     let target = without_separator(path);
@@ -21,7 +21,7 @@ pub(super) fn write(path: &Path, frames: &[Image]) -> Result<(), MediaError> {
     let files: Vec<_> = (0..frames.len())
         .map(|index| temporary.join(format!("frame-{index:04}.png")))
         .collect();
-    let written = picture::write_all(&files, frames, "")
+    let written = picture::write_all(&files, frames, &vec![text.to_owned(); frames.len()])
         .and_then(|()| take_place(&temporary, &target).map_err(io));
     if written.is_err() {
         // What went wrong first is worth telling; that the leftover cannot be removed either is not.
@@ -68,6 +68,12 @@ pub(super) fn check(path: &Path) -> Result<(), WriteProblem> {
         return Err(WriteProblem::File);
     }
     check_folder(folder_of(&target))
+}
+
+/// Whether there is a frame in the folder, if it is one.
+pub(super) fn holds_frames(path: &Path) -> bool {
+    let mut entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.any(|entry| is_frame(&entry.file_name().to_string_lossy()))
 }
 
 fn is_frame(name: &str) -> bool {

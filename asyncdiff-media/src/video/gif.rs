@@ -10,7 +10,11 @@ use self::palette::{Palette, colors};
 use super::duration;
 use crate::error::WriteProblem;
 
-pub(super) fn encode(frames: &[Image], frames_per_second: u32) -> Result<Vec<u8>, WriteProblem> {
+pub(super) fn encode(
+    frames: &[Image],
+    frames_per_second: u32,
+    text: &str,
+) -> Result<Vec<u8>, WriteProblem> {
     let (width, height) = (frames[0].width as u16, frames[0].height as u16);
     // One palette for all frames if all their colours fit in.
     let shared = colors(frames).map(Palette::exact);
@@ -19,6 +23,9 @@ pub(super) fn encode(frames: &[Image], frames_per_second: u32) -> Result<Vec<u8>
     let mut write = || {
         let mut encoder = gif::Encoder::new(&mut output, width, height, global)?;
         encoder.set_repeat(gif::Repeat::Infinite)?;
+        if !text.is_empty() {
+            encoder.write_raw_extension(gif::Extension::Comment.into(), &[text.as_bytes()])?;
+        }
         for (index, frame) in frames.iter().enumerate() {
             let (palette, indices) = match &shared {
                 Some(shared) => (None, shared.indices(frame)),

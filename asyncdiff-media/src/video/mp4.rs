@@ -1,5 +1,6 @@
 //! MP4 with H.264, encoded by OpenH264.
 
+mod comment;
 mod yuv;
 
 use std::num::NonZeroU32;
@@ -32,11 +33,16 @@ const KEY_FRAME_PERIOD: u32 = 250;
 /// Ticks of the clock a frame; a clock of very few ticks a second makes some players round.
 const TICKS: u32 = 512;
 
-pub(super) fn encode(frames: &[Image], frames_per_second: u32) -> Result<Vec<u8>, WriteProblem> {
+pub(super) fn encode(
+    frames: &[Image],
+    frames_per_second: u32,
+    text: &str,
+) -> Result<Vec<u8>, WriteProblem> {
     let mut encoder =
         Encoder::with_api_config(OpenH264API::from_source(), config(frames_per_second))
             .map_err(refused)?;
-    let mut file = File::new(frames.len(), frames_per_second)?;
+    let user_data = comment::user_data(text);
+    let mut file = File::new(frames.len(), frames_per_second, user_data)?;
     for (index, frame) in frames.iter().enumerate() {
         let milliseconds = super::begins(index, 1000, frames_per_second) as u64;
         let encoded = encoder
@@ -80,13 +86,20 @@ struct File {
     muxer: Mp4FileMuxer,
     bytes: Vec<u8>,
     ticks_per_second: NonZeroU32,
+    /// The box that goes into the index, or nothing.
+    user_data: Vec<u8>,
 }
 
 impl File {
-    fn new(frames: usize, frames_per_second: u32) -> Result<Self, WriteProblem> {
+    fn new(
+        frames: usize,
+        frames_per_second: u32,
+        user_data: Vec<u8>,
+    ) -> Result<Self, WriteProblem> {
+        let index = estimate_maximum_moov_box_size(&[frames]);
         let muxer = Mp4FileMuxer::with_options(Mp4FileMuxerOptions {
             // Room for the index before the frames, so that a browser can play before it has everything.
-            reserved_moov_box_size: estimate_maximum_moov_box_size(&[frames]),
+            reserved_moov_box_size: index + user_data.len(),
             ..Mp4FileMuxerOptions::default()
         })
         .map_err(refused)?;
@@ -94,6 +107,7 @@ impl File {
             bytes: muxer.initial_boxes_bytes().to_owned(),
             muxer,
             ticks_per_second: NonZeroU32::new(frames_per_second * TICKS).unwrap_or(NonZeroU32::MIN),
+            user_data,
         })
     }
 
@@ -141,6 +155,10 @@ impl File {
             // Only a muxer that had too little room in front writes behind the frames.
             self.bytes.resize(self.bytes.len().max(end), 0);
             self.bytes[start..end].copy_from_slice(bytes);
+        }
+        if !self.user_data.is_empty() {
+            comment::append(&mut self.bytes, &self.user_data)
+                .ok_or_else(|| refused("the settings do not fit into the file's index"))?;
         }
         Ok(self.bytes)
     }

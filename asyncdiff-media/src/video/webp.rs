@@ -4,25 +4,36 @@ use asyncdiff_models::image::Image;
 
 use super::duration;
 use crate::error::WriteProblem;
-use crate::picture::{Format, encode};
+use crate::exif;
+use crate::picture::{Format, encode as picture};
 
 /// The flag of an animation in the header.
 const ANIMATION: u8 = 0x02;
+/// The flag of Exif data in the header.
+const EXIF: u8 = 0x08;
 /// The flag of a frame that replaces what was there instead of being blended with it.
 const DO_NOT_BLEND: u8 = 0x02;
 /// Length of a file's `RIFF`, size and `WEBP`.
 const FILE_HEADER: usize = 12;
 
-pub(super) fn encode(frames: &[Image], frames_per_second: u32) -> Result<Vec<u8>, WriteProblem> {
+pub(super) fn encode(
+    frames: &[Image],
+    frames_per_second: u32,
+    text: &str,
+) -> Result<Vec<u8>, WriteProblem> {
     let size = [frames[0].width, frames[0].height].map(|side| three_bytes(side - 1));
-    let header = [&[ANIMATION, 0, 0, 0], &*size.concat()].concat();
+    let flags = match text {
+        "" => ANIMATION,
+        _ => ANIMATION | EXIF,
+    };
+    let header = [&[flags, 0, 0, 0], &*size.concat()].concat();
     // The background, which is never seen, and 0 plays, which is forever.
     let animation = [0; 6];
     let mut chunks = b"WEBP".to_vec();
     push_chunk(&mut chunks, b"VP8X", &header);
     push_chunk(&mut chunks, b"ANIM", &animation);
     for (index, frame) in frames.iter().enumerate() {
-        let picture = encode::encode(Format::WebP, frame, "")?;
+        let picture = picture::encode(Format::WebP, frame, "")?;
         let at_the_origin = [0; 6];
         let content = [
             &at_the_origin,
@@ -32,6 +43,9 @@ pub(super) fn encode(frames: &[Image], frames_per_second: u32) -> Result<Vec<u8>
             &picture[FILE_HEADER..],
         ];
         push_chunk(&mut chunks, b"ANMF", &content.concat());
+    }
+    if !text.is_empty() {
+        push_chunk(&mut chunks, b"EXIF", &exif::user_comment(text));
     }
     if u32::try_from(chunks.len()).is_err() {
         return Err(WriteProblem::Encoder(

@@ -9,15 +9,18 @@ use openh264::formats::YUVSource;
 
 use super::{moving, psnr};
 
-/// Name and content of every box, in order.
-fn boxes(mut bytes: &[u8]) -> Vec<(&str, &[u8])> {
+/// The name of the box of a comment: ©cmt in Latin-1.
+const COMMENT: &str = "\u{a9}cmt";
+
+/// Name and content of every box, in order; names are Latin-1.
+fn boxes(mut bytes: &[u8]) -> Vec<(String, &[u8])> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
         let (header, size) = match number(bytes, 0, 4) {
             1 => (16, number(bytes, 8, 8)),
             size => (8, size),
         };
-        let name = str::from_utf8(&bytes[4..8]).unwrap();
+        let name = bytes[4..8].iter().copied().map(char::from).collect();
         found.push((name, &bytes[header..size]));
         bytes = &bytes[size..];
     }
@@ -188,15 +191,30 @@ fn mp4_plays_as_it_should() {
         (70, 130, 3, 240),
     ] {
         let frames = moving(width, height, count);
-        video::write(&path, &frames, frames_per_second).unwrap();
+        // None, a short one, and one longer than what is reserved for the index without it.
+        let text = "猫, seed 7".repeat([0, 1, 500][count % 3]);
+        video::write(&path, &frames, frames_per_second, &text).unwrap();
         let file = fs::read(&path).unwrap();
         let even = padded(&frames[0]);
+
+        let comment = boxes(find(&file, &["moov"]))
+            .into_iter()
+            .find(|(name, _)| *name == "udta");
+        assert_eq!(comment.is_none(), text.is_empty());
+        if let Some((_, user_data)) = comment {
+            let meta = find(user_data, &["meta"]);
+            // A box with a version in front, and the kind of the data that follows.
+            assert_eq!(&find(&meta[4..], &["hdlr"])[8..12], b"mdir");
+            let data = find(&meta[4..], &["ilst", COMMENT, "data"]);
+            assert_eq!(data[..8], [0, 0, 0, 1, 0, 0, 0, 0]);
+            assert_eq!(&data[8..], text.as_bytes());
+        }
 
         // Everything that a player must know comes before the frames.
         let order: Vec<_> = boxes(&file)
             .into_iter()
             .map(|(name, _)| name)
-            .filter(|name| *name != "free")
+            .filter(|name| name != "free")
             .collect();
         assert_eq!(order, ["ftyp", "moov", "mdat"]);
 
@@ -288,7 +306,7 @@ fn colours_survive_mp4() {
             height: 32,
             rgb: color.repeat(32 * 32),
         };
-        video::write(&path, &[image], 8).unwrap();
+        video::write(&path, &[image], 8, "").unwrap();
         let file = fs::read(&path).unwrap();
         let table = find(&file, &["moov", "trak", "mdia", "minf", "stbl"]);
         let entry = find(&find(table, &["stsd"])[8..], &["avc1"]);

@@ -18,8 +18,12 @@ pub struct Content {
     pub negative_prompt: String,
     /// Whether brackets in both prompts are [weights](crate::prompt), as in web UIs. If not, they are text, as in diffusers.
     pub prompt_weighting: bool,
-    /// Seed of the noise, as for PyTorch's CPU generator.
+    /// Seed of the noise, as for PyTorch's CPU generator. Picture or video `i` of the batch has noise of its own, from the seed
+    /// `seed + i` ([`Content::seed_of`]): it starts as the only one of that seed does.
     pub seed: u64,
+    /// Draw the noise of the whole batch from `seed` alone, as diffusers does with one generator. Then only the first picture
+    /// is that of its seed, and any other is made again with the whole batch.
+    pub batch_noise: bool,
     /// Frames per second of a video.
     pub fps: usize,
     /// Encode and decode big pictures in [tiles](crate::vae::AutoencoderKl::decode_tiled), with less memory.
@@ -32,6 +36,18 @@ pub struct Content {
     pub init_image: Option<InitImage>,
     /// The picture that a video is made of, for Stable Video Diffusion.
     pub image_to_video: Option<ImageToVideo>,
+}
+
+impl Content {
+    /// The seed of picture or video `index` of the batch, from which it can be made alone; with
+    /// [`batch_noise`](Content::batch_noise), that of the batch.
+    #[must_use]
+    pub fn seed_of(&self, index: usize) -> u64 {
+        match self.batch_noise {
+            true => self.seed,
+            false => self.seed.wrapping_add(index as u64),
+        }
+    }
 }
 
 /// A picture that a run starts from.

@@ -84,15 +84,15 @@ pub enum RequestError {
     },
     /// An inpainting UNet without a mask.
     #[error(
-        "this model's UNet reads a mask: give a picture and a mask to paint in it, or use a model without one"
+        "this model's UNet reads a mask: give a picture and a mask to paint in it (--init-image and --mask), or use a model that reads none"
     )]
     NeedsMask,
     /// A model that makes a video of a picture, without one.
-    #[error("this model makes a video of a picture: give one")]
+    #[error("this model makes a video of a picture: give one (--image)")]
     NeedsPicture,
     /// A prompt for a model that reads none.
     #[error(
-        "this model makes a video of a picture and reads no text: give a picture, and leave out the prompt and the negative prompt"
+        "this model makes a video of a picture and reads no text: give a picture (--image), and leave out the prompt and the negative prompt"
     )]
     ReadsNoText,
     /// A picture or mask to start from, for a model that makes a video of a picture.

@@ -3,11 +3,13 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::pipeline::Run;
-use crate::random::TorchRng;
 use crate::request::{Content, ImageToVideo, Shape};
+use crate::tensors::repeat_each;
 use crate::unet::{AddedConditioning, Conditioning};
 use crate::vae::AutoencoderKl;
 use crate::vision::{ClipVisionModelWithProjection, ImageEncoder};
+
+use super::generators::Generators;
 
 /// What the picture shows, and the numbers that say how it is to move. With guidance, the first half of the samples knows no
 /// picture.
@@ -49,29 +51,35 @@ pub(super) fn concat(
     passes: usize,
     vae: &AutoencoderKl,
     device: &Device,
-    rng: &mut TorchRng,
+    generators: &mut Generators,
 ) -> Tensor<4> {
     let &Shape { width, height, .. } = &run.shape;
     let picture = video
         .image
         .resized(width, height)
         .expect("plans are made for pictures with pixels only");
-    let mut samples = picture.to_samples();
+    let picture = picture.to_samples();
     let noise = match &video.noise {
         Some(noise) => noise.values.clone(),
-        None => rng.randn(samples.len()),
+        None => generators.each(picture.len()),
     };
     let strength = video.noise_aug_strength as f32;
-    for (sample, noise) in samples.iter_mut().zip(noise) {
-        *sample += strength * noise;
-    }
-    let samples = Tensor::from_data(TensorData::new(samples, [1, 3, height, width]), device);
-    let [batch, ..] = run.graph.latents;
-    let latents = match content.vae_tiling {
-        true => vae.encode_tiled(samples),
-        false => vae.encode(samples),
+    let encode = |noise: &[f32]| {
+        let samples = picture.iter().zip(noise);
+        let samples: Vec<f32> = samples
+            .map(|(sample, noise)| sample + strength * noise)
+            .collect();
+        let samples = Tensor::from_data(TensorData::new(samples, [1, 3, height, width]), device);
+        match content.vae_tiling {
+            true => vae.encode_tiled(samples).mean,
+            false => vae.encode(samples).mean,
+        }
     };
-    behind_zeros(latents.mean.repeat_dim(0, batch), passes == 2)
+    // One for each video, or one for all; one at a time, as alone.
+    let latents: Vec<_> = noise.chunks(picture.len()).map(encode).collect();
+    let [batch, ..] = run.graph.latents;
+    let each = batch / latents.len();
+    behind_zeros(repeat_each(Tensor::cat(latents, 0), each), passes == 2)
 }
 
 /// With guidance, zeros for the samples that know no picture.

@@ -191,13 +191,21 @@ impl Rank {
         let tensor = |values| Tensor::<4>::from_data(TensorData::new(values, shape), device);
         let (latents, mut source, mut progress) = match lead {
             Some(Lead { start, progress }) => {
-                let Start { latents, kept, rng } = start;
-                (Some(tensor(latents)), Some((kept, rng)), Some(progress))
+                let Start {
+                    latents,
+                    kept,
+                    generators,
+                } = start;
+                (
+                    Some(tensor(latents)),
+                    Some((kept, generators)),
+                    Some(progress),
+                )
             }
             None => (None, None, None),
         };
         let given = Box::new(move |what: Versioned| match (&mut source, what.value) {
-            (Some((_, rng)), Value::Noise) => tensor(noise(rng, run)),
+            (Some((_, generators)), Value::Noise) => tensor(noise(generators, run)),
             (Some((Some(kept), _)), Value::Image) => tensor(kept.image.clone()),
             (Some((Some(kept), _)), Value::ImageNoise) => tensor(kept.noise.clone()),
             _ => unreachable!("only the rank that advances the latents reads {what}"),

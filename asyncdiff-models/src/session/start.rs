@@ -6,12 +6,12 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::image::Mask;
 use crate::pipeline::Run;
-use crate::random::TorchRng;
 use crate::request::{Content, InitImage};
 use crate::tensors::{repeat_each, values};
 use crate::vae::{AutoencoderKl, LatentDistribution};
 
 use super::animate;
+use super::generators::Generators;
 
 /// What the rank that advances the latents is given.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct Start {
     /// The picture's clean latents and the noise on them, for a run that keeps what is outside the mask.
     pub(super) kept: Option<Kept>,
     /// The random numbers behind those that were drawn for the start.
-    pub(super) rng: TorchRng,
+    pub(super) generators: Generators,
 }
 
 /// What is outside a mask: the picture's clean latents and the noise on them, row-major.
@@ -49,7 +49,7 @@ pub(super) fn start(
     vae: &AutoencoderKl,
     device: &Device,
 ) -> (Start, Beside) {
-    let mut rng = TorchRng::new(content.seed);
+    let mut generators = Generators::of(content, run.shape.num_images);
     let given = content
         .latents
         .as_ref()
@@ -62,13 +62,13 @@ pub(super) fn start(
     let concat = content
         .image_to_video
         .as_ref()
-        .map(|video| animate::concat((content, video), run, passes, vae, device, &mut rng));
+        .map(|video| animate::concat((content, video), run, passes, vae, device, &mut generators));
     let Some(init) = &content.init_image else {
-        let noise = given.unwrap_or_else(|| noise(&mut rng, run));
+        let noise = given.unwrap_or_else(|| noise(&mut generators, run));
         let start = Start {
             latents: pure(&noise),
             kept: None,
-            rng,
+            generators,
         };
         let beside = Beside { concat, mask: None };
         return (start, beside);
@@ -78,19 +78,20 @@ pub(super) fn start(
     let all = run.shape.start.strength() == Some(1.0);
     let from_noise = mask.is_some() && (all || given.is_some());
     let keeps = mask.is_some() && !reads_mask;
-    let encode = |samples: Vec<f32>, rng: &mut TorchRng| {
+    // A row for each picture of the batch, or one for all.
+    let encode = |samples: Vec<f32>, generators: &mut Generators| {
         let picture = TensorData::new(samples, [1, 3, image.height, image.width]);
         let picture = Tensor::from_data(picture, device);
         let distribution = match content.vae_tiling {
             true => vae.encode_tiled(picture),
             false => vae.encode(picture),
         };
-        sample(vae, distribution, rng)
+        sample(vae, distribution, generators)
     };
-    // One picture for the whole batch.
+    let each = shape[0] / generators.count();
     let clean = (!from_noise || keeps)
-        .then(|| values(encode(image.to_samples(), &mut rng)).repeat(shape[0]));
-    let noise = given.unwrap_or_else(|| noise(&mut rng, run));
+        .then(|| values(encode(image.to_samples(), &mut generators)).repeat(each));
+    let noise = given.unwrap_or_else(|| noise(&mut generators, run));
     let latents = match &clean {
         Some(clean) if !from_noise => {
             let level = run.schedule.levels[0];
@@ -109,10 +110,11 @@ pub(super) fn start(
             if reads_mask {
                 let mut rest = image.to_samples();
                 outside(&mut rest, mask);
-                let rest = encode(rest, &mut rng);
+                let rest = encode(rest, &mut generators);
+                let on_latents = repeat_each(on_latents, generators.count());
                 let concat = Tensor::cat(vec![on_latents, rest], 1);
                 Beside {
-                    concat: Some(repeat_each(concat, passes * shape[0])),
+                    concat: Some(concat.repeat_dim(0, passes * each)),
                     mask: None,
                 }
             } else {
@@ -124,16 +126,21 @@ pub(super) fn start(
         }
     };
     let kept = clean.filter(|_| keeps).map(|image| Kept { image, noise });
-    (Start { latents, kept, rng }, beside)
+    let start = Start {
+        latents,
+        kept,
+        generators,
+    };
+    (start, beside)
 }
 
 /// Standard normal numbers for the latents of `run`, in their order.
 ///
 /// diffusers draws those of a video as `[frames, channels, height, width]`, but with motion modules as
 /// `[channels, frames, height, width]`.
-pub(super) fn noise(rng: &mut TorchRng, run: &Run) -> Vec<f32> {
+pub(super) fn noise(generators: &mut Generators, run: &Run) -> Vec<f32> {
     let [batch, channels, height, width] = run.graph.latents;
-    let drawn = rng.randn(batch * channels * height * width);
+    let drawn = generators.together(batch * channels * height * width);
     if run.graph.structure != Structure::Motion {
         return drawn;
     }
@@ -150,11 +157,16 @@ pub(super) fn noise(rng: &mut TorchRng, run: &Run) -> Vec<f32> {
     rows
 }
 
-/// Some of the latents that a picture may have, as the denoiser takes them.
-fn sample(vae: &AutoencoderKl, distribution: LatentDistribution, rng: &mut TorchRng) -> Tensor<4> {
+/// Some of the latents that a picture may have, as the denoiser takes them, from each generator.
+fn sample(
+    vae: &AutoencoderKl,
+    distribution: LatentDistribution,
+    generators: &mut Generators,
+) -> Tensor<4> {
     let device = distribution.mean.device();
-    let shape = distribution.mean.dims();
-    let noise = TensorData::new(rng.randn(shape.iter().product()), shape);
+    let [_, channels, height, width] = distribution.mean.dims();
+    let noise = generators.each(channels * height * width);
+    let noise = TensorData::new(noise, [generators.count(), channels, height, width]);
     vae.scale(distribution.sample(Tensor::from_data(noise, &device)))
 }
 

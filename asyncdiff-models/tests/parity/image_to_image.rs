@@ -70,6 +70,7 @@ fn runs_that_start_from_a_picture() {
             request.shape.steps = case.steps;
             request.shape.scheduler = Some(case.scheduler.clone());
             request.shape.num_images = case.num_images;
+            request.content.batch_noise = true;
             request.start_from(if case.mask {
                 InitImage::inpaint(image.clone(), mask.clone())
             } else {

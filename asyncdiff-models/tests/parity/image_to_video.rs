@@ -231,6 +231,7 @@ fn videos_of_pictures() {
             request.content.fps = case.fps;
             request.shape.guidance_scale = case.max_guidance;
             request.shape.num_images = case.num_videos;
+            request.content.batch_noise = true;
             let picture = pictures(&reference, &format!("{name}/picture")).remove(0);
             let mut video = ImageToVideo::new(picture);
             video.motion_bucket_id = case.motion_bucket_id;
