@@ -76,7 +76,8 @@ pub struct Generate {
     /// Replace a folder of frames that is there already [default: off]
     #[arg(long)]
     pub force: bool,
-    /// Write the picture so far, still noisy, into this file every few steps; takes time [default: none]
+    /// Write the picture that the denoiser predicts into this file every few steps, blurred at first; takes time
+    /// [default: none]
     #[arg(long, value_name = "FILE")]
     pub preview: Option<PathBuf>,
     /// Denoiser calls from one preview to the next

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use asyncdiff_models::{Error, Latents, Progress};
+use asyncdiff_models::{Clean, Error, Latents, Progress};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
 
@@ -111,5 +111,9 @@ impl<P: Progress> Progress for Interruptible<P> {
             return ControlFlow::Break(());
         }
         self.inner.step(done, calls, latents)
+    }
+
+    fn predicted(&mut self, done: usize, calls: usize, clean: &Clean<'_>) -> ControlFlow<()> {
+        self.inner.predicted(done, calls, clean)
     }
 }

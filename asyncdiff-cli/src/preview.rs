@@ -1,11 +1,11 @@
-//! The picture so far, in a file that is replaced every few steps.
+//! The picture as it is going to be, in a file that is replaced every few steps.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use asyncdiff_media::picture;
 use asyncdiff_models::image::Image;
-use asyncdiff_models::{Latents, Previewer, Progress};
+use asyncdiff_models::{Clean, Latents, Previewer, Progress};
 
 /// Where previews go, and how often.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ impl<P: Progress> Previewing<P> {
         self.failure.take()
     }
 
-    fn preview(&self, done: usize, calls: usize, latents: &Latents) -> Result<(), String> {
+    fn preview(&self, done: usize, calls: usize, clean: &Clean<'_>) -> Result<(), String> {
         let (Some(target), Some(previewer)) = (&self.target, &self.previewer) else {
             return Ok(());
         };
@@ -51,7 +51,7 @@ impl<P: Progress> Previewing<P> {
         if done == calls || !done.is_multiple_of(target.every) {
             return Ok(());
         }
-        let pictures = previewer.pictures(done, latents);
+        let pictures = previewer.pictures(clean);
         let pictures = pictures.map_err(|error| error.to_string())?;
         let beside = Image::beside(&pictures.iter().collect::<Vec<_>>());
         let beside = beside.map_err(|error| error.to_string())?;
@@ -61,10 +61,14 @@ impl<P: Progress> Previewing<P> {
 
 impl<P: Progress> Progress for Previewing<P> {
     fn step(&mut self, done: usize, calls: usize, latents: &Latents) -> ControlFlow<()> {
-        if let Err(failure) = self.preview(done, calls, latents) {
+        self.inner.step(done, calls, latents)
+    }
+
+    fn predicted(&mut self, done: usize, calls: usize, clean: &Clean<'_>) -> ControlFlow<()> {
+        if let Err(failure) = self.preview(done, calls, clean) {
             self.failure = Some(failure);
             return ControlFlow::Break(());
         }
-        self.inner.step(done, calls, latents)
+        self.inner.predicted(done, calls, clean)
     }
 }

@@ -46,7 +46,7 @@ pub trait Denoiser {
     fn given(&mut self, what: Versioned) -> Result<Self::Tensor, Self::Error>;
 }
 
-/// Is shown every tensor that a rank computes, as soon as it is there; breaking off cancels the run on all ranks.
+/// Is shown every tensor that a rank computes or receives, as soon as it is there; breaking off cancels the run on all ranks.
 pub type Observer<'a, T> = dyn FnMut(Versioned, &T) -> ControlFlow<()> + 'a;
 
 /// Why a rank stopped before the end.
@@ -166,7 +166,11 @@ impl<'a> Engine<'a> {
                     None
                 }
                 Action::Recv { what, from } => {
-                    values.insert(*what, peers.recv(*from, tag(*what))?);
+                    let tensor = peers.recv(*from, tag(*what))?;
+                    if observer(*what, &tensor).is_break() {
+                        return Err(EngineError::Cancelled);
+                    }
+                    values.insert(*what, tensor);
                     None
                 }
             };

@@ -8,43 +8,36 @@ use crate::error::Error;
 use crate::image::Image;
 use crate::pipeline::Run;
 use crate::request::Content;
+use crate::session::Clean;
 use crate::tensors::{Latents, values};
 use crate::vae::AutoencoderKl;
 
-/// Makes pictures of what a run has so far, for use in [`Progress::step`](crate::Progress::step).
+/// Makes pictures of what a run is going to make, for use in [`Progress::predicted`](crate::Progress::predicted).
 ///
-/// Latents on the way are part picture, part noise; they are decoded as they are, at the scale at which the denoiser sees
-/// them. So early previews are noise, and the last one is the picture. Each costs as much as decoding the result does, on
-/// the thread that asks, while the run waits; what the run computes stays the same to the last bit.
+/// A denoiser call predicts the noise in its latents, and so the picture without it. Early ones are blurred, the last one is
+/// all but the result. Each costs as much as decoding the result does, on the thread that asks, while the run waits; what the run
+/// computes stays the same to the last bit.
 #[derive(Clone, Debug)]
 pub struct Previewer {
     decoder: PictureDecoder,
-    /// By the number of denoiser calls that are done, except all.
-    scales: Vec<f64>,
     decoding: Decoding,
 }
 
 impl Previewer {
     pub(crate) fn new(decoder: PictureDecoder, run: &Run, content: &Content) -> Self {
-        let steps = run.schedule.steps.iter();
         Self {
             decoder,
-            scales: steps.map(|step| step.input_scale).collect(),
             decoding: Decoding::of(run, content),
         }
     }
 
-    /// The pictures of `latents` after `done` denoiser calls, as [`Progress::step`](crate::Progress::step) gets them.
+    /// The pictures of latents without noise, as [`Progress::predicted`](crate::Progress::predicted) gets them.
     ///
     /// # Errors
     ///
-    /// [`RequestError::Image`] for latents without elements, [`Error::NotFinite`].
-    pub fn pictures(&self, done: usize, latents: &Latents) -> Result<Vec<Image>, Error> {
-        let latents = match self.scales.get(done) {
-            Some(scale) if *scale != 1.0 => latents.clone() * *scale,
-            _ => latents.clone(),
-        };
-        let (samples, shape) = self.decoder.samples(latents, self.decoding)?;
+    /// [`RequestError::Image`](crate::RequestError::Image) for latents without elements, [`Error::NotFinite`].
+    pub fn pictures(&self, clean: &Clean<'_>) -> Result<Vec<Image>, Error> {
+        let (samples, shape) = self.decoder.samples(clean.latents(), self.decoding)?;
         images(&samples, shape)
     }
 }

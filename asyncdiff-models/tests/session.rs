@@ -11,11 +11,12 @@ use asyncdiff_core::AsyncDiff;
 use asyncdiff_core::plan::{Action, Run};
 use asyncdiff_models::device::workers;
 use asyncdiff_models::image::{Image, Mask};
-use asyncdiff_models::quality::psnr;
+use asyncdiff_models::quality::{psnr, relative_error};
 use asyncdiff_models::random::TorchRng;
 use asyncdiff_models::{
-    Checkpoint, Error, InitImage, Latents, MeasuredMachine, NamedTensor, PartitionChoice,
-    Previewer, Progress, Request, Session, Shape, Spread, StableDiffusion, Strategy,
+    Checkpoint, Clean, Error, InitImage, Latents, MeasuredMachine, NamedTensor, Output,
+    PartitionChoice, Previewer, Progress, Request, Session, Shape, Spread, StableDiffusion,
+    Strategy,
 };
 
 fn pipeline() -> Arc<StableDiffusion> {
@@ -128,18 +129,51 @@ fn a_run_can_be_stopped_and_the_session_goes_on() {
     session.generate(&run, &request.content, &mut ()).unwrap();
 }
 
-/// Makes a picture of every step.
+/// Makes a picture of every prediction, and keeps what it is told.
 struct Album {
     previewer: Previewer,
     pictures: Vec<Vec<Image>>,
+    clean: Vec<Vec<f32>>,
+    noisy: Vec<Vec<f32>>,
+}
+
+fn values(latents: &Latents) -> Vec<f32> {
+    latents.to_data().iter::<f32>().collect()
 }
 
 impl Progress for Album {
     fn step(&mut self, done: usize, _: usize, latents: &Latents) -> ControlFlow<()> {
-        self.pictures
-            .push(self.previewer.pictures(done, latents).unwrap());
+        self.noisy.push(values(latents));
+        assert_eq!(self.noisy.len(), done, "every call is told of, in order");
+        assert_eq!(self.clean.len(), done, "after its prediction");
         ControlFlow::Continue(())
     }
+
+    fn predicted(&mut self, _: usize, _: usize, clean: &Clean<'_>) -> ControlFlow<()> {
+        self.pictures.push(self.previewer.pictures(clean).unwrap());
+        self.clean.push(values(&clean.latents()));
+        ControlFlow::Continue(())
+    }
+}
+
+/// What a run tells, and what it makes with nobody watching.
+fn album(
+    pipeline: &Arc<StableDiffusion>,
+    request: &Request,
+    run: &asyncdiff_models::Run,
+) -> (Album, Output) {
+    let mut session = Session::new(pipeline, workers("cpu:5", None).unwrap()).unwrap();
+    let plain = session.generate(run, &request.content, &mut ()).unwrap();
+    let mut album = Album {
+        previewer: session.previewer(run, &request.content),
+        pictures: Vec::new(),
+        clean: Vec::new(),
+        noisy: Vec::new(),
+    };
+    let watched = session.generate(run, &request.content, &mut album).unwrap();
+    assert_eq!(plain.latents, watched.latents, "{}", run.strategy);
+    assert_eq!(album.pictures.len(), run.plan.calls);
+    (album, plain)
 }
 
 #[test]
@@ -151,17 +185,7 @@ fn previews_change_nothing_and_end_with_the_picture() {
     request.shape.scheduler = Some("euler".to_owned());
     for strategy in strategies() {
         let run = pipeline.plan(&request.shape, &strategy).unwrap();
-        let mut session = Session::new(&pipeline, workers("cpu:5", None).unwrap()).unwrap();
-        let plain = session.generate(&run, &request.content, &mut ()).unwrap();
-        let mut album = Album {
-            previewer: session.previewer(&run, &request.content),
-            pictures: Vec::new(),
-        };
-        let watched = session
-            .generate(&run, &request.content, &mut album)
-            .unwrap();
-        assert_eq!(plain.latents, watched.latents, "{strategy:?}");
-        assert_eq!(album.pictures.len(), run.plan.calls);
+        let (album, plain) = album(&pipeline, &request, &run);
         let distances: Vec<f64> = album
             .pictures
             .iter()
@@ -170,9 +194,42 @@ fn previews_change_nothing_and_end_with_the_picture() {
                 psnr(&pictures[1], &plain.images[1]).unwrap()
             })
             .collect();
-        // Ever more like the picture, and the picture at the end.
+        // Ever more like the picture. The last call's prediction is the picture, up to how its sum is rounded.
         assert!(distances.is_sorted(), "{strategy:?}: {distances:?}");
-        assert_eq!(distances.last(), Some(&f64::INFINITY));
+        assert!(*distances.last().unwrap() > 50.0, "{distances:?}");
+        // A blurred picture from the start, not noise: pure noise is at some 8 dB.
+        assert!(distances[0] > 12.0, "{strategy:?}: {distances:?}");
+    }
+}
+
+/// DDIM keeps a call's clean latents and noise from one level to the next, so two noisy latents say what they are, without
+/// the prediction.
+#[test]
+fn the_clean_latents_of_ddim_are_on_the_line_through_two_noisy_ones() {
+    let pipeline = pipeline();
+    let request = request(&pipeline, 12);
+    let look_ahead = [
+        Spread::ring().into(),
+        Spread::copies(2).into(),
+        Strategy::sequential().split(),
+    ];
+    for strategy in strategies().into_iter().chain(look_ahead) {
+        let run = pipeline.plan(&request.shape, &strategy).unwrap();
+        let (album, _) = album(&pipeline, &request, &run);
+        // The last step goes to a level of its own.
+        for call in 1..run.plan.calls - 1 {
+            let [from, to] = [call, call + 1].map(|index| run.schedule.levels[index]);
+            let (noise, signal) = (to.noise as f32, to.signal as f32);
+            let (before, after) = (&album.noisy[call - 1], &album.noisy[call]);
+            let scale = from.signal as f32 * noise - signal * from.noise as f32;
+            let line = before
+                .iter()
+                .zip(after)
+                .map(|(before, after)| (noise * before - from.noise as f32 * after) / scale);
+            let line: Vec<f32> = line.collect();
+            let error = relative_error(&album.clean[call], &line).unwrap();
+            assert!(error < 1e-3, "{strategy:?}, call {call}: {error}");
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use asyncdiff_core::plan::{Value, Versioned};
 use asyncdiff_core::{BlockId, Engine, EngineError};
 use burn::tensor::{Tensor, TensorData};
 
-use super::progress::Progress;
+use super::progress::{Clean, Progress};
 use super::start::{Start, noise};
 use crate::error::Error;
 use crate::lora::{Part, PartDeltas};
@@ -196,10 +196,15 @@ impl Rank {
                     kept,
                     generators,
                 } = start;
+                let latents = tensor(latents);
                 (
-                    Some(tensor(latents)),
+                    Some(latents.clone()),
                     Some((kept, generators)),
-                    Some(progress),
+                    Some(Watched {
+                        progress,
+                        latents,
+                        prediction: None,
+                    }),
                 )
             }
             None => (None, None, None),
@@ -213,15 +218,43 @@ impl Rank {
         let conditioning = conditioning.to_device(device);
         let mut denoiser = self.unet().denoiser(conditioning, [height, width], given);
         let mut peers = OnDevice::new(peers, device);
-        Engine::new(plan, rank).run(
-            &mut denoiser,
-            &mut peers,
-            latents,
-            &mut |what, tensor| match (&mut progress, what.value) {
-                (Some(progress), Value::Latents) => progress.step(what.version, plan.calls, tensor),
-                _ => ControlFlow::Continue(()),
-            },
-        )
+        Engine::new(plan, rank).run(&mut denoiser, &mut peers, latents, &mut |what, tensor| {
+            match &mut progress {
+                Some(progress) => progress.see(run, what, tensor),
+                None => ControlFlow::Continue(()),
+            }
+        })
+    }
+}
+
+/// Progress, with what it takes to say where a run is going.
+struct Watched<'a> {
+    progress: &'a mut dyn Progress,
+    /// Of the call under way.
+    latents: Latents,
+    prediction: Option<Latents>,
+}
+
+impl Watched<'_> {
+    /// Tells what has come of a value: neither those of one branch nor those that are predicted are what has been made.
+    fn see(&mut self, run: &Run, what: Versioned, tensor: &Latents) -> ControlFlow<()> {
+        let calls = run.plan.calls;
+        if what == Value::Prediction.at(what.version) {
+            self.prediction = Some(tensor.clone());
+        } else if what == Value::Latents.at(what.version) {
+            if let (Some(prediction), Some(call)) = (&self.prediction, what.version.checked_sub(1))
+            {
+                let clean = Clean {
+                    latents: &self.latents,
+                    prediction,
+                    factors: run.schedule.data_prediction(call),
+                };
+                self.progress.predicted(what.version, calls, &clean)?;
+            }
+            self.latents = tensor.clone();
+            return self.progress.step(what.version, calls, tensor);
+        }
+        ControlFlow::Continue(())
     }
 }
 
