@@ -42,6 +42,9 @@ const STABLE_DIFFUSION_XL: [&str; 3] = [
 ];
 const STABLE_VIDEO_DIFFUSION: &str = "StableVideoDiffusionPipeline";
 
+/// All of them, for people.
+const SUPPORTED: &str = "StableDiffusionPipeline and StableDiffusionXLPipeline, their Img2Img and Inpaint siblings, and StableVideoDiffusionPipeline";
+
 #[derive(Deserialize)]
 struct ModelIndex {
     _class_name: String,
@@ -66,7 +69,7 @@ impl Class {
             _ => Err(CheckpointError::UnknownPipeline {
                 file: checkpoint.describe(file),
                 found: index._class_name,
-                supported: "StableDiffusionPipeline and StableDiffusionXLPipeline, their Img2Img and Inpaint siblings, and StableVideoDiffusionPipeline",
+                supported: SUPPORTED,
             }),
         }
     }
@@ -111,6 +114,47 @@ impl Class {
         match self {
             Class::Base | Class::Video => None,
             Class::Xl { .. } => Some([height, width, 0.0, 0.0, height, width]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const ALL: [Class; 3] = [
+        Class::Base,
+        Class::Xl {
+            zeros_for_empty: true,
+        },
+        Class::Video,
+    ];
+
+    #[test]
+    fn every_class_is_named_and_has_reference_data() {
+        // A class that is not in the list above does not compile.
+        let _ = |class| match class {
+            Class::Base | Class::Xl { .. } | Class::Video => {}
+        };
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+        let folders = std::fs::read_dir(fixtures).unwrap();
+        let found: Vec<_> = folders
+            .filter_map(|folder| {
+                let model = Checkpoint::folder(folder.unwrap().path().join("checkpoint")).ok()?;
+                Some(Class::of(&model).unwrap().name())
+            })
+            .collect();
+        let refused = CheckpointError::UnknownPipeline {
+            file: String::new(),
+            found: String::new(),
+            supported: SUPPORTED,
+        };
+        for class in ALL {
+            let name = class.name();
+            assert!(found.contains(&name), "no {name} in fixtures/");
+            assert!(refused.to_string().contains(name), "{refused}");
         }
     }
 }

@@ -9,3 +9,4 @@ mod motion;
 mod numbers;
 mod plan;
 mod simulate;
+mod spreads;

@@ -93,6 +93,20 @@ pub fn models() -> Vec<Model> {
     models
 }
 
+/// Data of a model that is not implemented would be passed over without a word in a test that passes.
+#[test]
+fn every_checkpoint_of_the_data_is_checked() {
+    if std::env::var_os("ASYNCDIFF_FIXTURES").is_some() {
+        return;
+    }
+    let folders = fs::read_dir(root()).unwrap();
+    let checkpoints = folders.filter(|entry| {
+        let folder = entry.as_ref().unwrap().path();
+        folder.join("checkpoint/model_index.json").is_file()
+    });
+    assert_eq!(models().len(), checkpoints.count());
+}
+
 impl Model {
     /// The reference tensors of `<stem>.safetensors`, or `None` where the manifest has no such file.
     pub fn reference(&self, stem: &str) -> Option<Reference> {
