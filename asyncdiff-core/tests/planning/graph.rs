@@ -1,5 +1,5 @@
 //! The segment graph of the real Stable Diffusion UNets, against figures from elsewhere: the number of weights and of
-//! multiply-accumulate operations, and the published partitions' balance (REFERENCE, section 3).
+//! multiply-accumulate operations, and the published partitions' balance (`docs/method.md`).
 
 use std::collections::BTreeMap;
 
