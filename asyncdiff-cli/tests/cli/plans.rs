@@ -177,8 +177,16 @@ fn plan_is_a_table_of_what_the_devices_allow_with_the_choice_marked() {
         error.contains("1048576 bytes") && error.contains("narrower type"),
         "{error}"
     );
-    let error = sandbox.fails(&[&base[..], &["--memory", "much"]].concat());
-    assert!(error.contains("much") && error.contains("8GiB"), "{error}");
+    for (flag, value, expected) in [
+        ("--memory", "much", "8GiB"),
+        ("--look-ahead", "0", "\"0\" is no look-ahead: use ring"),
+        ("--prefer", "beauty", "likeness or speed"),
+    ] {
+        let output = sandbox.run(&[&base[..], &[flag, value]].concat());
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains(flag) && error.contains(expected), "{error}");
+    }
     let error = sandbox.fails(&[&base[..], &["--svg", "x.svg"]].concat());
     assert!(error.contains("--look-ahead"), "{error}");
 }

@@ -49,7 +49,6 @@ fn impossible_requests_are_one_clear_sentence() {
             &["--warm-up", "2"],
             &["--warm-up", "--segments", "--look-ahead"],
         ),
-        (&["--look-ahead", "0"], &["\"0\" is no look-ahead", "ring"]),
         (
             &["--look-ahead", "ring", "--warm-up", "1"],
             &["warm-up of 1", "2 to 3"],
