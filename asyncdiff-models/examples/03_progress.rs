@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use asyncdiff_models::device::workers;
 use asyncdiff_models::{
-    Checkpoint, Error, Latents, Previewer, Progress, Session, StableDiffusion, Strategy,
+    Checkpoint, Clean, Error, Latents, Previewer, Progress, Session, StableDiffusion, Strategy,
 };
 
 struct Watch(Previewer);
@@ -16,10 +16,14 @@ impl Progress for Watch {
     fn step(&mut self, done: usize, calls: usize, latents: &Latents) -> ControlFlow<()> {
         let size = latents.clone().abs().mean().into_scalar::<f32>();
         println!("{done}/{calls}: mean magnitude {size:.3}");
+        ControlFlow::Continue(())
+    }
+
+    fn predicted(&mut self, done: usize, _: usize, clean: &Clean<'_>) -> ControlFlow<()> {
         if done < 10 {
             return ControlFlow::Continue(());
         }
-        if let Ok(pictures) = self.0.pictures(done, latents) {
+        if let Ok(pictures) = self.0.pictures(clean) {
             println!("a preview of {} bytes", pictures[0].rgb.len());
         }
         ControlFlow::Break(())
