@@ -3,6 +3,7 @@
 //!
 //! `cargo run --release -p benches --example plans -- [PROMPTS [SCHEDULER:STEPS,…]]`
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use asyncdiff_core::plan::AsyncDiff;
@@ -111,13 +112,21 @@ fn main() -> Result<(), Failure> {
         };
         let sequential = pipeline.plan(&shape(steps), &Strategy::sequential())?;
         let exact = pictures(&sequential)?;
+        let mut of_fewer = HashMap::new();
         for (name, strategy) in strategies() {
             let run = pipeline.plan(&shape(steps), &strategy)?;
             let (mean, worst) = likeness(&pictures(&run)?, &exact)?;
             let ideal = run.summary.ideal_speed_up;
             let fewer = (steps as f64 / ideal).round() as usize;
-            let run_of_fewer = pipeline.plan(&shape(fewer), &Strategy::sequential())?;
-            let (fewer_mean, fewer_worst) = likeness(&pictures(&run_of_fewer)?, &exact)?;
+            let (fewer_mean, fewer_worst) = match of_fewer.get(&fewer) {
+                Some(known) => *known,
+                None => {
+                    let run = pipeline.plan(&shape(fewer), &Strategy::sequential())?;
+                    let judged = likeness(&pictures(&run)?, &exact)?;
+                    of_fewer.insert(fewer, judged);
+                    judged
+                }
+            };
             println!(
                 "| {scheduler} {steps} | {name} | {} | {ideal:.2} | {mean:.1} | {worst:.1} | {fewer} | {fewer_mean:.1} | {fewer_worst:.1} |",
                 run.plan.ranks.len()

@@ -130,12 +130,17 @@ fn sequential_pipelines() {
             .iter()
             .map(|timestep| *timestep as f32)
             .collect();
-        assert_eq!(
-            timesteps,
-            reference.values("unet_timesteps"),
-            "{}: timesteps",
-            model.name
-        );
+        let expected = reference.values("unet_timesteps");
+        assert_eq!(timesteps.len(), expected.len(), "{}", model.name);
+        for (found, expected) in timesteps.iter().zip(&expected) {
+            // Whole numbers are exact; logarithms may be rounded differently, in the last place and by what is scaled with it.
+            let places = if expected.fract() == 0.0 { 0 } else { 2 };
+            assert!(
+                found.to_bits().abs_diff(expected.to_bits()) <= places,
+                "{}: timestep {found}, expected {expected}",
+                model.name
+            );
+        }
 
         let mut session = Session::new(&model.pipeline, workers("cpu", None).unwrap()).unwrap();
         let (output, steps) = run(&mut session, &model, &request, &Strategy::sequential());
