@@ -5,8 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::machine::Machine;
 use crate::plan::{Plan, PlanError, Setting};
-use crate::simulate::{Machine, simulate};
+use crate::simulate::simulate;
 use crate::strategy::{Spread, Strategy};
 use crate::summary::Summary;
 

@@ -2,12 +2,8 @@
 
 use serde::Serialize;
 
-use crate::plan::{Value, Versioned};
-
-/// A block's position in evaluation order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct BlockId(pub usize);
+pub use crate::value::BlockId;
+use crate::value::{Value, Versioned};
 
 /// Where a block's input comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -111,7 +107,7 @@ impl SegmentGraph {
         self.blocks.iter().map(|block| block.macs).sum()
     }
 
-    /// Number of elements of a value of the plan.
+    /// Number of elements of a value.
     #[must_use]
     pub fn elements(&self, what: Versioned) -> u64 {
         match what.value {

@@ -42,6 +42,7 @@
 pub mod choice;
 pub mod engine;
 pub mod graph;
+pub mod machine;
 pub mod memory;
 pub mod partition;
 pub mod plan;
@@ -51,12 +52,15 @@ pub mod strategy;
 pub mod summary;
 pub mod timeline;
 pub mod unet;
+pub mod value;
 
 pub use engine::{Denoiser, Engine, EngineError};
-pub use graph::{Block, BlockId, Input, SegmentGraph};
+pub use graph::{Block, Input, SegmentGraph};
+pub use machine::{LATENT_BYTES, Machine};
 pub use partition::{Partition, PartitionError};
-pub use plan::{Action, AsyncDiff, Branch, Plan, PlanError, Setting, Term, Value, Versioned};
+pub use plan::{Action, AsyncDiff, Plan, PlanError, Setting};
 pub use scheduler::{Schedule, ScheduleError};
-pub use simulate::{LATENT_BYTES, Machine, Simulation, ideal_speed_up, simulate};
+pub use simulate::{Simulation, ideal_speed_up, simulate};
 pub use strategy::{PartitionChoice, Spread, Strategy};
 pub use summary::Summary;
+pub use value::{BlockId, Branch, Term, Value, Versioned};

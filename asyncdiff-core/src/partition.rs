@@ -7,8 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::graph::{BlockId, Input, SegmentGraph};
-use crate::plan::PlanError;
-use crate::simulate::Machine;
+use crate::machine::Machine;
 use tables::TABLES;
 
 /// An owner for every block of a graph. Segments are numbered from 0 and need not be contiguous.
@@ -22,6 +21,14 @@ pub struct Partition {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PartitionError {
+    /// The partition was made for another graph.
+    #[error("the partition has {partition} blocks, the graph has {graph}")]
+    Mismatch {
+        /// Blocks in the partition.
+        partition: usize,
+        /// Blocks in the graph.
+        graph: usize,
+    },
     /// No segment at all.
     #[error("0 segments are not possible: use at least 1")]
     NoSegments,
@@ -257,10 +264,11 @@ impl Partition {
         })
     }
 
-    pub(crate) fn check(&self, graph: &SegmentGraph) -> Result<(), PlanError> {
+    /// That this is a partition of `graph`.
+    pub(crate) fn check(&self, graph: &SegmentGraph) -> Result<(), PartitionError> {
         let (partition, graph) = (self.segment_of.len(), graph.blocks.len());
         if partition != graph {
-            return Err(PlanError::Partition { partition, graph });
+            return Err(PartitionError::Mismatch { partition, graph });
         }
         Ok(())
     }

@@ -17,13 +17,13 @@ mod sequential;
 mod through;
 mod transfers;
 mod validate;
-mod value;
 
 use serde::Serialize;
 
 use crate::graph::{BlockId, SegmentGraph};
 use crate::scheduler::Schedule;
 
+pub use crate::value::{Branch, Combine, Guidance, Part, Term, Value, Versioned};
 pub use action::{Action, Instruction, Run};
 pub use asyncdiff::AsyncDiff;
 pub use copies::Copies;
@@ -32,7 +32,6 @@ pub use ring::{Ring, RingBlocks};
 pub use role::{Place, Role};
 pub use through::ThroughSegments;
 pub use transfers::Message;
-pub use value::{Branch, Combine, Guidance, Part, Term, Value, Versioned};
 
 /// What every builder starts from.
 #[derive(Clone, Copy, Debug)]

@@ -54,7 +54,7 @@ mod unipc;
 
 use serde::Serialize;
 
-use crate::plan::{Combine, Part, Term, Value};
+use crate::value::{Combine, Part, Term, Value};
 use config::Class;
 use level::Level;
 

@@ -6,9 +6,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::graph::SegmentGraph;
+use crate::machine::Machine;
 use crate::partition::{Partition, PartitionError};
 use crate::plan::{AsyncDiff, Copies, Plan, PlanError, Ring, Setting, ThroughSegments};
-use crate::simulate::Machine;
 
 /// How a run is spread over ranks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 
 use crate::graph::{BlockId, SegmentGraph};
+use crate::machine::Machine;
 use crate::memory::peak_elements;
 use crate::plan::{Action, Plan, Role, Value, Versioned};
-use crate::simulate::{Machine, ideal_speed_up, simulate};
+use crate::simulate::{ideal_speed_up, simulate};
 
 /// Who computes what, how stale the inputs are, what is moved, and how much sooner the run can be done.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::value::{Branch, Combine, Term, Value, Versioned};
 use crate::graph::BlockId;
+use crate::value::{Branch, Combine, Term, Value, Versioned};
 
 /// One thing that a rank does.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::program::Program;
 use super::role::Place;
-use super::value::{Term, Value, Versioned};
 use super::{Method, Plan, PlanError, Setting};
 use crate::graph::{BlockId, Input};
 use crate::partition::Partition;
 use crate::scheduler::Schedule;
+use crate::value::{Term, Value, Versioned};
 
 /// The parameters of an asynchronous run, as published (Chen et al. 2024, section 3), and the forecast, which is ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! Why there is no plan.
 
-use super::value::Versioned;
 use crate::partition::PartitionError;
+use crate::value::Versioned;
 
 /// Why a plan cannot be built, or is not right.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -61,15 +61,7 @@ pub enum PlanError {
     Level(usize),
     /// The partition cannot be made.
     #[error(transparent)]
-    Graph(#[from] PartitionError),
-    /// The partition was made for another graph.
-    #[error("the partition has {partition} blocks, the graph has {graph}")]
-    Partition {
-        /// Blocks in the partition.
-        partition: usize,
-        /// Blocks in the graph.
-        graph: usize,
-    },
+    Partition(#[from] PartitionError),
     /// A rank reads something that it neither computed nor received before.
     #[error("rank {rank}, action {index}: {what} is read before it is there")]
     Missing {

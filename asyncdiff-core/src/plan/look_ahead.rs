@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::PlanError;
 use super::program::Program;
-use super::value::{Combine, Part, Term, Value, Versioned};
 use crate::scheduler::{NoiseLevel, Schedule};
+use crate::value::{Combine, Part, Term, Value, Versioned};
 
 /// A data prediction that is expected of the calls to come: a combination of those that were made.
 #[derive(Clone, Debug)]

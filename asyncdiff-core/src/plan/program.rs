@@ -4,10 +4,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::action::{Action, Instruction, Run};
 use super::role::{Place, Role};
-use super::value::{Branch, Combine, Guidance, Part, Term, Value, Versioned};
 use super::{Method, Plan, PlanError, Setting};
 use crate::graph::{BlockId, Input, SegmentGraph};
 use crate::scheduler::Schedule;
+use crate::value::{Branch, Combine, Guidance, Part, Term, Value, Versioned};
 
 /// Writes the computations of all ranks in one global order in which everything is produced before it is read.
 /// [`Program::finish`] then drops what is not needed and adds the messages.

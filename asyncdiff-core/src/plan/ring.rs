@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::look_ahead::{Held, check_levels};
 use super::program::Program;
 use super::role::{Place, Role};
-use super::value::{Branch, Term, Value};
 use super::{Method, Plan, PlanError, Setting};
 use crate::graph::{BlockId, Input, SegmentGraph};
+use crate::machine::Machine;
 use crate::partition::running_sum;
-use crate::simulate::Machine;
+use crate::value::{Branch, Term, Value};
 
 /// The parameters of a ring look-ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

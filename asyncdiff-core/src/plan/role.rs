@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::value::Branch;
+use crate::value::Branch;
 
 /// What a rank is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

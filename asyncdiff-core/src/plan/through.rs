@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::look_ahead::{Held, check_levels};
 use super::program::Program;
 use super::role::Place;
-use super::value::{Term, Value};
 use super::{Method, Plan, PlanError, Setting};
 use crate::partition::Partition;
+use crate::value::{Term, Value};
 
 /// The parameters of a look-ahead through segments.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::Plan;
 use super::action::Action;
-use super::value::Versioned;
+use crate::value::Versioned;
 
 /// A value that one rank hands to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -6,7 +6,7 @@ use super::linear::Linear;
 use super::sigmas::{SigmaSpacing, SigmaTable, to_single};
 use super::timesteps::Spacing;
 use super::{Schedule, ScheduleError, Step, skip};
-use crate::plan::Value;
+use crate::value::Value;
 
 /// What is integrated over the half logarithm of the signal-to-noise ratio, and whether noise is added on the way.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use super::linear::Linear;
 use super::sigmas::{SigmaTable, initial_deviation, to_single};
 use super::timesteps::Spacing;
 use super::{NoiseLevel, Schedule, ScheduleError, Step, skip};
-use crate::plan::Value;
+use crate::value::Value;
 
 pub(super) fn schedule(
     config: &SchedulerConfig,

@@ -5,7 +5,7 @@ use super::level::PREDICTION_TYPES;
 use super::linear::Linear;
 use super::noise_table::{level_at, levels_at};
 use super::{Schedule, ScheduleError, Step};
-use crate::plan::Value;
+use crate::value::Value;
 
 /// The standard deviation of the data that the boundary conditions assume.
 const SIGMA_DATA: f64 = 0.5;

@@ -1,6 +1,6 @@
 //! Linear combinations under construction.
 
-use crate::plan::{Combine, Term, Versioned};
+use crate::value::{Combine, Term, Versioned};
 
 /// A linear combination of versioned values, every version at most once.
 #[derive(Clone, Debug, Default)]

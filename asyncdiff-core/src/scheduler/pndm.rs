@@ -6,7 +6,7 @@ use super::linear::Linear;
 use super::noise_table::{level_at, levels_at};
 use super::timesteps::Spacing;
 use super::{Schedule, ScheduleError, Step};
-use crate::plan::Value;
+use crate::value::Value;
 
 /// Calls in one pseudo Runge-Kutta step.
 const RUNGE_KUTTA_CALLS: usize = 4;

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde_json::json;
 
 use super::{SCHEDULERS, Schedule, ScheduleError, SchedulerConfig};
-use crate::plan::{Part, Value};
+use crate::value::{Part, Value};
 
 const DDIM: &str = "DDIMScheduler";
 const PNDM: &str = "PNDMScheduler";

@@ -9,7 +9,7 @@ use super::linear::Linear;
 use super::sigmas::{SigmaSpacing, SigmaTable, to_single};
 use super::timesteps::Spacing;
 use super::{Schedule, ScheduleError, Step, skip};
-use crate::plan::{Value, Versioned};
+use crate::value::{Value, Versioned};
 
 pub(super) fn schedule(
     config: &SchedulerConfig,

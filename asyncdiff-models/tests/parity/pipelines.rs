@@ -132,7 +132,7 @@ fn sequential_pipelines() {
             .collect();
         let expected = reference.values("unet_timesteps");
         assert_eq!(timesteps.len(), expected.len(), "{}", model.name);
-        for (found, expected) in timesteps.iter().zip(&expected) {
+        for (found, expected) in timesteps.iter().zip(expected) {
             // Whole numbers are exact; logarithms may be rounded differently, in the last place and by what is scaled with it.
             let places = if expected.fract() == 0.0 { 0 } else { 2 };
             assert!(

@@ -1,10 +1,13 @@
-//! What a plan is about: values, their versions, and linear combinations of them.
+//! What plans are about: values, their versions, and linear combinations of them.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::graph::BlockId;
+/// A block's position in evaluation order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct BlockId(pub usize);
 
 /// What a tensor is, apart from its version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
