@@ -201,7 +201,7 @@ fn through(look_ahead: LookAhead, segments: usize, warm_up: Option<usize>) -> Re
         )
         .into());
     }
-    let default = ThroughSegments::default();
+    let default = ThroughSegments::new(segments);
     Ok(Spread::ThroughSegments {
         segments,
         parameters: ThroughSegments {

@@ -124,7 +124,7 @@ impl Spread {
     pub fn through_segments(segments: usize) -> Self {
         Self::ThroughSegments {
             segments,
-            parameters: ThroughSegments::default(),
+            parameters: ThroughSegments::new(segments),
         }
     }
 

@@ -22,13 +22,13 @@ pub struct Copies {
 }
 
 impl Copies {
-    /// That many copies, with the parameters that have proved best.
+    /// That many copies, with the parameters that have proved best: the further a round reaches, the less of the trend.
     #[must_use]
     pub fn new(copies: usize) -> Self {
         Self {
             copies,
             warm_up: 2,
-            trend: 0.5,
+            trend: 1.0 / copies.max(1) as f64,
         }
     }
 

@@ -18,11 +18,13 @@ pub struct ThroughSegments {
     pub trend: f64,
 }
 
-impl Default for ThroughSegments {
-    fn default() -> Self {
+impl ThroughSegments {
+    /// The parameters that have proved best for that many segments: the further predictions reach, the less of the trend.
+    #[must_use]
+    pub fn new(segments: usize) -> Self {
         Self {
             warm_up: 2,
-            trend: 0.5,
+            trend: 1.0 / segments.max(1) as f64,
         }
     }
 }

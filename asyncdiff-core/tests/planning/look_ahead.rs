@@ -515,7 +515,7 @@ fn what_look_ahead_cannot_do_is_said() {
     let sdxl = super::common::sdxl();
     let setting = Setting::new(&sdxl, &schedule, None);
     assert!(matches!(
-        Plan::through_segments(&setting, &circular, &ThroughSegments::default()),
+        Plan::through_segments(&setting, &circular, &ThroughSegments::new(2)),
         Err(PlanError::NotContiguous(_))
     ));
 }
