@@ -108,7 +108,7 @@ impl StableDiffusion {
     ///
     /// # Errors
     ///
-    /// [`Error::Weights`] for weight files that are missing or damaged, and [`RequestError::Size`] for a default size
+    /// [`Error::Weights`] for weight files that are missing or damaged, and [`Error::Request`] for a default size
     /// that is not possible.
     pub fn describe(&self) -> Result<Description, Error> {
         let shape = self.shape();

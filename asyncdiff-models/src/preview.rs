@@ -35,7 +35,7 @@ impl Previewer {
     ///
     /// # Errors
     ///
-    /// [`RequestError::Image`](crate::RequestError::Image) for latents without elements, [`Error::NotFinite`].
+    /// [`Error::Image`] for latents without elements, [`Error::NotFinite`].
     pub fn pictures(&self, clean: &Clean<'_>) -> Result<Vec<Image>, Error> {
         let (samples, shape) = self.decoder.samples(clean.latents(), self.decoding)?;
         images(&samples, shape)

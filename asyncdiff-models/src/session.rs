@@ -206,7 +206,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`RequestError::Guidance`], [`RequestError::NeedsPicture`].
+    /// [`Error::Request`].
     pub fn encode(&self, shape: &Shape, content: &Content) -> Result<Conditioning, Error> {
         let first = self.ranks[0].worker();
         first.install(|| self.parts.encode(shape, content))

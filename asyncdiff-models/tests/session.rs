@@ -6,6 +6,8 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use asyncdiff_core::AsyncDiff;
 use asyncdiff_core::plan::{Action, Run};
@@ -14,9 +16,9 @@ use asyncdiff_models::image::{Image, Mask};
 use asyncdiff_models::quality::{psnr, relative_error};
 use asyncdiff_models::random::TorchRng;
 use asyncdiff_models::{
-    Checkpoint, Clean, Error, InitImage, Latents, MeasuredMachine, NamedTensor, Output,
-    PartitionChoice, Previewer, Progress, Request, Session, Shape, Spread, StableDiffusion,
-    Strategy,
+    Checkpoint, Clean, Error, InitImage, Latents, Lead, MeasuredMachine, NamedTensor, Output,
+    PartitionChoice, Parts, Previewer, Progress, Rank, Request, Session, Shape, Spread,
+    StableDiffusion, Strategy,
 };
 
 fn pipeline() -> Arc<StableDiffusion> {
@@ -465,4 +467,58 @@ fn a_measured_machine_has_a_time_for_every_block_and_fits_its_runs_only() {
     assert!(refused(&shape, &damaged).contains("half times are no measurement"));
     damaged.blocks.pop();
     assert!(refused(&shape, &damaged).contains("another denoiser"));
+}
+
+/// As in processes of their own: nothing is shared but the messages.
+#[test]
+fn ranks_and_parts_alone_make_what_a_session_makes() {
+    let pipeline = pipeline();
+    let Request { shape, content } = request(&pipeline, 4);
+    let run = pipeline.plan(&shape, &Strategy::segments(2)).unwrap();
+    let mut session = Session::new(&pipeline, workers("cpu:2", Some(2)).unwrap()).unwrap();
+    let expected = session.generate(&run, &content, &mut ()).unwrap().latents;
+
+    let workers = workers("cpu:2", Some(2)).unwrap().into_iter();
+    let mut ranks: Vec<Rank> = workers
+        .map(|worker| Rank::new(&pipeline, worker).unwrap())
+        .collect();
+    for (index, rank) in ranks.iter_mut().enumerate() {
+        rank.prepare(&run, index).unwrap();
+    }
+    let first = ranks[0].worker();
+    let (conditioning, start) = first.install(|| {
+        let parts = Parts::load(&pipeline, first.device()).unwrap();
+        let mut conditioning = parts.encode(&shape, &content).unwrap();
+        let start = parts.start(&run, &content, &mut conditioning);
+        (conditioning, start)
+    });
+    let mut start = Some(start);
+    let peers = asyncdiff_comm::local::world(2, Duration::from_secs(60));
+    let latents = thread::scope(|scope| {
+        let threads: Vec<_> = ranks
+            .iter()
+            .zip(peers)
+            .enumerate()
+            .map(|(index, (rank, peer))| {
+                let (run, conditioning) = (&run, conditioning.clone());
+                let start = start.take_if(|_| index == run.plan.latents_rank);
+                scope.spawn(move || {
+                    let mut silent = ();
+                    let progress: &mut dyn Progress = &mut silent;
+                    let lead = start.map(|start| Lead { start, progress });
+                    let part = || rank.run(run, index, conditioning, lead, peer).unwrap();
+                    rank.worker().install(part)
+                })
+            })
+            .collect();
+        let latents = threads
+            .into_iter()
+            .filter_map(|thread| thread.join().unwrap());
+        latents.collect::<Vec<_>>()
+    });
+    let [latents] = &latents[..] else {
+        panic!("one rank has the latents")
+    };
+    let found: Vec<f32> = latents.clone().into_data().try_to_vec().unwrap();
+    assert_eq!(found, expected);
 }

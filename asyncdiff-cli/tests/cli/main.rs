@@ -9,6 +9,7 @@ mod init_images;
 mod interrupts;
 mod lists;
 mod loras;
+mod machines;
 mod models;
 mod outputs;
 mod pictures;

@@ -51,23 +51,33 @@ impl Session {
         let [first, others @ ..] = &mut self.ranks[..] else {
             unreachable!("a session has a worker")
         };
-        let block_time = times(first, &self.pipeline, &run, &all, Branch::Both, repeat)?;
-        let half_time = if guided {
-            times(first, &self.pipeline, &run, &all, Branch::Positive, repeat)?
+        let branches = if guided {
+            &[Branch::Both, Branch::Positive][..]
         } else {
-            block_time.iter().map(|time| time / 2.0).collect()
+            &[Branch::Both]
         };
+        let each = times(first, &self.pipeline, &run, &all, branches, repeat)?;
+        let block_time: Vec<f64> = each.iter().map(|times| times[0]).collect();
+        let half_time = each.iter().map(|times| match times[..] {
+            [_, half] => half,
+            _ => times[0] / 2.0,
+        });
+        let half_time = half_time.collect();
         let mut heaviest = all;
         heaviest.sort_by(|a, b| block_time[b.0].total_cmp(&block_time[a.0]));
         heaviest.truncate(COMPARED);
-        let own: f64 = heaviest.iter().map(|id| block_time[id.0]).sum();
+        // One after the other, so that both see the same machine.
+        let seconds = |rank: &mut Rank| -> Result<f64, Error> {
+            let both = &[Branch::Both];
+            let times = times(rank, &self.pipeline, &run, &heaviest, both, repeat)?;
+            Ok(times.iter().flatten().sum())
+        };
         let mut speed = vec![1.0];
         let mut links = Vec::new();
         let largest = graph.iter().map(|(_, block)| block.output);
         let largest = largest.max_by_key(|shape| shape.iter().product::<usize>());
         for other in others {
-            let theirs = times(other, &self.pipeline, &run, &heaviest, Branch::Both, repeat)?;
-            speed.push(own / theirs.iter().sum::<f64>());
+            speed.push(seconds(first)? / seconds(other)?);
             let (ends, dtype) = ([first.worker(), other.worker()], run.dtype.of_tensors());
             let trip = |shape| trip(ends, shape, dtype, repeat);
             let latency = trip([1; 4])?;
@@ -103,15 +113,15 @@ impl Session {
     }
 }
 
-/// Seconds that a rank takes for each block.
+/// Seconds that a rank takes for each block, for each of `branches`.
 fn times(
     rank: &mut Rank,
     pipeline: &StableDiffusion,
     run: &Run,
     blocks: &[BlockId],
-    branch: Branch,
+    branches: &[Branch],
     repeat: usize,
-) -> Result<Vec<f64>, Error> {
+) -> Result<Vec<Vec<f64>>, Error> {
     let [_, _, height, width] = run.graph.latents;
     let device = rank.worker().device().clone();
     let conditioning = conditioning(pipeline, run, &device);
@@ -119,10 +129,15 @@ fn times(
         rank.keep(&[]);
         rank.load(run, &[*id])?;
         let mut blocks = rank.unet().blocks(conditioning.clone(), [height, width]);
-        let inputs = inputs(&run.graph, *id, branch, &device);
+        let inputs = branches.iter().map(|branch| {
+            let inputs = inputs(&run.graph, *id, *branch, &device);
+            (*branch, inputs)
+        });
+        let inputs: Vec<_> = inputs.collect();
         Ok(rank.worker().install(|| {
-            median(repeat, || {
-                wait_for(blocks.run(*id, branch, TIMESTEP, inputs.clone()));
+            medians(repeat, inputs.len(), |which| {
+                let (branch, inputs) = &inputs[which];
+                wait_for(blocks.run(*id, *branch, TIMESTEP, inputs.clone()));
             })
         }))
     };
@@ -131,18 +146,24 @@ fn times(
     times
 }
 
-/// Seconds of the median of `repeat` times, after one that does not count: it compiles kernels and fills caches.
-fn median(repeat: usize, mut job: impl FnMut()) -> f64 {
-    job();
-    let mut times: Vec<f64> = (0..repeat)
-        .map(|_| {
+/// Seconds of the median of `repeat` times for each of several jobs, taken in turn, so that all see the same machine. A first time
+/// does not count: it compiles kernels and fills caches.
+fn medians(repeat: usize, jobs: usize, mut job: impl FnMut(usize)) -> Vec<f64> {
+    let mut times = vec![Vec::with_capacity(repeat); jobs];
+    for round in 0..=repeat {
+        for (which, times) in times.iter_mut().enumerate() {
             let start = Instant::now();
-            job();
-            start.elapsed().as_secs_f64()
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[repeat / 2].max(INSTANT)
+            job(which);
+            if round > 0 {
+                times.push(start.elapsed().as_secs_f64());
+            }
+        }
+    }
+    let median = |mut times: Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times[repeat / 2].max(INSTANT)
+    };
+    times.into_iter().map(median).collect()
 }
 
 /// A GPU computes behind the program's back: only when an element is here has the time passed.
@@ -218,7 +239,7 @@ fn trip(
         let mut tag = 0;
         // Both do it equally often, so that nobody waits in vain.
         let mut failure = Ok(());
-        let time = median(repeat, || {
+        let times = medians(repeat, 1, |_| {
             let mut once = || {
                 if rank == 0 {
                     peers.send(1, tag, value.clone())?;
@@ -234,7 +255,7 @@ fn trip(
             }
             tag += 1;
         });
-        failure.map(|()| time / 2.0)
+        failure.map(|()| times[0] / 2.0)
     });
     let times: Result<Vec<f64>, asyncdiff_burn::ranks::RankError<EngineError<Infallible>>> =
         results.into_iter().collect();

@@ -10,7 +10,7 @@ use asyncdiff_models::{InitImage, Request, Session, Spread, StableDiffusion, Str
 use super::fixtures::models;
 use super::image_to_video;
 
-/// The order in which a kernel adds up may depend on the size of the batch. A few steps with few layers make little of that.
+/// The order in which a kernel adds up may depend on the size of the batch. A few steps through few layers make little of that.
 const ROUNDING: f64 = 1e-5;
 
 /// Several small pictures or videos in a few steps with noise between them, started from what the model needs; with `mask`, inside
@@ -22,7 +22,7 @@ fn request(
 ) -> Request {
     let mut request = video_of_picture.unwrap_or_else(|| pipeline.request("a red fox"));
     let shape = &mut request.shape;
-    shape.steps = 3;
+    shape.steps = 5;
     shape.num_images = 2;
     shape.frames = shape.frames.min(3);
     shape.guidance_scale = 5.0;
