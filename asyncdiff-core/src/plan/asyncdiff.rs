@@ -184,7 +184,7 @@ impl Builder<'_> {
         // the first. A last call without a successor needs the additional rank only.
         let ahead = start + self.strategy.stride - 1;
         if ahead < calls {
-            self.asynchronous(start, ahead, |segment| Some(segment));
+            self.asynchronous(start, ahead, Some);
             self.program.predict(self.rank(0, last), ahead, false);
         }
         if self.strategy.stride == 2 {

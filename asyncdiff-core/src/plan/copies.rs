@@ -22,19 +22,18 @@ pub struct Copies {
 }
 
 impl Copies {
-    /// That many copies, with the parameters that have proved best: the further a round reaches, the less of the trend.
+    /// That many copies, with the parameters that have proved best.
     #[must_use]
     pub fn new(copies: usize) -> Self {
         Self {
             copies,
             warm_up: 2,
-            trend: 1.0 / copies.max(1) as f64,
+            trend: trend(copies),
         }
     }
 
     /// The rounds behind one another: the warm-up's calls alone; then the fewest rounds that do, of sizes as equal as possible,
-    /// the smaller ones first, where the data prediction changes fastest; and the last call alone, where an error would go
-    /// straight into the result.
+    /// the larger ones first; and the last call alone, where an error would go straight into the result.
     #[must_use]
     pub fn rounds(&self, calls: usize) -> Vec<Range<usize>> {
         let mut rounds: Vec<_> = (0..self.warm_up.min(calls))
@@ -42,17 +41,23 @@ impl Copies {
             .collect();
         let mut start = rounds.len();
         while start < calls {
-            // Rounding down leaves the larger sizes for later.
             let together = calls - 1 - start;
             let size = match together.div_ceil(self.copies.max(1)) {
                 0 => 1,
-                count => together / count,
+                // Rounding up takes the larger sizes first.
+                count => together.div_ceil(count),
             };
             rounds.push(start..start + size);
             start += size;
         }
         rounds
     }
+}
+
+/// The best-proved share of the trend where that many calls are under way. With two, the trend comes from a call on true latents
+/// and one on predicted ones; with more, from two on predicted ones, and their difference is mostly error.
+pub(super) fn trend(calls: usize) -> f64 {
+    if calls <= 2 { 0.5 } else { 0.0 }
 }
 
 impl Plan {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::copies::trend;
 use super::look_ahead::{Held, check_levels};
 use super::program::Program;
 use super::role::Place;
@@ -19,12 +20,12 @@ pub struct ThroughSegments {
 }
 
 impl ThroughSegments {
-    /// The parameters that have proved best for that many segments: the further predictions reach, the less of the trend.
+    /// The parameters that have proved best for that many segments.
     #[must_use]
     pub fn new(segments: usize) -> Self {
         Self {
             warm_up: 2,
-            trend: 1.0 / segments.max(1) as f64,
+            trend: trend(segments),
         }
     }
 }

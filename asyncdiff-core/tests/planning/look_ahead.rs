@@ -201,7 +201,7 @@ impl<'a> Loop<'a> {
         let rounds = together.div_ceil(copies);
         let mut call = warm_up;
         for round in 0..rounds {
-            let larger = round >= rounds - together % rounds;
+            let larger = round < together % rounds;
             let size = together / rounds + usize::from(larger);
             let data: Vec<f64> = (0..size)
                 .map(|copy| {
