@@ -81,8 +81,8 @@ pub use measured::{MeasureError, MeasuredMachine};
 pub use pipeline::{Choices, MotionAdapter, Run, StableDiffusion};
 pub use preview::Previewer;
 pub use request::{Content, ImageToVideo, InitImage, Request, RequestError, Shape, StartFrom};
-pub use session::{Clean, Lead, Output, Parts, Progress, Rank, Session, Start, Timings};
-pub use tensors::Latents;
+pub use session::{Lead, Output, Parts, Progress, Rank, Session, Start, Timings};
+pub use tensors::{Clean, Latents};
 
 /// The README's example is a test.
 #[cfg(all(doctest, feature = "flex", feature = "embedded"))]

@@ -8,8 +8,7 @@ use crate::error::Error;
 use crate::image::Image;
 use crate::pipeline::Run;
 use crate::request::Content;
-use crate::session::Clean;
-use crate::tensors::{Latents, values};
+use crate::tensors::{Clean, Latents, values};
 use crate::vae::AutoencoderKl;
 
 /// Makes pictures of what a run is going to make, for use in [`Progress::predicted`](crate::Progress::predicted).

@@ -26,7 +26,7 @@ use crate::tensors::{Latents, values};
 use crate::unet::Conditioning;
 
 pub use parts::Parts;
-pub use progress::{Clean, Progress};
+pub use progress::Progress;
 pub use rank::{Lead, Rank};
 pub use start::Start;
 

@@ -2,9 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use burn::tensor::FloatDType;
-
-use crate::tensors::Latents;
+use crate::tensors::{Clean, Latents};
 
 /// Is told how far a run is.
 pub trait Progress: Send {
@@ -22,25 +20,5 @@ pub trait Progress: Send {
 impl Progress for () {
     fn step(&mut self, _: usize, _: usize, _: &Latents) -> ControlFlow<()> {
         ControlFlow::Continue(())
-    }
-}
-
-/// The latents without noise that a denoiser call points to, if anybody asks for them.
-#[derive(Clone, Copy, Debug)]
-pub struct Clean<'a> {
-    /// Before the call.
-    pub(super) latents: &'a Latents,
-    /// The call's.
-    pub(super) prediction: &'a Latents,
-    /// The factors on both ([`Schedule::data_prediction`](asyncdiff_core::Schedule::data_prediction)).
-    pub(super) factors: (f64, f64),
-}
-
-impl Clean<'_> {
-    /// The latents, `[batch, channels, height, width]`: blurred at first, and ever more like the result.
-    #[must_use]
-    pub fn latents(&self) -> Latents {
-        let part = |tensor: &Latents, factor| tensor.clone().cast(FloatDType::F32) * factor;
-        part(self.latents, self.factors.0) + part(self.prediction, self.factors.1)
     }
 }

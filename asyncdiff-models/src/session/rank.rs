@@ -13,12 +13,12 @@ use asyncdiff_core::plan::{Value, Versioned};
 use asyncdiff_core::{BlockId, Engine, EngineError};
 use burn::tensor::{Tensor, TensorData};
 
-use super::progress::{Clean, Progress};
+use super::progress::Progress;
 use super::start::{Start, noise};
 use crate::error::Error;
 use crate::lora::{Part, PartDeltas};
 use crate::pipeline::{Run, StableDiffusion};
-use crate::tensors::Latents;
+use crate::tensors::{Clean, Latents};
 use crate::unet::{Conditioning, UNet};
 
 /// One rank: a worker, and the denoiser's blocks that it has loaded.
