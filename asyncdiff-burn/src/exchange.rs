@@ -1,7 +1,107 @@
 //! Tensors between ranks.
 
-use asyncdiff_comm::{CommError, PeerExchange};
-use burn::tensor::{Device, Tensor};
+use std::time::Duration;
+
+use asyncdiff_comm::{CommError, Element, Form, Message, PeerExchange};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+/// A tensor on its way: on a device, or its elements.
+#[derive(Clone, Debug)]
+pub struct Parcel<const D: usize>(Content<D>);
+
+#[derive(Clone, Debug)]
+enum Content<const D: usize> {
+    Tensor(Tensor<D>),
+    Data(TensorData),
+}
+
+impl<const D: usize> Parcel<D> {
+    /// Bytes that are no tensor: `[1, …, 1, bytes]`.
+    #[must_use]
+    pub fn of_bytes(bytes: Vec<u8>) -> Self {
+        let mut shape = [1; D];
+        shape[D - 1] = bytes.len();
+        Self(Content::Data(TensorData::from_bytes_vec(
+            bytes,
+            shape,
+            DType::U8,
+        )))
+    }
+
+    /// A tensor.
+    #[must_use]
+    pub fn of_tensor(tensor: Tensor<D>) -> Self {
+        Self(Content::Tensor(tensor))
+    }
+
+    /// The tensor, on `device`.
+    #[must_use]
+    pub fn unpack(self, device: &Device) -> Tensor<D> {
+        match self.0 {
+            Content::Tensor(tensor) => tensor.to_device(device),
+            Content::Data(data) => {
+                let dtype = data.dtype();
+                Tensor::from_data(data, (device, dtype))
+            }
+        }
+    }
+}
+
+/// What carries elements of `dtype`.
+///
+/// # Panics
+///
+/// For types that denoisers do not compute in.
+#[must_use]
+pub fn element(dtype: DType) -> Element {
+    match dtype {
+        DType::F32 => Element::F32,
+        DType::F16 => Element::F16,
+        DType::BF16 => Element::Bf16,
+        DType::U8 => Element::U8,
+        other => unreachable!("no denoiser computes in {other:?}"),
+    }
+}
+
+impl<const D: usize> Message for Parcel<D> {
+    fn form(&self) -> Form {
+        match &self.0 {
+            Content::Tensor(tensor) => Form::new(tensor.dims(), element(tensor.dtype())),
+            Content::Data(data) => Form::new(data.shape().to_vec(), element(data.dtype())),
+        }
+    }
+
+    fn into_bytes(self) -> impl AsRef<[u8]> {
+        let data = match self.0 {
+            Content::Tensor(tensor) => tensor.into_data(),
+            Content::Data(data) => data,
+        };
+        Elements(data)
+    }
+
+    fn from_bytes(form: &Form, bytes: Vec<u8>) -> Self {
+        let dtype = match form.element {
+            Element::F32 => DType::F32,
+            Element::F16 => DType::F16,
+            Element::Bf16 => DType::BF16,
+            Element::U8 => DType::U8,
+            other => unreachable!("no tensor of {other} is expected"),
+        };
+        let shape = form.shape.clone();
+        Self(Content::Data(TensorData::from_bytes_vec(
+            bytes, shape, dtype,
+        )))
+    }
+}
+
+/// The elements of a tensor, as bytes. (Burn runs on little-endian machines only.)
+struct Elements(TensorData);
+
+impl AsRef<[u8]> for Elements {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
 
 /// Passes tensors on through another transport, and moves what is received to this rank's device.
 #[derive(Debug)]
@@ -20,7 +120,7 @@ impl<P> OnDevice<P> {
     }
 }
 
-impl<const D: usize, P: PeerExchange<Tensor<D>>> PeerExchange<Tensor<D>> for OnDevice<P> {
+impl<const D: usize, P: PeerExchange<Parcel<D>>> PeerExchange<Tensor<D>> for OnDevice<P> {
     fn rank(&self) -> usize {
         self.peers.rank()
     }
@@ -30,15 +130,22 @@ impl<const D: usize, P: PeerExchange<Tensor<D>>> PeerExchange<Tensor<D>> for OnD
     }
 
     fn send(&mut self, to: usize, tag: u64, message: Tensor<D>) -> Result<(), CommError> {
-        self.peers.send(to, tag, message)
+        self.peers.send(to, tag, Parcel::of_tensor(message))
     }
 
-    fn recv(&mut self, from: usize, tag: u64) -> Result<Tensor<D>, CommError> {
-        Ok(self.peers.recv(from, tag)?.to_device(&self.device))
+    fn recv(
+        &mut self,
+        from: usize,
+        tag: u64,
+        expected: &Form,
+        within: Duration,
+    ) -> Result<Tensor<D>, CommError> {
+        let parcel = self.peers.recv(from, tag, expected, within)?;
+        Ok(parcel.unpack(&self.device))
     }
 
-    fn barrier(&mut self) -> Result<(), CommError> {
-        self.peers.barrier()
+    fn check(&mut self) -> Result<(), CommError> {
+        self.peers.check()
     }
 
     fn fail(&mut self, reason: &str) {

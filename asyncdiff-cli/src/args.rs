@@ -1,5 +1,6 @@
 //! The flags. Help, shell completions and the man page all come from here.
 
+mod ranks;
 mod spread;
 mod video;
 
@@ -13,6 +14,7 @@ use clap_complete::Shell;
 use crate::jobs::{Seeds, parse_seed};
 use crate::lora_flag::LoraFlag;
 
+pub use ranks::Ranks;
 pub use spread::{Choice, LookAhead, Spreading, Spreadings, Switch};
 pub use video::Video;
 
@@ -66,6 +68,8 @@ pub struct Generate {
     pub seeds: Seeds,
     #[command(flatten)]
     pub devices: Devices,
+    #[command(flatten)]
+    pub ranks: Ranks,
     #[command(flatten)]
     pub spreading: Spreading,
     /// The file to write: .png, .jpg or .webp for pictures; .mp4, .gif, .webp, .png or a folder (DIR/) for videos; several get

@@ -1,4 +1,4 @@
-//! Ctrl-C: the first one ends a run at its next step, a second one ends the program at once.
+//! Ctrl-C, or SIGTERM: the first one ends a run at its next step, a second one ends the program at once.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use asyncdiff_models::{Clean, Error, Latents, Progress};
-use signal_hook::consts::SIGINT;
+use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::result::Result;
@@ -57,8 +57,10 @@ impl<P: Progress> Interruptible<P> {
     pub fn new(inner: P) -> io::Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
         // In this order: the first signal finds the flag down and raises it, the second finds it up.
-        flag::register_conditional_shutdown(SIGINT, EXIT_CODE.into(), Arc::clone(&asked))?;
-        flag::register(SIGINT, Arc::clone(&asked))?;
+        for signal in [SIGINT, SIGTERM] {
+            flag::register_conditional_shutdown(signal, EXIT_CODE.into(), Arc::clone(&asked))?;
+            flag::register(signal, Arc::clone(&asked))?;
+        }
         Ok(Self {
             asked,
             inner,

@@ -14,6 +14,7 @@ mod model;
 mod output;
 mod parameters;
 mod preview;
+mod processes;
 mod progress;
 mod result;
 mod setup;

@@ -1,28 +1,41 @@
 //! How one rank of an asynchronous denoising run hands a message to another.
 //!
-//! [`PeerExchange`] is the contract; [`local`] is the transport between threads of one process. Messages are tagged, so
-//! that a rank may ask for them in another order than they were sent in. Sending never waits for the receiver. Receiving
-//! waits until the message is there, the deadline has passed, or a peer is gone: a rank that fails is an error that names
-//! it on every other rank, never a hang.
+//! [`PeerExchange`] is the contract. Its transports: [`local`] between threads of one process; [`network`] between processes
+//! and hosts (feature `network`); [`nccl`] between NVIDIA GPUs (feature `nccl`). [`launch`] says which rank a process is.
+//!
+//! Messages are tagged, so that a rank may ask for them in another order than they were sent in, and they have a [`Form`]
+//! that the receiver knows beforehand. Sending never waits for the receiver. Receiving waits until the message is there,
+//! the caller's deadline has passed, or a peer is gone: a rank that fails is an error that names it on every other rank,
+//! never a hang.
 //!
 //! ```
 //! use std::time::Duration;
-//! use asyncdiff_comm::{PeerExchange, local};
+//! use asyncdiff_comm::{Element, Form, PeerExchange, local};
 //!
-//! let mut world = local::world::<String>(2, Duration::from_secs(5));
+//! let mut world = local::world::<Vec<f32>>(2);
 //! let mut second = world.pop().unwrap();
 //! let mut first = world.pop().unwrap();
-//! let worker = std::thread::spawn(move || second.recv(0, 7).unwrap());
-//! first.send(1, 7, "hidden state".to_owned())?;
-//! assert_eq!(worker.join().unwrap(), "hidden state");
+//! let form = Form::new([3], Element::F32);
+//! let worker = std::thread::spawn(move || second.recv(0, 7, &form, Duration::from_secs(5)));
+//! first.send(1, 7, vec![1.0, 2.0, 3.0])?;
+//! assert_eq!(worker.join().unwrap()?, [1.0, 2.0, 3.0]);
 //! # Ok::<(), asyncdiff_comm::CommError>(())
 //! ```
 
 #![deny(missing_docs)]
 
+mod form;
+pub mod launch;
 pub mod local;
+mod mailbox;
+#[cfg(feature = "nccl")]
+pub mod nccl;
+#[cfg(feature = "network")]
+pub mod network;
 
 use std::time::Duration;
+
+pub use form::{Element, Form, Message};
 
 /// Point-to-point messages between the ranks of one run.
 pub trait PeerExchange<M> {
@@ -39,23 +52,64 @@ pub trait PeerExchange<M> {
     /// [`CommError::NoSuchRank`], or [`CommError::PeerFailed`] if a rank has failed.
     fn send(&mut self, to: usize, tag: u64, message: M) -> Result<(), CommError>;
 
-    /// Waits for the message that rank `from` sends under `tag`. Messages under one tag arrive in the order they were sent.
+    /// Waits, no longer than `within`, for the message that rank `from` sends under `tag`. Messages under one tag arrive in
+    /// the order they were sent.
     ///
     /// # Errors
     ///
-    /// [`CommError::NoSuchRank`]; [`CommError::PeerFailed`] if a rank has failed, or `from` has left without sending;
-    /// [`CommError::Deadline`] if the message did not come in time.
-    fn recv(&mut self, from: usize, tag: u64) -> Result<M, CommError>;
+    /// [`CommError::NoSuchRank`]; [`CommError::Form`] if the message is not of the form `expected`;
+    /// [`CommError::PeerFailed`] if a rank has failed, or `from` has left without sending; [`CommError::Deadline`] if the
+    /// message did not come in time.
+    fn recv(
+        &mut self,
+        from: usize,
+        tag: u64,
+        expected: &Form,
+        within: Duration,
+    ) -> Result<M, CommError>;
 
-    /// Waits until every rank has called this.
+    /// Whether all ranks are well. Does not wait: who computes for long asks from time to time.
     ///
     /// # Errors
     ///
-    /// [`CommError::PeerFailed`] if a rank has failed or left, [`CommError::Deadline`] if one did not come in time.
-    fn barrier(&mut self) -> Result<(), CommError>;
+    /// [`CommError::PeerFailed`] if a rank has failed.
+    fn check(&mut self) -> Result<(), CommError>;
 
-    /// Tells all other ranks that this one cannot go on, and why. Their calls then return [`CommError::PeerFailed`].
+    /// Tells all other ranks that this one cannot go on, and why. Their calls then return [`CommError::PeerFailed`] with
+    /// `reason`. If another rank has failed before, that one stays the cause, and is named.
     fn fail(&mut self, reason: &str);
+}
+
+impl<M, P: PeerExchange<M> + ?Sized> PeerExchange<M> for &mut P {
+    fn rank(&self) -> usize {
+        (**self).rank()
+    }
+
+    fn world_size(&self) -> usize {
+        (**self).world_size()
+    }
+
+    fn send(&mut self, to: usize, tag: u64, message: M) -> Result<(), CommError> {
+        (**self).send(to, tag, message)
+    }
+
+    fn recv(
+        &mut self,
+        from: usize,
+        tag: u64,
+        expected: &Form,
+        within: Duration,
+    ) -> Result<M, CommError> {
+        (**self).recv(from, tag, expected, within)
+    }
+
+    fn check(&mut self) -> Result<(), CommError> {
+        (**self).check()
+    }
+
+    fn fail(&mut self, reason: &str) {
+        (**self).fail(reason);
+    }
 }
 
 /// Why a message was not exchanged.
@@ -78,6 +132,18 @@ pub enum CommError {
         /// What it said.
         reason: String,
     },
+    /// A message of another shape or element type than both ranks should know it to have.
+    #[error(
+        "rank {rank} sent {found} where {expected} was expected: its plan or its program differs"
+    )]
+    Form {
+        /// The sender.
+        rank: usize,
+        /// What the receiver expected.
+        expected: Form,
+        /// What was sent.
+        found: Form,
+    },
     /// The deadline has passed.
     #[error(
         "rank {rank} sent nothing for {after:?}; it hangs, or the deadline is too short for this model"
@@ -88,4 +154,7 @@ pub enum CommError {
         /// How long.
         after: Duration,
     },
+    /// What carries the messages does not work.
+    #[error("{0}")]
+    Transport(String),
 }

@@ -1,12 +1,16 @@
 //! Runs one rank's part of a plan.
 
+mod patience;
+
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::time::Instant;
 
-use asyncdiff_comm::{CommError, PeerExchange};
+use asyncdiff_comm::{CommError, Form, PeerExchange};
 
 use crate::graph::BlockId;
 use crate::plan::{Action, Branch, Combine, Part, Plan, Run, Term, Value, Versioned};
+use patience::Patience;
 
 /// What the engine needs of a denoiser and of the tensors it works on.
 pub trait Denoiser {
@@ -67,26 +71,30 @@ pub enum EngineError<E: std::error::Error> {
     Missing(Versioned),
 }
 
+/// Says which shape and element type a value has when another rank sends it.
+pub type Forms<'a> = dyn Fn(Versioned) -> Form + 'a;
+
 /// Runs the actions of one rank.
 pub struct Engine<'a> {
     plan: &'a Plan,
     rank: usize,
+    forms: &'a Forms<'a>,
 }
 
 impl<'a> Engine<'a> {
-    /// An engine for one rank of a valid plan.
+    /// An engine for one rank of a valid plan, whose messages are of these forms.
     ///
     /// # Panics
     ///
     /// If the plan has no such rank.
     #[must_use]
-    pub fn new(plan: &'a Plan, rank: usize) -> Self {
+    pub fn new(plan: &'a Plan, rank: usize, forms: &'a Forms<'a>) -> Self {
         assert!(
             rank < plan.ranks.len(),
             "rank {rank} of {}",
             plan.ranks.len()
         );
-        Self { plan, rank }
+        Self { plan, rank, forms }
     }
 
     /// Runs all actions. `latents` are the initial latents, for the rank that starts from them
@@ -128,6 +136,7 @@ impl<'a> Engine<'a> {
             .map(|latents| (Value::Latents.at(0), latents))
             .into_iter()
             .collect();
+        let mut patience = Patience::new();
         for instruction in &self.plan.ranks[self.rank] {
             for read in instruction.action.reads() {
                 if read.value.is_given() && !values.contains_key(&read) {
@@ -148,6 +157,8 @@ impl<'a> Engine<'a> {
                         .map(|source| resolve(source, &values, denoiser))
                         .collect::<Result<_, _>>()?;
                     release(&mut values, &instruction.release);
+                    // A block may take long: a rank that has failed is noticed before each.
+                    peers.check()?;
                     Some(
                         denoiser
                             .run(*block, *branch, *timestep, inputs)
@@ -166,7 +177,8 @@ impl<'a> Engine<'a> {
                     None
                 }
                 Action::Recv { what, from } => {
-                    let tensor = peers.recv(*from, tag(*what))?;
+                    let form = (self.forms)(*what);
+                    let tensor = peers.recv(*from, tag(*what), &form, patience.deadline())?;
                     if observer(*what, &tensor).is_break() {
                         return Err(EngineError::Cancelled);
                     }
@@ -174,6 +186,9 @@ impl<'a> Engine<'a> {
                     None
                 }
             };
+            if let Some(what) = instruction.action.writes() {
+                patience.see(what.version, Instant::now());
+            }
             if let (Some(tensor), Some(what)) = (written, instruction.action.writes()) {
                 if observer(what, &tensor).is_break() {
                     return Err(EngineError::Cancelled);

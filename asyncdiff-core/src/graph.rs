@@ -107,13 +107,23 @@ impl SegmentGraph {
         self.blocks.iter().map(|block| block.macs).sum()
     }
 
-    /// Number of elements of a value.
+    /// Shape of a value , `[batch, channels, height, width]`.
+    #[must_use]
+    pub fn shape(&self, what: Versioned) -> [usize; 4] {
+        match what.value {
+            Value::Block(id) => {
+                let [batch, channels, height, width] = self.block(id).output;
+                let parts = what.branch.divisor() as usize;
+                [batch / parts, channels, height, width]
+            }
+            _ => self.latents,
+        }
+    }
+
+    /// Number of elements of a value .
     #[must_use]
     pub fn elements(&self, what: Versioned) -> u64 {
-        match what.value {
-            Value::Block(id) => self.block(id).elements() / what.branch.divisor(),
-            _ => self.latents.iter().product::<usize>() as u64,
-        }
+        self.shape(what).iter().product::<usize>() as u64
     }
 
     /// Number of weights that a rank with these blocks holds.

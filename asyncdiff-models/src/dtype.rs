@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use asyncdiff_comm::Element;
 use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,16 @@ impl Dtype {
             Dtype::F32 => FloatDType::F32,
             Dtype::F16 => FloatDType::F16,
             Dtype::Bf16 => FloatDType::BF16,
+        }
+    }
+
+    /// The same for messages.
+    #[must_use]
+    pub fn element(self) -> Element {
+        match self {
+            Dtype::F32 => Element::F32,
+            Dtype::F16 => Element::F16,
+            Dtype::Bf16 => Element::Bf16,
         }
     }
 

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 
 use asyncdiff_burn::ranks::RankError;
 use asyncdiff_burn::weights::WeightError;
+use asyncdiff_comm::CommError;
 use asyncdiff_core::scheduler::ScheduleError;
 use asyncdiff_core::unet::UNetError;
 use asyncdiff_core::{EngineError, PartitionError, PlanError};
@@ -101,6 +102,9 @@ pub enum Error {
     /// Results that cannot be compared.
     #[error(transparent)]
     Quality(#[from] QualityError),
+    /// Another process of the run.
+    #[error(transparent)]
+    Peer(#[from] CommError),
     /// A rank of the run.
     #[error(transparent)]
     Rank(#[from] RankError<EngineError<Infallible>>),

@@ -81,7 +81,7 @@ pub use measured::{MeasureError, MeasuredMachine};
 pub use pipeline::{Choices, MotionAdapter, Run, StableDiffusion};
 pub use preview::Previewer;
 pub use request::{Content, ImageToVideo, InitImage, Request, RequestError, Shape, StartFrom};
-pub use session::{Lead, Output, Parts, Progress, Rank, Session, Start, Timings};
+pub use session::{Lead, Member, Output, Parts, Progress, Rank, Session, Start, Timings};
 pub use tensors::{Clean, Latents};
 
 /// The README's example is a test.

@@ -3,6 +3,7 @@
 mod animate;
 mod generators;
 mod measure;
+mod member;
 mod parts;
 mod progress;
 mod rank;
@@ -25,13 +26,11 @@ use crate::request::{Content, Shape};
 use crate::tensors::{Latents, values};
 use crate::unet::Conditioning;
 
+pub use member::Member;
 pub use parts::Parts;
 pub use progress::Progress;
 pub use rank::{Lead, Rank};
 pub use start::Start;
-
-/// How long a rank waits for another before it gives up: longer than any denoiser call, or any callback, should take.
-const DEADLINE: Duration = Duration::from_secs(600);
 
 /// How long the parts of a generation took.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -223,7 +222,7 @@ impl Session {
     ) -> Result<Latents, Error> {
         // Only one rank advances the latents: it alone starts with them, reports, and draws noise.
         let mut lead = Some(Lead { start, progress });
-        let peers = local::world(run.plan.ranks.len(), DEADLINE);
+        let peers = local::world(run.plan.ranks.len());
         let states = peers.into_iter().enumerate().map(|(rank, peer)| {
             let leads = rank == run.plan.latents_rank;
             (peer, lead.take_if(|_| leads))

@@ -1,14 +1,14 @@
 //! The memory that a plan announces against what the allocator sees. Alone in its program, because every allocation counts.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use asyncdiff_burn::weights::WeightFile;
-use asyncdiff_comm::{CommError, PeerExchange};
-use asyncdiff_core::{Action, Engine};
+use asyncdiff_comm::{CommError, Form, PeerExchange};
+use asyncdiff_core::Engine;
 use asyncdiff_models::device::workers;
 use asyncdiff_models::text::TextEncoders;
 use asyncdiff_models::unet::{AddedConditioning, Conditioning, UNet};
@@ -39,7 +39,6 @@ static ALLOCATOR: Counting = Counting;
 
 /// Stands for all other ranks: takes what is sent, and makes what is received up.
 struct Others {
-    shapes: VecDeque<[usize; 4]>,
     device: Device,
 }
 
@@ -56,15 +55,18 @@ impl PeerExchange<Tensor<4>> for Others {
         Ok(())
     }
 
-    fn recv(&mut self, _: usize, _: u64) -> Result<Tensor<4>, CommError> {
-        let shape = self
-            .shapes
-            .pop_front()
-            .expect("the plan says what is received");
+    fn recv(
+        &mut self,
+        _: usize,
+        _: u64,
+        expected: &Form,
+        _: Duration,
+    ) -> Result<Tensor<4>, CommError> {
+        let shape: [usize; 4] = expected.shape.clone().try_into().unwrap();
         Ok(Tensor::ones(shape, &self.device))
     }
 
-    fn barrier(&mut self) -> Result<(), CommError> {
+    fn check(&mut self) -> Result<(), CommError> {
         Ok(())
     }
 
@@ -85,18 +87,7 @@ fn measured(pipeline: &StableDiffusion, checkpoint: &Path, run: &Run, rank: usiz
     };
     let file = weights("unet");
     let blocks = &run.plan.blocks[rank];
-    let shapes = run.plan.ranks[rank]
-        .iter()
-        .filter_map(|instruction| match instruction.action {
-            Action::Recv { what, .. } => Some(match what.value {
-                asyncdiff_core::Value::Block(id) => run.graph.block(id).output,
-                _ => run.graph.latents,
-            }),
-            _ => None,
-        })
-        .collect();
     let mut others = Others {
-        shapes,
         device: device.clone(),
     };
     let [_, _, height, width] = run.graph.latents;
@@ -130,7 +121,7 @@ fn measured(pipeline: &StableDiffusion, checkpoint: &Path, run: &Run, rank: usiz
             (rank == run.plan.latents_rank).then(|| Tensor::ones(run.graph.latents, device));
         let before = HELD.load(Relaxed);
         PEAK.store(before, Relaxed);
-        Engine::new(&run.plan, rank)
+        Engine::new(&run.plan, rank, &|what| run.form(what))
             .run(&mut denoiser, &mut others, latents, &mut |_, _| {
                 ControlFlow::Continue(())
             })

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use asyncdiff_media::picture;
-use asyncdiff_models::{Request, Session, Strategy, Timings};
+use asyncdiff_models::{Request, Strategy, Timings};
 use serde_json::json;
 
 use crate::args::Generate;
@@ -13,6 +13,7 @@ use crate::model;
 use crate::output::{self, Lines};
 use crate::parameters::parameters;
 use crate::preview::{Previewing, Target};
+use crate::processes::{Maker, Together};
 use crate::progress::Bar;
 use crate::setup::{self, Result};
 use crate::spread;
@@ -30,19 +31,31 @@ pub fn run(args: &Generate) -> Result<()> {
     if let Some(preview) = &preview {
         picture::check_path(&preview.file)?;
     }
+    let together = Together::find(&args.ranks)?;
+    let leads = together.as_ref().is_none_or(Together::leads);
     let prompts = match &args.prompt_file {
+        // The others learn from the first what is made.
+        Some(_) if !leads => vec![Prompt::typed("")],
         Some(file) => read_prompts(file)?,
         None => vec![Prompt::typed(args.prompt.text.typed().unwrap_or_default())],
     };
-    let pipeline = setup::pipeline(&args.sample, args.printing.quiet || args.printing.json)?;
+    let quiet = args.printing.quiet || args.printing.json || !leads;
+    let pipeline = setup::pipeline(&args.sample, quiet)?;
     let seed = args.seeds.as_slice()[0];
     let first = Some((prompts[0].text.as_str(), &args.prompt));
     let mut request = setup::request(&pipeline, &args.sample, seed, first)?;
     let named = prompts.iter().map(|prompt| (&*prompt.name, &*prompt.text));
-    setup::warn_of_truncation(&pipeline, &request.content, named);
-    let workers = setup::named_devices(&args.devices)?;
+    if leads {
+        setup::warn_of_truncation(&pipeline, &request.content, named);
+    }
+    let workers = match &together {
+        Some(together) => Some(vec![together.worker(&args.devices)?]),
+        None => setup::named_devices(&args.devices)?,
+    };
     let machine = setup::machine(args.spreading.choice.machine.as_deref())?;
-    let named = workers.as_ref().map(Vec::len);
+    // Each of several processes has one.
+    let processes = together.as_ref().map(Together::processes);
+    let named = processes.or(workers.as_ref().map(Vec::len));
     let (strategy, chosen) = match (spread::named(&args.spreading, named)?, named) {
         (Some(strategy), _) => (strategy, false),
         (None, None) => (Strategy::sequential(), false),
@@ -81,7 +94,8 @@ pub fn run(args: &Generate) -> Result<()> {
         )
         .into());
     }
-    for path in files {
+    // Only the first process writes.
+    for path in files.filter(|_| leads) {
         output::check(path, &request, 1, args.force)?;
     }
     let ranks = run.plan.ranks.len();
@@ -91,7 +105,7 @@ pub fn run(args: &Generate) -> Result<()> {
         .take(ranks)
         .map(|worker| worker.name().to_owned())
         .collect();
-    let text = !args.printing.quiet && !args.printing.json;
+    let text = !quiet;
     let lines = Lines::beside(args.output.as_deref(), text);
     lines.print(format_args!("{}", heading(&run, &args.seeds)))?;
     match (chosen, named) {
@@ -103,8 +117,9 @@ pub fn run(args: &Generate) -> Result<()> {
     }
     lines.print(format_args!("devices {}", devices.join(", ")))?;
 
-    let mut session = Session::new(&pipeline, workers)?;
-    session.prepare(&run)?;
+    let Some(mut session) = Maker::load(together, &pipeline, workers, &run)? else {
+        return Ok(());
+    };
     let model = model::name(args.sample.model.as_deref());
     let mut progress = Interruptible::new(Previewing::new(Bar::new(text), preview))?;
     let mut timings = Vec::with_capacity(jobs.len());
@@ -168,7 +183,7 @@ pub fn run(args: &Generate) -> Result<()> {
         });
         say!("{}", serde_json::to_string_pretty(&report)?)?;
     }
-    Ok(())
+    session.finish()
 }
 
 fn print_job(lines: Lines, job: &Job<'_>, (number, jobs): Place, timings: Timings) -> Result<()> {

@@ -15,6 +15,7 @@ mod outputs;
 mod pictures;
 mod plans;
 mod previews;
+mod processes;
 mod requests;
 mod sandbox;
 mod settings;

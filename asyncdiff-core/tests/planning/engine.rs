@@ -2,7 +2,6 @@
 
 use std::ops::ControlFlow;
 use std::thread;
-use std::time::Duration;
 
 use asyncdiff_comm::{CommError, local};
 use asyncdiff_core::plan::Value;
@@ -10,7 +9,7 @@ use asyncdiff_core::{
     AsyncDiff, Engine, EngineError, Partition, Plan, Schedule, SegmentGraph, Setting,
 };
 
-use super::numbers::{Numbers, START, block, run, watched};
+use super::numbers::{Numbers, START, block, form, run, watched};
 
 /// The published algorithm, written as loops over calls instead of a plan (Chen et al. 2024, section 3).
 fn published(
@@ -190,18 +189,18 @@ fn a_cancelled_rank_stops_all_others() {
         &AsyncDiff::default(),
     )
     .unwrap();
-    let mut world = local::world(2, Duration::from_secs(20));
+    let mut world = local::world(2);
     let (mut second, mut first) = (world.pop().unwrap(), world.pop().unwrap());
     thread::scope(|scope| {
         let other = scope.spawn(move || {
-            Engine::new(plan, 1).run(
+            Engine::new(plan, 1, &|what| form(what, 1)).run(
                 &mut Numbers { passes: 1 },
                 &mut second,
                 None,
                 &mut |_, _| ControlFlow::Continue(()),
             )
         });
-        let result = Engine::new(plan, 0).run(
+        let result = Engine::new(plan, 0, &|what| form(what, 1)).run(
             &mut Numbers { passes: 1 },
             &mut first,
             Some(vec![START]),

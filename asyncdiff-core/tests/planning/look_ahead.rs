@@ -10,6 +10,7 @@ use asyncdiff_core::{
 };
 
 use super::numbers::{START, block, noise, run};
+use super::transfers::ends_with_one_stream_each;
 
 /// Names of schedulers, as `SchedulerConfig::with_class` takes them.
 const SCHEDULERS: [&str; 10] = [
@@ -486,6 +487,8 @@ fn random_plans_hold_what_every_plan_promises() {
             matches!(instruction.action, asyncdiff_core::Action::Recv { .. })
         });
         assert_eq!(messages.len(), received.count(), "{what}");
+        assert!(ends_with_one_stream_each(&split), "{what}");
+        assert!(ends_with_one_stream_each(&whole), "{what}");
     }
 }
 

@@ -10,3 +10,4 @@ mod numbers;
 mod plan;
 mod simulate;
 mod spreads;
+mod transfers;

@@ -3,10 +3,9 @@
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::thread;
-use std::time::Duration;
 
-use asyncdiff_comm::local;
-use asyncdiff_core::plan::{Branch, Part, Term, Versioned};
+use asyncdiff_comm::{Element, Form, local};
+use asyncdiff_core::plan::{Branch, Part, Term, Value, Versioned};
 use asyncdiff_core::{BlockId, Denoiser, Engine, Plan};
 
 /// The latents that every run starts from.
@@ -75,9 +74,18 @@ impl Denoiser for Numbers {
     }
 }
 
+/// How many numbers a value is.
+pub fn form(what: Versioned, passes: usize) -> Form {
+    let numbers = match (what.value, what.branch) {
+        (Value::Block(_), Branch::Both) => passes,
+        _ => 1,
+    };
+    Form::new([numbers], Element::F64)
+}
+
 /// What a plan computes, its predictions beside it as they come.
 pub fn watched(plan: &Plan, passes: usize) -> (f64, Vec<(Versioned, f64)>) {
-    let world = local::world(plan.ranks.len(), Duration::from_secs(20));
+    let world = local::world(plan.ranks.len());
     let results: Vec<_> = thread::scope(|scope| {
         let ranks: Vec<_> = world
             .into_iter()
@@ -91,7 +99,7 @@ pub fn watched(plan: &Plan, passes: usize) -> (f64, Vec<(Versioned, f64)>) {
                         ControlFlow::Continue(())
                     };
                     let mut numbers = Numbers { passes };
-                    let end = Engine::new(plan, rank)
+                    let end = Engine::new(plan, rank, &|what| form(what, passes))
                         .run(&mut numbers, &mut peer, latents, &mut watch)
                         .unwrap();
                     (end, seen)

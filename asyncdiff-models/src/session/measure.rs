@@ -5,10 +5,10 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use asyncdiff_burn::device::Worker;
-use asyncdiff_burn::exchange::OnDevice;
+use asyncdiff_burn::exchange::{OnDevice, element};
 use asyncdiff_burn::latents::Blocks;
 use asyncdiff_burn::ranks::on_each;
-use asyncdiff_comm::{PeerExchange, local};
+use asyncdiff_comm::{Form, PeerExchange, local};
 use asyncdiff_core::plan::Branch;
 use asyncdiff_core::{BlockId, EngineError, Input, Machine, SegmentGraph, Strategy};
 use burn::tensor::{Device, Distribution, FloatDType, Tensor};
@@ -231,11 +231,12 @@ fn trip(
     dtype: FloatDType,
     repeat: usize,
 ) -> Result<f64, Error> {
-    let peers = local::world(2, DEADLINE);
+    let peers = local::world(2);
     let results = on_each(&ends, peers, |rank, peer| {
         let device = ends[rank].device();
         let mut peers = OnDevice::new(peer, device);
         let value = random(shape, device).cast(dtype);
+        let form = Form::new(shape, element(value.dtype()));
         let mut tag = 0;
         // Both do it equally often, so that nobody waits in vain.
         let mut failure = Ok(());
@@ -243,9 +244,9 @@ fn trip(
             let mut once = || {
                 if rank == 0 {
                     peers.send(1, tag, value.clone())?;
-                    wait_for(peers.recv(1, tag)?);
+                    wait_for(peers.recv(1, tag, &form, DEADLINE)?);
                 } else {
-                    let received = peers.recv(0, tag)?;
+                    let received = peers.recv(0, tag, &form, DEADLINE)?;
                     peers.send(0, tag, received)?;
                 }
                 Ok(())

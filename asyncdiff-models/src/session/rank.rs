@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use asyncdiff_burn::device::Worker;
-use asyncdiff_burn::exchange::OnDevice;
+use asyncdiff_burn::exchange::{OnDevice, Parcel};
 use asyncdiff_burn::weights::WeightSet;
 use asyncdiff_comm::PeerExchange;
 use asyncdiff_core::plan::{Value, Versioned};
@@ -176,7 +176,7 @@ impl Rank {
     /// # Panics
     ///
     /// If [`Rank::prepare`] has not loaded the blocks of rank `rank` of `run`.
-    pub fn run<P: PeerExchange<Tensor<4>>>(
+    pub fn run<P: PeerExchange<Parcel<4>>>(
         &self,
         run: &Run,
         rank: usize,
@@ -218,12 +218,15 @@ impl Rank {
         let conditioning = conditioning.to_device(device);
         let mut denoiser = self.unet().denoiser(conditioning, [height, width], given);
         let mut peers = OnDevice::new(peers, device);
-        Engine::new(plan, rank).run(&mut denoiser, &mut peers, latents, &mut |what, tensor| {
-            match &mut progress {
+        Engine::new(plan, rank, &|what| run.form(what)).run(
+            &mut denoiser,
+            &mut peers,
+            latents,
+            &mut |what, tensor| match &mut progress {
                 Some(progress) => progress.see(run, what, tensor),
                 None => ControlFlow::Continue(()),
-            }
-        })
+            },
+        )
     }
 }
 

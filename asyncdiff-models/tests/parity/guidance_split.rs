@@ -15,7 +15,7 @@ const ROUNDING: f64 = 1e-5;
 
 /// Several small pictures or videos in a few steps with noise between them, started from what the model needs; with `mask`, inside
 /// one.
-fn request(
+pub fn request(
     pipeline: &Arc<StableDiffusion>,
     video_of_picture: Option<Request>,
     mask: bool,
@@ -49,21 +49,26 @@ fn request(
     request
 }
 
+/// Whether there is a mask: both, for a model that can do with and without.
+pub fn masks(pipeline: &StableDiffusion) -> Vec<bool> {
+    let unet = &pipeline.unet().config;
+    let of_picture = pipeline.image_encoder().is_some();
+    let reads_mask = !of_picture && unet.in_channels > unet.out_channels;
+    match (of_picture || pipeline.motion_unet().is_some(), reads_mask) {
+        (true, _) => vec![false],
+        (_, true) => vec![true],
+        _ => vec![false, true],
+    }
+}
+
 #[test]
 fn split_guidance_is_the_whole_batch() {
     let (mut runs, mut equal) = (0, 0);
     for model in models() {
         let pipeline = &model.pipeline;
-        let unet = &pipeline.unet().config;
         let of_picture = pipeline.image_encoder().is_some();
-        let reads_mask = !of_picture && unet.in_channels > unet.out_channels;
-        let masks = match (of_picture || pipeline.motion_unet().is_some(), reads_mask) {
-            (true, _) => vec![false],
-            (_, true) => vec![true],
-            _ => vec![false, true],
-        };
         let mut session = Session::new(pipeline, workers("cpu:4", None).unwrap()).unwrap();
-        for mask in masks {
+        for mask in masks(pipeline) {
             let small = of_picture.then(|| image_to_video::small_request(&model));
             let request = request(pipeline, small, mask);
             for spread in [Spread::Whole, Spread::segments(2)] {

@@ -9,6 +9,7 @@ mod guidance_split;
 mod image_to_image;
 mod image_to_video;
 mod loras;
+mod members;
 mod networks;
 mod pipelines;
 mod prompt_weighting;
