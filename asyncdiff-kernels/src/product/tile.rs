@@ -1,0 +1,292 @@
+//! A block of a product: the tiles whose sums are in registers.
+
+use std::ops::Range;
+
+use super::{Finish, Rows};
+use crate::math::gelu;
+use crate::packed::{Element, Numbers, Packed};
+use crate::simd::{Kernel, Simd, run};
+use crate::split::Shared;
+
+/// Rows of a tile.
+pub(crate) const ROWS: usize = 6;
+
+/// Some rows and some panels of a product.
+pub(super) struct Block<'a> {
+    rows: Range<usize>,
+    panels: Range<usize>,
+    /// For every tile, and in it for every tap, where its rows are. The last rows of an incomplete tile are there twice.
+    table: Vec<[*const f32; ROWS]>,
+    weights: &'a Packed,
+}
+
+impl<'a> Block<'a> {
+    pub fn new<'r>(
+        rows: Range<usize>,
+        panels: Range<usize>,
+        source: &impl Rows<'r>,
+        weights: &'a Packed,
+    ) -> Self
+    where
+        'r: 'a,
+    {
+        let taps = weights.taps();
+        let tiles = rows.len().div_ceil(ROWS);
+        let mut table = vec![[std::ptr::null(); ROWS]; tiles * taps];
+        for (tile, table) in table.chunks_mut(taps).enumerate() {
+            for index in 0..ROWS {
+                let row = (rows.start + tile * ROWS + index).min(rows.end - 1);
+                let place = source.place(row);
+                for (tap, pointers) in table.iter_mut().enumerate() {
+                    let numbers = source.numbers(&place, tap);
+                    assert_eq!(numbers.len(), weights.channels(), "a tap's numbers");
+                    pointers[index] = numbers.as_ptr();
+                }
+            }
+        }
+        Self {
+            rows,
+            panels,
+            table,
+            weights,
+        }
+    }
+
+    /// Computes the block of the result, and touches nothing else of it.
+    pub fn compute(&self, finish: &Finish<'_>, out: &Shared<'_>) {
+        run(Compute {
+            block: self,
+            finish,
+            out,
+        });
+    }
+}
+
+struct Compute<'a> {
+    block: &'a Block<'a>,
+    finish: &'a Finish<'a>,
+    out: &'a Shared<'a>,
+}
+
+/// A part of the inner dimension: some taps, and of each of them the same channels.
+#[derive(Clone)]
+struct Part {
+    taps: Range<usize>,
+    channels: Range<usize>,
+}
+
+/// Cuts the inner dimension into parts of about `depth`: whole taps, or parts of one.
+fn parts(taps: usize, channels: usize, depth: usize) -> Vec<Part> {
+    if channels <= depth {
+        let most = depth / channels.max(1);
+        let parts = taps.div_ceil(most);
+        let cut = |part| part * taps / parts;
+        return (0..parts)
+            .map(|part| Part {
+                taps: cut(part)..cut(part + 1),
+                channels: 0..channels,
+            })
+            .collect();
+    }
+    let pieces = channels.div_ceil(depth);
+    let cut = |piece| piece * channels / pieces;
+    (0..taps)
+        .flat_map(|tap| (0..pieces).map(move |piece| (tap, piece)))
+        .map(|(tap, piece)| Part {
+            taps: tap..tap + 1,
+            channels: cut(piece)..cut(piece + 1),
+        })
+        .collect()
+}
+
+impl Kernel for Compute<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        match self.block.weights.numbers() {
+            Numbers::F32(numbers) => self.over_panels::<S, _>(numbers),
+            Numbers::F16(numbers) => self.over_panels::<S, _>(numbers),
+            Numbers::Bf16(numbers) => self.over_panels::<S, _>(numbers),
+        }
+    }
+}
+
+impl Compute<'_> {
+    #[inline(always)]
+    fn over_panels<S: Simd, E: Element>(&self, numbers: &[E]) {
+        let Block {
+            rows,
+            panels,
+            weights,
+            ..
+        } = self.block;
+        let parts = parts(weights.taps(), weights.channels(), S::DEPTH);
+        let last = parts.len() - 1;
+        // Sums that are not complete, tile by tile; panels one after another.
+        let tiles = rows.len().div_ceil(ROWS);
+        let size = tiles * ROWS * S::VECTORS * S::LANES;
+        let mut partial = vec![0.0; if last == 0 { 0 } else { size * panels.len() }];
+        for (index, part) in parts.iter().enumerate() {
+            for panel in panels.clone() {
+                let stage = Stage {
+                    part,
+                    panel,
+                    first: index == 0,
+                    last: index == last,
+                };
+                let from = (panel - panels.start) * size;
+                let partial = partial.get_mut(from..from + size).unwrap_or_default();
+                match weights.vectors(panel) {
+                    1 => self.over_tiles::<S, E, 1>(numbers, &stage, partial),
+                    2 => self.over_tiles::<S, E, 2>(numbers, &stage, partial),
+                    3 => self.over_tiles::<S, E, 3>(numbers, &stage, partial),
+                    _ => self.over_tiles::<S, E, 4>(numbers, &stage, partial),
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn over_tiles<S: Simd, E: Element, const V: usize>(
+        &self,
+        numbers: &[E],
+        stage: &Stage<'_>,
+        partial: &mut [f32],
+    ) {
+        // A level has no panels wider than its own, but the compiler does not know.
+        if V > S::VECTORS {
+            return;
+        }
+        let Block {
+            rows,
+            table,
+            weights,
+            ..
+        } = self.block;
+        let columns = V * S::LANES;
+        let taps = weights.taps();
+        let Part {
+            taps: some,
+            channels,
+        } = stage.part;
+        let start = weights.start(stage.panel) * weights.inputs()
+            + (some.start * weights.channels() + channels.start) * columns;
+        let panel = &numbers[start..][..some.len() * channels.len() * columns];
+        for (index, first) in rows.clone().step_by(ROWS).enumerate() {
+            let table = &table[index * taps..][some.clone()];
+            // SAFETY: every row of the table has as many channels as a tap, and the panel has a column of weights for each of
+            // the part's.
+            let mut sums =
+                unsafe { sums::<S, E, V>(table, channels.start, channels.len(), panel.as_ptr()) };
+            if !(stage.first && stage.last) {
+                let partial = &mut partial[index * ROWS * columns..][..ROWS * columns];
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    for (vector, sum) in sums.iter_mut().enumerate() {
+                        let partial = &mut partial[row * columns + vector * S::LANES..];
+                        if !stage.first {
+                            *sum = sum.add(S::of(partial));
+                        }
+                        if !stage.last {
+                            sum.put(partial);
+                        }
+                    }
+                }
+            }
+            if stage.last {
+                for (row, sums) in sums.iter().enumerate().take(rows.end - first) {
+                    self.write::<S, V>(first + row, stage.panel, sums);
+                }
+            }
+        }
+    }
+
+    /// Finishes a row of a tile.
+    #[inline(always)]
+    fn write<S: Simd, const V: usize>(&self, row: usize, panel: usize, sums: &[S; V]) {
+        let weights = self.block.weights;
+        let bias = weights.bias(panel);
+        let of = |vector: usize| sums[vector].add(S::of(&bias[vector * S::LANES..]));
+        let first = weights.first_column(panel);
+        if weights.is_gated() {
+            for vector in 0..V / 2 {
+                let result = of(vector).mul(gelu(of(vector + V / 2)));
+                self.put(row, first + vector * S::LANES, result);
+            }
+        } else {
+            for vector in 0..V {
+                self.put(row, first + vector * S::LANES, of(vector));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn put<S: Simd>(&self, row: usize, column: usize, mut result: S) {
+        let columns = self.block.weights.outputs();
+        let count = S::LANES.min(columns - column);
+        let load = |numbers: &[f32]| match numbers.get(..S::LANES) {
+            Some(all) if count == S::LANES => S::of(all),
+            _ => S::of_some(&numbers[..count], 0.0),
+        };
+        if let Some(shift) = self.finish.shift {
+            let from = row / shift.rows * columns + column;
+            result = result.add(load(&shift.numbers[from..]));
+        }
+        result = self.finish.activation.of(result);
+        let at = row * columns + column;
+        if let Some(residual) = self.finish.residual {
+            result = result.add(load(&residual[at..]));
+        }
+        // SAFETY: blocks do not overlap, and this number is in this block.
+        let out = unsafe { self.out.part(at, count) };
+        if count == S::LANES {
+            result.put(out);
+        } else {
+            result.put_some(out);
+        }
+    }
+}
+
+struct Stage<'a> {
+    part: &'a Part,
+    panel: usize,
+    first: bool,
+    last: bool,
+}
+
+/// The sums of a tile over some taps.
+///
+/// # Safety
+///
+/// `from + count` numbers must be readable at every pointer of `table`, and `count · V` vectors for each of its entries at
+/// `panel`.
+#[inline(always)]
+pub(crate) unsafe fn sums<S: Simd, E: Element, const V: usize>(
+    table: &[[*const f32; ROWS]],
+    from: usize,
+    count: usize,
+    mut panel: *const E,
+) -> [[S; V]; ROWS] {
+    let mut sums = [[S::zero(); V]; ROWS];
+    for rows in table {
+        // SAFETY: the caller promises that the numbers before are there.
+        let rows = rows.map(|row| unsafe { row.add(from) });
+        for index in 0..count {
+            let mut weights = [S::zero(); V];
+            for (vector, weights) in weights.iter_mut().enumerate() {
+                // SAFETY: the caller promises V vectors for each number of a row.
+                *weights = unsafe { E::load::<S>(panel.add(vector * S::LANES)) };
+            }
+            for (row, sums) in rows.iter().zip(&mut sums) {
+                // SAFETY: the caller promises `count` numbers.
+                let number = S::splat(unsafe { *row.add(index) });
+                for (sum, weights) in sums.iter_mut().zip(weights) {
+                    *sum = number.mul_add(weights, *sum);
+                }
+            }
+            // SAFETY: at most at the end of what the caller promises.
+            panel = unsafe { panel.add(V * S::LANES) };
+        }
+    }
+    sums
+}
