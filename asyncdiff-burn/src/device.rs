@@ -134,6 +134,9 @@ pub enum DeviceError {
         /// The specification as it was given.
         spec: String,
     },
+    /// The CPU's kernels cannot be what the environment asks for.
+    #[error(transparent)]
+    Kernels(#[from] asyncdiff_kernels::LevelError),
     /// The CPU workers were given no threads.
     #[error(
         "0 CPU threads were given to the workers: give at least 1, or leave the number out to use every core"
@@ -350,6 +353,9 @@ pub fn workers(spec: &str, threads: Option<usize>) -> Result<Vec<Worker>, Device
         None => std::thread::available_parallelism().map_or(1, NonZero::get),
     };
     let threads_each = (threads / on_cpu.max(1)).max(1);
+    if on_cpu > 0 {
+        asyncdiff_kernels::Level::chosen()?;
+    }
 
     let mut workers = Vec::new();
     for (kind, indices) in groups {

@@ -14,6 +14,7 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use safetensors::SafeTensorError;
 use safetensors::tensor::Dtype;
 
+use crate::layers::fast;
 use entry::Entry;
 pub use file::WeightFile;
 pub use set::{Form, Stored, WeightSet};
@@ -172,6 +173,7 @@ impl<'a> Weights<'a> {
             weights: self,
             device,
             dtype,
+            plain: false,
             prefix: Cow::Borrowed(""),
         }
     }
@@ -273,6 +275,7 @@ pub struct Loader<'a> {
     weights: &'a Weights<'a>,
     device: &'a Device,
     dtype: FloatDType,
+    plain: bool,
     prefix: Cow<'a, str>,
 }
 
@@ -303,6 +306,20 @@ impl<'a> Loader<'a> {
         self.dtype
     }
 
+    /// The same, for [layers](crate::layers) that run on Burn's operations whatever the device.
+    #[must_use]
+    pub fn plain(self) -> Self {
+        Self {
+            plain: true,
+            ..self
+        }
+    }
+
+    /// Whether layers should run on the kernels.
+    pub(crate) fn wants_kernels(&self) -> bool {
+        !self.plain && fast::is_for(self.device)
+    }
+
     /// Whether the module `name` below this one has any tensor in the file.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
@@ -324,6 +341,16 @@ impl<'a> Loader<'a> {
         name: &str,
         shape: [usize; D],
     ) -> Result<Tensor<D>, WeightError> {
+        let data = TensorData::new(self.values(name, shape)?, shape);
+        Ok(Tensor::from_data(data, (self.device, self.dtype.into())))
+    }
+
+    /// The elements of the tensor `name` in this module, row-major.
+    pub(crate) fn values<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+    ) -> Result<Vec<f32>, WeightError> {
         let name = self.at(name).prefix.into_owned();
         let Some(entry) = self.weights.tensors.get(&*name) else {
             return Err(WeightError::Missing {
@@ -352,8 +379,7 @@ impl<'a> Loader<'a> {
         if read.names.insert(name) {
             read.parameters += values.len() as u64;
         }
-        let data = TensorData::new(values, shape);
-        Ok(Tensor::from_data(data, (self.device, self.dtype.into())))
+        Ok(values)
     }
 }
 

@@ -2,13 +2,12 @@
 
 pub(crate) mod layer;
 
-use asyncdiff_burn::layers;
+use asyncdiff_burn::layers::{self, LayerNorm, Linear, Mask};
 use asyncdiff_burn::weights::{Loader, WeightError};
-use burn::nn::{Embedding, LayerNorm, Linear};
+use burn::nn::Embedding;
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::Deserialize;
 
-use crate::attention::Mask;
 use layer::{Layer, LayerSettings};
 
 /// `config.json` of a text encoder.
@@ -130,7 +129,7 @@ impl ClipTextModel {
                 .at("position_embedding")
                 .tensor("weight", [config.max_position_embeddings, width])?,
             layers: settings.load(&root, config.num_hidden_layers)?,
-            final_norm: layers::layer_norm(
+            final_norm: LayerNorm::load(
                 &root.at("final_layer_norm"),
                 width,
                 config.layer_norm_eps,
@@ -197,7 +196,7 @@ impl ClipTextModelWithProjection {
     pub fn load(config: &ClipTextConfig, loader: &Loader<'_>) -> Result<Self, WeightError> {
         Ok(Self {
             model: ClipTextModel::load(config, loader)?,
-            projection: layers::linear(
+            projection: Linear::load(
                 &loader.at("text_projection"),
                 config.hidden_size,
                 config.projection_dim,

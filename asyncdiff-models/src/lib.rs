@@ -34,7 +34,6 @@
 
 #![deny(missing_docs)]
 
-mod attention;
 mod checkpoint;
 mod class;
 pub mod clip;

@@ -15,12 +15,10 @@ mod transformer;
 use std::collections::HashMap;
 
 use asyncdiff_burn::latents::{Given, OnLatents};
-use asyncdiff_burn::layers;
+use asyncdiff_burn::layers::{Conv2d, GroupNorm};
 use asyncdiff_burn::weights::{Loader, WeightError, Weights};
 use asyncdiff_core::BlockId;
 use asyncdiff_core::unet::{BlockKind, UNet2d, UNet2dConfig, UNetBlock};
-use burn::nn::GroupNorm;
-use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, FloatDType};
 
 use crate::resnet::{FactorOf, Norm, Resnet, SpatioTemporalResnet};
@@ -196,7 +194,7 @@ impl Module {
         };
         Ok(match block.kind {
             BlockKind::ConvIn { input, output } => {
-                Module::ConvIn(layers::conv2d(&loader, [input, output], 3, 1, 1)?)
+                Module::ConvIn(Conv2d::load(&loader, [input, output], 3, 1, 1)?)
             }
             BlockKind::Resnet { input, output } => Module::Resnet(Box::new(Resnet::load(
                 &loader,
@@ -241,14 +239,14 @@ impl Module {
                 layers,
                 positions,
             )?)),
-            BlockKind::Downsample { channels } => Module::Downsample(layers::conv2d(
+            BlockKind::Downsample { channels } => Module::Downsample(Conv2d::load(
                 &loader.at("conv"),
                 [channels, channels],
                 3,
                 2,
                 1,
             )?),
-            BlockKind::Upsample { channels } => Module::Upsample(layers::conv2d(
+            BlockKind::Upsample { channels } => Module::Upsample(Conv2d::load(
                 &loader.at("conv"),
                 [channels, channels],
                 3,
@@ -256,8 +254,8 @@ impl Module {
                 1,
             )?),
             BlockKind::ConvOut { input, output } => Module::ConvOut(
-                layers::group_norm(&root.at("conv_norm_out"), norm.groups, input, norm.epsilon)?,
-                layers::conv2d(&loader, [input, output], 3, 1, 1)?,
+                GroupNorm::load(&root.at("conv_norm_out"), norm.groups, input, norm.epsilon)?,
+                Conv2d::load(&loader, [input, output], 3, 1, 1)?,
             ),
         })
     }

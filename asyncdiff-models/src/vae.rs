@@ -4,16 +4,12 @@
 mod temporal;
 mod tiled;
 
-use asyncdiff_burn::layers;
+use asyncdiff_burn::layers::{Conv2d, GroupNorm, Linear, Mask, attend, feature_map, tokens};
 use asyncdiff_burn::weights::{Loader, WeightError};
-use burn::nn::conv::Conv2d;
-use burn::nn::{GroupNorm, Linear};
-use burn::tensor::ops::PadMode;
-use burn::tensor::{Device, FloatDType, Tensor, TensorData, activation};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde::Deserialize;
 
-use crate::attention::{Mask, attend};
-use crate::resnet::{Norm, Resnet, enlarge};
+use crate::resnet::{Norm, Resnet};
 use temporal::TemporalDecoder;
 
 /// `config.json` of an autoencoder.
@@ -367,26 +363,24 @@ impl Encoder {
         let levels = widths.iter().enumerate().map(|(index, &width)| {
             let block = loader.at("down_blocks").at(index);
             let input = widths[index.saturating_sub(1)];
-            // Padded below and to the right only, by hand.
-            let resample =
-                || layers::conv2d(&block.at("downsamplers.0.conv"), [width, width], 3, 2, 0);
+            let resample = || Conv2d::halving(&block.at("downsamplers.0.conv"), [width, width]);
             Ok(Level {
                 resnets: level(&block, input, width, config.layers_per_block, norm)?,
                 resample: (index + 1 < widths.len()).then(resample).transpose()?,
             })
         });
-        let quant = || layers::conv2d(&root.at("quant_conv"), [latents, latents], 1, 1, 0);
+        let quant = || Conv2d::load(&root.at("quant_conv"), [latents, latents], 1, 1, 0);
         Ok(Self {
-            conv_in: layers::conv2d(&loader.at("conv_in"), [config.in_channels, first], 3, 1, 1)?,
+            conv_in: Conv2d::load(&loader.at("conv_in"), [config.in_channels, first], 3, 1, 1)?,
             levels: levels.collect::<Result<_, WeightError>>()?,
             middle: Middle::load(config, &loader, last)?,
-            norm_out: layers::group_norm(
+            norm_out: GroupNorm::load(
                 &loader.at("conv_norm_out"),
                 norm.groups,
                 last,
                 norm.epsilon,
             )?,
-            conv_out: layers::conv2d(&loader.at("conv_out"), [last, latents], 3, 1, 1)?,
+            conv_out: Conv2d::load(&loader.at("conv_out"), [last, latents], 3, 1, 1)?,
             quant: config.use_quant_conv.then(quant).transpose()?,
         })
     }
@@ -398,13 +392,11 @@ impl Encoder {
                 hidden = resnet.forward(hidden, None);
             }
             if let Some(resample) = &level.resample {
-                hidden = resample.forward(hidden.pad((0, 1, 0, 1), PadMode::Constant(0.0)));
+                hidden = resample.forward(hidden);
             }
         }
         hidden = self.middle.forward(hidden);
-        hidden = self
-            .conv_out
-            .forward(activation::silu(self.norm_out.forward(hidden)));
+        hidden = self.conv_out.forward(self.norm_out.forward_silu(hidden));
         apply(&self.quant, hidden)
     }
 }
@@ -419,26 +411,25 @@ impl Decoder {
         let levels = widths.iter().enumerate().map(|(index, &width)| {
             let block = loader.at("up_blocks").at(index);
             let input = widths[index.saturating_sub(1)];
-            let resample =
-                || layers::conv2d(&block.at("upsamplers.0.conv"), [width, width], 3, 1, 1);
+            let resample = || Conv2d::load(&block.at("upsamplers.0.conv"), [width, width], 3, 1, 1);
             Ok(Level {
                 resnets: level(&block, input, width, config.layers_per_block + 1, norm)?,
                 resample: (index + 1 < widths.len()).then(resample).transpose()?,
             })
         });
-        let quant = || layers::conv2d(&root.at("post_quant_conv"), [latents, latents], 1, 1, 0);
+        let quant = || Conv2d::load(&root.at("post_quant_conv"), [latents, latents], 1, 1, 0);
         Ok(Self {
             quant: config.use_post_quant_conv.then(quant).transpose()?,
-            conv_in: layers::conv2d(&loader.at("conv_in"), [latents, first], 3, 1, 1)?,
+            conv_in: Conv2d::load(&loader.at("conv_in"), [latents, first], 3, 1, 1)?,
             middle: Middle::load(config, &loader, first)?,
             levels: levels.collect::<Result<_, WeightError>>()?,
-            norm_out: layers::group_norm(
+            norm_out: GroupNorm::load(
                 &loader.at("conv_norm_out"),
                 norm.groups,
                 last,
                 norm.epsilon,
             )?,
-            conv_out: layers::conv2d(&loader.at("conv_out"), [last, config.out_channels], 3, 1, 1)?,
+            conv_out: Conv2d::load(&loader.at("conv_out"), [last, config.out_channels], 3, 1, 1)?,
         })
     }
 
@@ -451,11 +442,10 @@ impl Decoder {
             }
             if let Some(resample) = &level.resample {
                 let [_, _, height, width] = hidden.dims();
-                hidden = resample.forward(enlarge(hidden, [2 * height, 2 * width]));
+                hidden = resample.forward_enlarged(hidden, [2 * height, 2 * width]);
             }
         }
-        self.conv_out
-            .forward(activation::silu(self.norm_out.forward(hidden)))
+        self.conv_out.forward(self.norm_out.forward_silu(hidden))
     }
 }
 
@@ -502,9 +492,9 @@ impl Attention {
         } else {
             ["to_q", "to_k", "to_v", "to_out.0"]
         };
-        let projection = |name| layers::linear(&loader.at(name), channels, channels, true);
+        let projection = |name| Linear::load(&loader.at(name), channels, channels, true);
         Ok(Self {
-            norm: layers::group_norm(
+            norm: GroupNorm::load(
                 &loader.at("group_norm"),
                 norm.groups,
                 channels,
@@ -518,24 +508,16 @@ impl Attention {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
-        let tokens = self
-            .norm
-            .forward(x.clone())
-            .reshape([batch, channels, height * width])
-            .swap_dims(1, 2);
+        let [_, _, height, width] = x.dims();
+        let normed = tokens(self.norm.forward(x.clone()));
         let attended = attend(
-            self.query.forward(tokens.clone()),
-            self.key.forward(tokens.clone()),
-            self.value.forward(tokens),
+            self.query.forward(normed.clone()),
+            self.key.forward(normed.clone()),
+            self.value.forward(normed),
             1,
             Mask::None,
         );
-        let back = self
-            .output
-            .forward(attended)
-            .swap_dims(1, 2)
-            .reshape([batch, channels, height, width]);
-        x + back
+        let sum = self.output.forward_onto(attended, tokens(x));
+        feature_map(sum, [height, width])
     }
 }

@@ -2,14 +2,11 @@
 
 mod preprocess;
 
-use asyncdiff_burn::layers;
+use asyncdiff_burn::layers::{Conv2d, LayerNorm, Linear, Mask, tokens};
 use asyncdiff_burn::weights::{Loader, WeightError};
-use burn::nn::conv::Conv2d;
-use burn::nn::{LayerNorm, Linear};
 use burn::tensor::Tensor;
 use serde::Deserialize;
 
-use crate::attention::Mask;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::clip::Activation;
 use crate::clip::layer::{Layer, LayerSettings};
@@ -146,7 +143,7 @@ impl ClipVisionModelWithProjection {
             mask: Mask::None,
         };
         Ok(Self {
-            patches: layers::patches(
+            patches: Conv2d::patches(
                 &embeddings.at("patch_embedding"),
                 [config.num_channels, features],
                 config.patch_size,
@@ -156,10 +153,10 @@ impl ClipVisionModelWithProjection {
                 .at("position_embedding")
                 .tensor("weight", [1 + config.patches(), features])?,
             // The misspelling is the checkpoints'.
-            norm_in: layers::layer_norm(&root.at("pre_layrnorm"), features, epsilon)?,
+            norm_in: LayerNorm::load(&root.at("pre_layrnorm"), features, epsilon)?,
             layers: settings.load(&root, config.num_hidden_layers)?,
-            norm_out: layers::layer_norm(&root.at("post_layernorm"), features, epsilon)?,
-            projection: layers::linear(
+            norm_out: LayerNorm::load(&root.at("post_layernorm"), features, epsilon)?,
+            projection: Linear::load(
                 &loader.at("visual_projection"),
                 features,
                 config.projection_dim,
@@ -176,12 +173,11 @@ impl ClipVisionModelWithProjection {
     #[must_use]
     pub fn encode(&self, pictures: Tensor<4>) -> ImageEmbedding {
         let pictures = pictures.cast(self.class.dtype());
-        let patches: Tensor<3> = self.patches.forward(pictures).flatten(2, 3);
-        let patches = patches.swap_dims(1, 2);
+        let patches = tokens(self.patches.forward(pictures));
         let [batch, _, features] = patches.dims();
         let class: Tensor<3> = self.class.clone().reshape([1, 1, features]);
-        let tokens = Tensor::cat(vec![class.repeat_dim(0, batch), patches], 1);
-        let hidden = tokens + self.positions.clone().unsqueeze::<3>();
+        let all = Tensor::cat(vec![class.repeat_dim(0, batch), patches], 1);
+        let hidden = all + self.positions.clone().unsqueeze::<3>();
         let hidden = self.norm_in.forward(hidden);
         let last_hidden_state = self
             .layers

@@ -1,12 +1,10 @@
 //! The transformer layers of CLIP's text and vision encoders (transformers' `CLIPEncoderLayer`).
 
-use asyncdiff_burn::layers;
+use asyncdiff_burn::layers::{self, LayerNorm, Linear, Mask, attend};
 use asyncdiff_burn::weights::{Loader, WeightError};
-use burn::nn::{LayerNorm, Linear};
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
 
 use super::Activation;
-use crate::attention::{Mask, attend};
 
 /// What all layers of an encoder have in common.
 #[derive(Clone, Copy, Debug)]
@@ -42,8 +40,8 @@ impl LayerSettings {
         let load = |index: usize| {
             let layer = root.at("encoder.layers").at(index);
             let attention =
-                |name| layers::linear(&layer.at("self_attn").at(name), features, features, true);
-            let norm = |name| layers::layer_norm(&layer.at(name), features, self.epsilon);
+                |name| Linear::load(&layer.at("self_attn").at(name), features, features, true);
+            let norm = |name| LayerNorm::load(&layer.at(name), features, self.epsilon);
             Ok(Layer {
                 settings: self,
                 norm1: norm("layer_norm1")?,
@@ -52,8 +50,8 @@ impl LayerSettings {
                 value: attention("v_proj")?,
                 output: attention("out_proj")?,
                 norm2: norm("layer_norm2")?,
-                up: layers::linear(&layer.at("mlp.fc1"), features, inner, true)?,
-                down: layers::linear(&layer.at("mlp.fc2"), inner, features, true)?,
+                up: Linear::load(&layer.at("mlp.fc1"), features, inner, true)?,
+                down: Linear::load(&layer.at("mlp.fc2"), inner, features, true)?,
             })
         };
         (0..count).map(load).collect()
@@ -71,12 +69,13 @@ impl Layer {
             self.settings.heads,
             self.settings.mask,
         );
-        let hidden = hidden + self.output.forward(attended);
-        let inner = self.up.forward(self.norm2.forward(hidden.clone()));
-        let inner = match self.settings.activation {
-            Activation::QuickGelu => inner.clone() * activation::sigmoid(inner * 1.702),
-            Activation::Gelu => activation::gelu(inner),
+        let hidden = self.output.forward_onto(attended, hidden);
+        let activation = match self.settings.activation {
+            Activation::QuickGelu => layers::Activation::QuickGelu,
+            Activation::Gelu => layers::Activation::Gelu,
         };
-        hidden + self.down.forward(inner)
+        let normed = self.norm2.forward(hidden.clone());
+        let inner = self.up.forward_activated(normed, activation);
+        self.down.forward_onto(inner, hidden)
     }
 }

@@ -1,9 +1,7 @@
 //! Resnets that go over each frame, and then along the frames of each video.
 
-use asyncdiff_burn::layers;
+use asyncdiff_burn::layers::{Conv2d, GroupNorm, Linear};
 use asyncdiff_burn::weights::{Loader, WeightError};
-use burn::nn::conv::Conv2d;
-use burn::nn::{GroupNorm, Linear};
 use burn::tensor::{Tensor, activation};
 
 use super::{Norm, Resnet};
@@ -104,9 +102,9 @@ impl TemporalResnet {
         time_features: Option<usize>,
     ) -> Result<Self, WeightError> {
         let group_norm =
-            |name| layers::group_norm(&loader.at(name), norm.groups, channels, norm.epsilon);
-        let conv = |name| layers::conv_over_frames(&loader.at(name), [channels, channels], 3);
-        let time = |features| layers::linear(&loader.at("time_emb_proj"), features, channels, true);
+            |name| GroupNorm::load(&loader.at(name), norm.groups, channels, norm.epsilon);
+        let conv = |name| Conv2d::over_frames(&loader.at(name), [channels, channels], 3);
+        let time = |features| Linear::load(&loader.at("time_emb_proj"), features, channels, true);
         Ok(Self {
             norm1: group_norm("norm1")?,
             conv1: conv("conv1")?,
@@ -117,32 +115,32 @@ impl TemporalResnet {
     }
 
     fn forward(&self, x: Tensor<4>, time: Option<&Tensor<2>>, frames: usize) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
-        let videos = batch / frames;
+        let [_, _, height, width] = x.dims();
         // The norms' statistics are over all frames of a video.
         let hidden = frames_beside_channels(x, frames);
-        let mut hidden = self
-            .conv1
-            .forward(activation::silu(self.norm1.forward(hidden)));
-        if let (Some(layer), Some(time)) = (&self.time, time) {
-            let shift = layer.forward(time.clone());
-            let shift: Tensor<4> = if shift.dims()[0] == 1 {
-                shift.reshape([1, channels, 1, 1])
-            } else {
-                shift.reshape([videos, frames, channels, 1]).swap_dims(1, 2)
-            };
-            hidden = hidden + shift;
-        }
-        self.conv2
-            .forward(activation::silu(self.norm2.forward(hidden)))
-            .swap_dims(1, 2)
-            .reshape([batch, channels, height, width])
+        // A row for all, or for each frame of each video.
+        let shift = self.time.as_ref().zip(time);
+        let shift = shift.map(|(layer, time)| layer.forward(time.clone()));
+        let normed = self.norm1.forward_silu(hidden);
+        let hidden = self.conv1.forward_shifted(normed, shift);
+        let hidden = self.conv2.forward(self.norm2.forward_silu(hidden));
+        frames_as_batch(hidden, [height, width])
     }
 }
 
 /// `[videos * frames, channels, height, width]` to `[videos, channels, frames, height * width]`.
 pub(crate) fn frames_beside_channels(x: Tensor<4>, frames: usize) -> Tensor<4> {
     let [batch, channels, height, width] = x.dims();
-    x.reshape([batch / frames, frames, channels, height * width])
-        .swap_dims(1, 2)
+    // By way of the order in which the kernels have them, where all of this moves nothing.
+    x.permute([0, 2, 3, 1])
+        .reshape([batch / frames, frames, height * width, channels])
+        .permute([0, 3, 1, 2])
+}
+
+/// Back again, to frames of `size` (`[height, width]`).
+pub(crate) fn frames_as_batch(x: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<4> {
+    let [videos, channels, frames, _] = x.dims();
+    x.permute([0, 2, 3, 1])
+        .reshape([videos * frames, height, width, channels])
+        .permute([0, 3, 1, 2])
 }

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use asyncdiff_burn::latents::Blocks;
+use asyncdiff_burn::layers::join_channels;
 use asyncdiff_core::BlockId;
 use asyncdiff_core::plan::Branch;
 use asyncdiff_core::unet::level_size;
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
 
 use super::conditioning::half;
 use super::{Conditioning, Module, UNet};
-use crate::resnet::enlarge;
 
 /// Runs the blocks of a [`UNet`] for one batch.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl Blocks for UNetBlocks<'_> {
             .collect();
         let input = match <[Tensor<4>; 1]>::try_from(inputs) {
             Ok([only]) => only,
-            Err(several) => Tensor::cat(several, 1),
+            Err(several) => join_channels(several),
         };
         match &unet.blocks[&block].0 {
             Module::ConvIn(conv) => {
@@ -123,9 +123,9 @@ impl Blocks for UNetBlocks<'_> {
             Module::Downsample(conv) => conv.forward(input),
             Module::Upsample(conv) => {
                 let level = unet.spec.blocks[block.0].level;
-                conv.forward(enlarge(input, size.map(|size| level_size(size, level))))
+                conv.forward_enlarged(input, size.map(|size| level_size(size, level)))
             }
-            Module::ConvOut(norm, conv) => conv.forward(activation::silu(norm.forward(input))),
+            Module::ConvOut(norm, conv) => conv.forward(norm.forward_silu(input)),
         }
     }
 }

@@ -1,9 +1,8 @@
 //! The time embedding and what is added to it: shared by all blocks of a call, so every rank holds these layers.
 
-use asyncdiff_burn::layers;
+use asyncdiff_burn::layers::{Activation, Linear};
 use asyncdiff_burn::weights::{Loader, WeightError};
 use asyncdiff_core::unet::UNet2dConfig;
-use burn::nn::Linear;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData, activation};
 
 use super::AddedConditioning;
@@ -34,13 +33,13 @@ impl Embedding {
         [input, hidden, output]: [usize; 3],
     ) -> Result<Self, WeightError> {
         Ok(Self {
-            linear1: layers::linear(&loader.at("linear_1"), input, hidden, true)?,
-            linear2: layers::linear(&loader.at("linear_2"), hidden, output, true)?,
+            linear1: Linear::load(&loader.at("linear_1"), input, hidden, true)?,
+            linear2: Linear::load(&loader.at("linear_2"), hidden, output, true)?,
         })
     }
 
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let hidden = activation::silu(self.linear1.forward(x));
+        let hidden = self.linear1.forward_activated(x, Activation::Silu);
         self.linear2.forward(hidden)
     }
 }

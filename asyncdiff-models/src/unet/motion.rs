@@ -1,8 +1,7 @@
 //! diffusers' `AnimateDiffTransformer3D`.
 
-use asyncdiff_burn::layers;
+use asyncdiff_burn::layers::{GroupNorm, LayerNorm, Linear};
 use asyncdiff_burn::weights::{Loader, WeightError};
-use burn::nn::{GroupNorm, LayerNorm, Linear};
 use burn::tensor::Tensor;
 
 use super::transformer::{Attention, FeedForward};
@@ -36,14 +35,14 @@ impl MotionModule {
         layers: usize,
         positions: usize,
     ) -> Result<Self, WeightError> {
-        let project = |name| layers::linear(&loader.at(name), channels, channels, true);
+        let project = |name| Linear::load(&loader.at(name), channels, channels, true);
         let layer = |index| {
             let loader = loader.at("transformer_blocks").at(index);
             Layer::load(&loader, channels, heads, positions)
         };
         Ok(Self {
             // Not the UNet's epsilon: diffusers fixes it for this norm.
-            norm: layers::group_norm(&loader.at("norm"), groups, channels, 1e-6)?,
+            norm: GroupNorm::load(&loader.at("norm"), groups, channels, 1e-6)?,
             project_in: project("proj_in")?,
             layers: (0..layers).map(layer).collect::<Result<_, _>>()?,
             project_out: project("proj_out")?,
@@ -81,7 +80,7 @@ impl Layer {
         heads: usize,
         positions: usize,
     ) -> Result<Self, WeightError> {
-        let norm = |name| layers::layer_norm(&loader.at(name), channels, 1e-5);
+        let norm = |name| LayerNorm::load(&loader.at(name), channels, 1e-5);
         let attention = |name| Attention::load(&loader.at(name), channels, heads, channels);
         Ok(Self {
             positions: loader
@@ -102,9 +101,9 @@ impl Layer {
         let positions = self.positions.clone().narrow(1, 0, frames);
         for (norm, attention) in &self.attentions {
             let placed = norm.forward(hidden.clone()) + positions.clone();
-            hidden = hidden + attention.forward(placed.clone(), placed);
+            hidden = attention.forward(placed.clone(), placed, hidden);
         }
         let normed = self.norm.forward(hidden.clone());
-        hidden + self.feed_forward.forward(normed)
+        self.feed_forward.forward_onto(normed, hidden)
     }
 }

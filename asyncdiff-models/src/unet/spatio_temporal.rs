@@ -1,9 +1,8 @@
 //! diffusers' `TransformerSpatioTemporalModel`.
 
-use asyncdiff_burn::layers;
+use asyncdiff_burn::layers::{GroupNorm, LayerNorm, Linear, feature_map, tokens};
 use asyncdiff_burn::weights::{Loader, WeightError};
 use asyncdiff_core::unet::UNet2dConfig;
-use burn::nn::{GroupNorm, LayerNorm, Linear};
 use burn::tensor::Tensor;
 
 use super::embedding::{Embedding, Frequencies};
@@ -38,12 +37,12 @@ impl SpatioTemporalTransformer {
         layers: usize,
     ) -> Result<Self, WeightError> {
         let (groups, context) = (config.norm_num_groups, config.cross_attention_dim);
-        let project = |name| layers::linear(&loader.at(name), channels, channels, true);
+        let project = |name| Linear::load(&loader.at(name), channels, channels, true);
         let layer = |index: usize| {
             let spatial = loader.at("transformer_blocks").at(index);
             let temporal = loader.at("temporal_transformer_blocks").at(index);
             let temporal = TemporalLayer {
-                norm_in: layers::layer_norm(&temporal.at("norm_in"), channels, 1e-5)?,
+                norm_in: LayerNorm::load(&temporal.at("norm_in"), channels, 1e-5)?,
                 feed_forward_in: FeedForward::load(&temporal.at("ff_in"), channels)?,
                 layer: Layer::load(&temporal, channels, heads, context)?,
             };
@@ -51,7 +50,7 @@ impl SpatioTemporalTransformer {
         };
         Ok(Self {
             // diffusers fixes this epsilon.
-            norm: layers::group_norm(&loader.at("norm"), groups, channels, 1e-6)?,
+            norm: GroupNorm::load(&loader.at("norm"), groups, channels, 1e-6)?,
             project_in: project("proj_in")?,
             layers: (0..layers).map(layer).collect::<Result<_, WeightError>>()?,
             frame_position: Embedding::load(
@@ -66,29 +65,22 @@ impl SpatioTemporalTransformer {
     /// `x` is `[batch, channels, height, width]`, videos of `frames` consecutive rows; `context` is
     /// `[videos, tokens, features]`.
     pub fn forward(&self, x: Tensor<4>, context: &Tensor<3>, frames: usize) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
+        let [batch, _, height, width] = x.dims();
         let videos = batch / frames;
-        let tokens = self
-            .norm
-            .forward(x.clone())
-            .reshape([batch, channels, height * width])
-            .swap_dims(1, 2);
         let position: Tensor<3> = self
             .positions(frames, &x)
             .unsqueeze_dim::<3>(1)
             .repeat_dim(0, videos);
-        let mut hidden = self.project_in.forward(tokens);
+        let mut hidden = self
+            .project_in
+            .forward(tokens(self.norm.forward(x.clone())));
         for (spatial, temporal) in &self.layers {
             hidden = spatial.forward(hidden, context);
             let along_time = temporal.forward(hidden.clone() + position.clone(), context, frames);
             hidden = self.mixer.mix(hidden, along_time);
         }
-        let back = self
-            .project_out
-            .forward(hidden)
-            .swap_dims(1, 2)
-            .reshape([batch, channels, height, width]);
-        x + back
+        let sum = self.project_out.forward_onto(hidden, tokens(x));
+        feature_map(sum, [height, width])
     }
 
     /// What every frame's tokens are given to know its place in the video: `[frames, channels]`, on the device of `like`.
@@ -113,11 +105,10 @@ impl TemporalLayer {
             .reshape([videos, frames, positions, channels])
             .swap_dims(1, 2)
             .reshape([videos * positions, frames, channels]);
-        let inner = self
-            .feed_forward_in
-            .forward(self.norm_in.forward(hidden.clone()));
+        let normed = self.norm_in.forward(hidden.clone());
+        let hidden = self.feed_forward_in.forward_onto(normed, hidden);
         self.layer
-            .forward(hidden + inner, context)
+            .forward(hidden, context)
             .reshape([videos, positions, frames, channels])
             .swap_dims(1, 2)
             .reshape([batch, positions, channels])

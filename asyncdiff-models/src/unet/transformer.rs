@@ -1,12 +1,11 @@
 //! diffusers' `Transformer2DModel`.
 
-use asyncdiff_burn::layers;
+use asyncdiff_burn::layers::{
+    GatedLinear, GroupNorm, LayerNorm, Linear, Mask, attend, feature_map, tokens,
+};
 use asyncdiff_burn::weights::{Loader, WeightError};
 use asyncdiff_core::unet::UNet2dConfig;
-use burn::nn::{GroupNorm, LayerNorm, Linear};
-use burn::tensor::{Tensor, activation};
-
-use crate::attention::{Mask, attend};
+use burn::tensor::Tensor;
 
 /// Attention over the positions of a feature map, and from them to the text.
 #[derive(Debug)]
@@ -31,7 +30,7 @@ pub(super) struct Layer {
 /// diffusers' `FeedForward` with a gated GELU.
 #[derive(Debug)]
 pub(super) struct FeedForward {
-    up: Linear,
+    up: GatedLinear,
     down: Linear,
 }
 
@@ -57,14 +56,14 @@ impl Transformer {
         let project = |name| {
             let loader = loader.at(name);
             if config.use_linear_projection {
-                layers::linear(&loader, channels, channels, true)
+                Linear::load(&loader, channels, channels, true)
             } else {
-                layers::pointwise(&loader, channels, channels)
+                Linear::pointwise(&loader, channels, channels)
             }
         };
         Ok(Self {
             // Not the UNet's epsilon: diffusers fixes it for this norm.
-            norm: layers::group_norm(&loader.at("norm"), groups, channels, 1e-6)?,
+            norm: GroupNorm::load(&loader.at("norm"), groups, channels, 1e-6)?,
             project_in: project("proj_in")?,
             layers: (0..layers)
                 .map(|index| {
@@ -82,22 +81,15 @@ impl Transformer {
 
     /// `x` is `[batch, channels, height, width]`, `context` as for [`Layer::forward`].
     pub fn forward(&self, x: Tensor<4>, context: &Tensor<3>) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
-        let tokens = self
-            .norm
-            .forward(x.clone())
-            .reshape([batch, channels, height * width])
-            .swap_dims(1, 2);
-        let mut hidden = self.project_in.forward(tokens);
+        let [_, _, height, width] = x.dims();
+        let mut hidden = self
+            .project_in
+            .forward(tokens(self.norm.forward(x.clone())));
         for layer in &self.layers {
             hidden = layer.forward(hidden, context);
         }
-        let back = self
-            .project_out
-            .forward(hidden)
-            .swap_dims(1, 2)
-            .reshape([batch, channels, height, width]);
-        x + back
+        let sum = self.project_out.forward_onto(hidden, tokens(x));
+        feature_map(sum, [height, width])
     }
 }
 
@@ -108,7 +100,7 @@ impl Layer {
         heads: usize,
         context: usize,
     ) -> Result<Self, WeightError> {
-        let norm = |name| layers::layer_norm(&loader.at(name), channels, 1e-5);
+        let norm = |name| LayerNorm::load(&loader.at(name), channels, 1e-5);
         Ok(Self {
             norm1: norm("norm1")?,
             self_attention: Attention::load(&loader.at("attn1"), channels, heads, channels)?,
@@ -123,11 +115,13 @@ impl Layer {
     /// a sample, as the frames of a video do.
     pub fn forward(&self, hidden: Tensor<3>, context: &Tensor<3>) -> Tensor<3> {
         let normed = self.norm1.forward(hidden.clone());
-        let hidden = hidden + self.self_attention.forward(normed.clone(), normed);
+        let hidden = self.self_attention.forward(normed.clone(), normed, hidden);
         let normed = self.norm2.forward(hidden.clone());
-        let hidden = hidden + self.cross_attention.forward(normed, context.clone());
+        let hidden = self
+            .cross_attention
+            .forward(normed, context.clone(), hidden);
         let normed = self.norm3.forward(hidden.clone());
-        hidden + self.feed_forward.forward(normed)
+        self.feed_forward.forward_onto(normed, hidden)
     }
 }
 
@@ -135,17 +129,14 @@ impl FeedForward {
     pub fn load(loader: &Loader<'_>, channels: usize) -> Result<Self, WeightError> {
         let loader = loader.at("net");
         Ok(Self {
-            up: layers::linear(&loader.at("0.proj"), channels, 8 * channels, true)?,
-            down: layers::linear(&loader.at("2"), 4 * channels, channels, true)?,
+            up: GatedLinear::load(&loader.at("0.proj"), channels, 4 * channels)?,
+            down: Linear::load(&loader.at("2"), 4 * channels, channels, true)?,
         })
     }
 
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let both = self.up.forward(x);
-        let inner = both.dims()[2] / 2;
-        let value = both.clone().narrow(2, 0, inner);
-        let gate = both.narrow(2, inner, inner);
-        self.down.forward(value * activation::gelu(gate))
+    /// Adds what it makes of `x` to `residual`.
+    pub fn forward_onto(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
+        self.down.forward_onto(self.up.forward(x), residual)
     }
 }
 
@@ -157,16 +148,16 @@ impl Attention {
         context: usize,
     ) -> Result<Self, WeightError> {
         Ok(Self {
-            query: layers::linear(&loader.at("to_q"), channels, channels, false)?,
-            key: layers::linear(&loader.at("to_k"), context, channels, false)?,
-            value: layers::linear(&loader.at("to_v"), context, channels, false)?,
-            output: layers::linear(&loader.at("to_out.0"), channels, channels, true)?,
+            query: Linear::load(&loader.at("to_q"), channels, channels, false)?,
+            key: Linear::load(&loader.at("to_k"), context, channels, false)?,
+            value: Linear::load(&loader.at("to_v"), context, channels, false)?,
+            output: Linear::load(&loader.at("to_out.0"), channels, channels, true)?,
             heads,
         })
     }
 
-    /// `x` and `context` are as for [`Layer::forward`].
-    pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
+    /// `x` and `context` are as for [`Layer::forward`]; adds what it makes of them to `residual`.
+    pub fn forward(&self, x: Tensor<3>, context: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
         let shape = x.dims();
         let [batch, tokens, channels] = shape;
         // What shares a context may as well be one text: no token looks at another.
@@ -179,6 +170,6 @@ impl Attention {
             self.heads,
             Mask::None,
         );
-        self.output.forward(attended.reshape(shape))
+        self.output.forward_onto(attended.reshape(shape), residual)
     }
 }

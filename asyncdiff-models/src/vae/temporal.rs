@@ -1,13 +1,11 @@
 //! The decoder of an `AutoencoderKLTemporalDecoder` (Stable Video Diffusion): its resnets also look along time.
 
-use asyncdiff_burn::layers;
+use asyncdiff_burn::layers::{Conv2d, GroupNorm};
 use asyncdiff_burn::weights::{Loader, WeightError};
-use burn::nn::GroupNorm;
-use burn::nn::conv::Conv2d;
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
 
 use super::{Attention, VaeConfig};
-use crate::resnet::{FactorOf, SpatioTemporalResnet, enlarge, frames_beside_channels};
+use crate::resnet::{FactorOf, SpatioTemporalResnet, frames_as_batch, frames_beside_channels};
 
 /// diffusers fixes it for the resnets along time, unlike those on each frame.
 const TEMPORAL_EPSILON: f64 = 1e-5;
@@ -54,8 +52,7 @@ impl TemporalDecoder {
                 let input = if layer == 0 { input } else { width };
                 resnet(&block, layer, [input, width])
             });
-            let resample =
-                || layers::conv2d(&block.at("upsamplers.0.conv"), [width, width], 3, 1, 1);
+            let resample = || Conv2d::load(&block.at("upsamplers.0.conv"), [width, width], 3, 1, 1);
             Ok(Level {
                 resnets: resnets.collect::<Result<_, _>>()?,
                 resample: (index + 1 < widths.len()).then(resample).transpose()?,
@@ -68,7 +65,7 @@ impl TemporalDecoder {
         };
         let pictures = config.out_channels;
         Ok(Self {
-            conv_in: layers::conv2d(
+            conv_in: Conv2d::load(
                 &loader.at("conv_in"),
                 [config.latent_channels, first],
                 3,
@@ -82,14 +79,14 @@ impl TemporalDecoder {
                 .enumerate()
                 .map(level)
                 .collect::<Result<_, WeightError>>()?,
-            norm_out: layers::group_norm(
+            norm_out: GroupNorm::load(
                 &loader.at("conv_norm_out"),
                 norm.groups,
                 last,
                 norm.epsilon,
             )?,
-            conv_out: layers::conv2d(&loader.at("conv_out"), [last, pictures], 3, 1, 1)?,
-            time_conv_out: layers::conv_over_frames(
+            conv_out: Conv2d::load(&loader.at("conv_out"), [last, pictures], 3, 1, 1)?,
+            time_conv_out: Conv2d::over_frames(
                 &loader.at("time_conv_out"),
                 [pictures, pictures],
                 3,
@@ -111,16 +108,12 @@ impl TemporalDecoder {
             }
             if let Some(resample) = &level.resample {
                 let [_, _, height, width] = hidden.dims();
-                hidden = resample.forward(enlarge(hidden, [2 * height, 2 * width]));
+                hidden = resample.forward_enlarged(hidden, [2 * height, 2 * width]);
             }
         }
-        let pictures = self
-            .conv_out
-            .forward(activation::silu(self.norm_out.forward(hidden)));
-        let shape = pictures.dims();
-        self.time_conv_out
-            .forward(frames_beside_channels(pictures, frames))
-            .swap_dims(1, 2)
-            .reshape(shape)
+        let pictures = self.conv_out.forward(self.norm_out.forward_silu(hidden));
+        let [_, _, height, width] = pictures.dims();
+        let smoothed = frames_beside_channels(pictures, frames);
+        frames_as_batch(self.time_conv_out.forward(smoothed), [height, width])
     }
 }
