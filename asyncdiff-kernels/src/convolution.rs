@@ -23,7 +23,7 @@ pub struct Window {
 }
 
 /// Rows of a product that are the surroundings of pixels.
-struct Surroundings<'a> {
+pub(crate) struct Surroundings<'a> {
     x: &'a [f32],
     zeros: &'a [f32],
     window: Window,
@@ -64,10 +64,38 @@ impl<'a> Rows<'a> for Surroundings<'a> {
 
     #[inline]
     fn numbers(&self, [picture, line, column]: &[usize; 3], tap: usize) -> &'a [f32] {
-        let [height, width] = self.window.input;
         let kernel_width = self.window.kernel[1];
-        let line = self.lines[line + tap / kernel_width];
-        let column = self.columns[column + tap % kernel_width];
+        self.pixel(
+            *picture,
+            line + tap / kernel_width,
+            column + tap % kernel_width,
+        )
+    }
+}
+
+impl<'a> Surroundings<'a> {
+    /// `zeros` has as many numbers as a pixel.
+    pub fn new(x: &'a [f32], zeros: &'a [f32], window: Window) -> Self {
+        let [height, width] = window.input;
+        assert_eq!(
+            x.len(),
+            window.batch * height * width * zeros.len(),
+            "the input's size"
+        );
+        Self {
+            x,
+            zeros,
+            window,
+            lines: window.sources(0),
+            columns: window.sources(1),
+        }
+    }
+
+    /// The pixel at a row and a column of the padded and enlarged map.
+    #[inline]
+    pub fn pixel(&self, picture: usize, line: usize, column: usize) -> &'a [f32] {
+        let [height, width] = self.window.input;
+        let (line, column) = (self.lines[line], self.columns[column]);
         if line == OUTSIDE || column == OUTSIDE {
             return self.zeros;
         }
@@ -90,25 +118,14 @@ pub fn convolution(
     finish: &Finish<'_>,
     out: &mut [f32],
 ) {
-    let channels = weights.channels();
-    let ([height, width], [kernel_height, kernel_width]) = (window.input, window.kernel);
-    assert_eq!(
-        x.len(),
-        window.batch * height * width * channels,
-        "the input's size"
-    );
+    let [kernel_height, kernel_width] = window.kernel;
     assert_eq!(weights.taps(), kernel_height * kernel_width, "the kernel's");
     let [height, width] = window.output;
     if height * width == 0 {
         return;
     }
-    let source = Surroundings {
-        x,
-        zeros: &vec![0.0; channels],
-        window,
-        lines: window.sources(0),
-        columns: window.sources(1),
-    };
+    let zeros = vec![0.0; weights.channels()];
+    let source = Surroundings::new(x, &zeros, window);
     let rows = window.batch * height * width;
     product_of(rows, &source, weights, finish, out);
 }

@@ -2,6 +2,7 @@
 //!
 //! * [`Packed`] holds weights in the order in which [`product`] and [`convolution`] read them; [`Finish`] says what is done to
 //!   each number on its way out.
+//! * [`winograd`] is a convolution of 3x3 with fewer products.
 //! * [`attention`], [`group_norm`], [`layer_norm`], [`activate`] need no weights of their own.
 //! * [`Level`] is the set of instructions in use. Every kernel is written once for all of them.
 //!
@@ -37,6 +38,7 @@ mod product;
 pub mod reference;
 mod simd;
 mod split;
+mod winograd;
 
 pub use attention::{Heads, Strides, Tokens, attention};
 pub use convolution::{Window, convolution};
@@ -46,3 +48,4 @@ pub use math::Activation;
 pub use norm::{Affine, Groups, group_norm, layer_norm};
 pub use packed::{Packed, Storage};
 pub use product::{Finish, Shift, product};
+pub use winograd::{Winograd, winograd};

@@ -4,7 +4,8 @@
 
 use asyncdiff_kernels::{
     Activation, Affine, Finish, Groups, Heads, Packed, Shift, Storage, Strides, Tokens, Window,
-    activate, attention, convolution, group_norm, join, layer_norm, product, reference, transpose,
+    Winograd, activate, attention, convolution, group_norm, join, layer_norm, product, reference,
+    transpose, winograd,
 };
 
 /// Numbers between -1 and 1.
@@ -180,6 +181,58 @@ fn convolve(window: Window, channels: usize, outputs: usize) {
     });
     let name = format!("{channels} to {outputs} channels, {window:?}");
     check(&name, &found, &expected, sum_bound(taps * channels));
+    if window.kernel == [3, 3] && window.stride == 1 {
+        let weight = |output: usize, tap: usize, channel: usize| {
+            weights[(output * channels + channel) * taps + tap]
+        };
+        let packed = Winograd::new(Storage::F32, [outputs, channels], None, weight);
+        let found = in_pools(expected.len(), |out| {
+            winograd(&x, window, &packed, &Finish::default(), out);
+        });
+        // The transforms add up to four times four numbers before, and as many products after.
+        let bound = 4.0 * sum_bound(taps * channels);
+        check(&format!("winograd, {name}"), &found, &expected, bound);
+    }
+}
+
+/// What is done to results on their way out is the same for both kinds of convolution.
+#[test]
+fn winograd_finishes_as_others_do() {
+    let (channels, outputs, size) = (9, 77, [5, 7]);
+    let window = Window {
+        batch: 2,
+        input: size,
+        enlarged: None,
+        kernel: [3, 3],
+        stride: 1,
+        padding: [1, 1],
+        output: size,
+    };
+    let pixels = 2 * size[0] * size[1];
+    let x = numbers(pixels * channels, 1);
+    let weights = numbers(outputs * channels * 9, 2);
+    let weight = |output: usize, tap: usize, channel: usize| {
+        weights[(output * channels + channel) * 9 + tap]
+    };
+    let bias = numbers(outputs, 3);
+    let (shifts, residual) = (numbers(2 * outputs, 4), numbers(pixels * outputs, 5));
+    let finish = Finish {
+        shift: Some(Shift {
+            numbers: &shifts,
+            rows: pixels / 2,
+        }),
+        activation: Activation::Silu,
+        residual: Some(&residual),
+    };
+    let packed = Packed::new(Storage::F32, [outputs, 9, channels], Some(&bias), weight);
+    let mut expected = vec![0.0; pixels * outputs];
+    convolution(&x, window, &packed, &finish, &mut expected);
+    let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
+    let packed = Winograd::new(Storage::F32, [outputs, channels], Some(&bias), weight);
+    let found = in_pools(pixels * outputs, |out| {
+        winograd(&x, window, &packed, &finish, out);
+    });
+    check("finish", &found, &expected, 4.0 * sum_bound(9 * channels));
 }
 
 #[test]

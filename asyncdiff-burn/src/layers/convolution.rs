@@ -1,6 +1,6 @@
 //! Convolutions.
 
-use asyncdiff_kernels::{Finish, Packed, Shift, Window, convolution};
+use asyncdiff_kernels::{Finish, Packed, Shift, Window, Winograd, convolution, winograd};
 use burn::module::Param;
 use burn::nn;
 use burn::nn::PaddingConfig2d;
@@ -23,6 +23,7 @@ pub struct Conv2d {
 #[derive(Debug)]
 enum Form {
     Packed(Packed),
+    Winograd(Winograd),
     Plain(nn::conv::Conv2d),
 }
 
@@ -144,8 +145,13 @@ impl Conv2d {
             let bias = bias.then(|| loader.values("bias", [output])).transpose()?;
             let at = |output, tap, channel| weight[(output * input + channel) * taps + tap];
             let storage = fast::storage(loader.dtype());
-            let sizes = [output, taps, input];
-            Form::Packed(Packed::new(storage, sizes, bias.as_deref(), at))
+            let bias = bias.as_deref();
+            let plain_window = shape.kernel == [3, 3] && shape.stride == 1;
+            if plain_window && Winograd::pays(shape.channels) {
+                Form::Winograd(Winograd::new(storage, [output, input], bias, at))
+            } else {
+                Form::Packed(Packed::new(storage, [output, taps, input], bias, at))
+            }
         } else {
             let ([top, left], [bottom, right]) = (shape.before, shape.after);
             // Burn pads both ends alike; what is beyond is padded by hand.
@@ -213,12 +219,22 @@ impl Conv2d {
 
     fn run(&self, x: Tensor<4>, extra: Extra) -> Tensor<4> {
         match &self.form {
-            Form::Packed(weights) => self.run_packed(weights, &x, extra),
+            Form::Packed(weights) => self.run_kernel(&x, extra, |x, window, finish, out| {
+                convolution(x, window, weights, finish, out);
+            }),
+            Form::Winograd(weights) => self.run_kernel(&x, extra, |x, window, finish, out| {
+                winograd(x, window, weights, finish, out);
+            }),
             Form::Plain(layer) => self.run_plain(layer, x, extra),
         }
     }
 
-    fn run_packed(&self, weights: &Packed, x: &Tensor<4>, extra: Extra) -> Tensor<4> {
+    fn run_kernel(
+        &self,
+        x: &Tensor<4>,
+        extra: Extra,
+        kernel: impl Fn(&[f32], Window, &Finish<'_>, &mut [f32]),
+    ) -> Tensor<4> {
         let Shape {
             kernel,
             stride,
@@ -254,7 +270,7 @@ impl Conv2d {
         };
         let pixels = numbers(x.clone().permute([0, 2, 3, 1]));
         let mut out = vec![0.0; rows * channels];
-        convolution(pixels.as_slice(), window, weights, &finish, &mut out);
+        kernel(pixels.as_slice(), window, &finish, &mut out);
         fast::to_map(out, [batch, output[0], output[1], channels], x)
     }
 

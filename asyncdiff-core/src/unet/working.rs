@@ -1,53 +1,38 @@
 //! How much memory a block takes while it runs, beside its inputs.
 //!
-//! The figures follow from how `asyncdiff-models` computes the blocks on Burn's CPU backend, whose attention never holds all
-//! scores at once, and were checked against the allocator. A backend that fuses operations takes less.
+//! The figures follow from how `asyncdiff-models` computes the blocks with the CPU's kernels, which need no copies of a feature
+//! map and hold only blocks of products and scores, and were checked against the allocator. A backend that fuses operations
+//! takes less, one that unfolds convolutions more.
 
 use super::{BlockKind, UNetBlock};
-
-/// Output positions that the CPU backend's convolutions unfold at a time.
-const TILE: u64 = 512;
 
 impl UNetBlock {
     /// Tensor elements that the block holds at its peak beside its inputs, its output included, for `samples` feature maps
     /// with `pixels` output positions each.
     pub(super) fn working(&self, samples: u64, pixels: u64) -> u64 {
         let map = |channels: usize| samples * channels as u64 * pixels;
-        // The rearranged kernel, and one tile of unfolded input with its result.
-        let convolution = |input: usize, output: usize| {
-            let (input, output) = (9 * input as u64, output as u64);
-            input * output + TILE.min(pixels) * (input + output)
+        let resnet = |input: usize, output: usize| {
+            let joined = if self.inputs.len() > 1 { map(input) } else { 0 };
+            // The input's norm and the first convolution; that and its norm; at the end that, the shortcut and the sum.
+            let first = joined + map(input) + map(output);
+            first.max(joined + 2 * map(output)).max(3 * map(output))
         };
         match self.kind {
-            BlockKind::ConvIn { input, output } => {
-                2 * map(input) + map(output) + convolution(input, output)
-            }
-            BlockKind::Resnet { input, output } => {
-                let joined = if self.inputs.len() > 1 { map(input) } else { 0 };
-                // Norm, activation and rearranged input.
-                joined + 3 * map(input) + map(output) + convolution(input.max(output), output)
-            }
-            // In the feed-forward part: tokens, norm, eight times the features for GEGLU, and both halves of them apart.
+            // Repeated for guidance, and with its channels side by side.
+            BlockKind::ConvIn { input, output } => 2 * map(input) + map(output),
+            BlockKind::Resnet { input, output } => resnet(input, output),
+            // In the feed-forward part: tokens, norm, and the four times wider activation.
             BlockKind::Transformer { channels, .. } | BlockKind::Motion { channels, .. } => {
-                18 * map(channels)
+                6 * map(channels)
             }
+            // Along time, beside what it began with.
             BlockKind::SpatioTemporalResnet { input, output } => {
-                let joined = if self.inputs.len() > 1 { map(input) } else { 0 };
-                let spatial = 3 * map(input) + map(output);
-                // Along time: what it began with, that in another order, norm, activation, and rearranged input.
-                let temporal = 5 * map(output);
-                joined + spatial.max(temporal) + convolution(input.max(output), output)
+                resnet(input, output).max(4 * map(output))
             }
             // As in a transformer, and what the layer along time began with.
-            BlockKind::SpatioTemporalTransformer { channels, .. } => 19 * map(channels),
-            BlockKind::Downsample { channels } => {
-                // The input has four times the positions.
-                6 * map(channels) + convolution(channels, channels)
-            }
-            BlockKind::Upsample { channels } => 4 * map(channels) + convolution(channels, channels),
-            BlockKind::ConvOut { input, output } => {
-                3 * map(input) + map(output) + convolution(input, output)
-            }
+            BlockKind::SpatioTemporalTransformer { channels, .. } => 7 * map(channels),
+            BlockKind::Downsample { channels } | BlockKind::Upsample { channels } => map(channels),
+            BlockKind::ConvOut { input, output } => map(input) + map(output),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Resnets that go over each frame, and then along the frames of each video.
 
-use asyncdiff_burn::layers::{Conv2d, GroupNorm, Linear};
+use asyncdiff_burn::layers::{Conv2d, GroupNorm, Linear, feature_map, tokens};
 use asyncdiff_burn::weights::{Loader, WeightError};
 use burn::tensor::{Tensor, activation};
 
@@ -27,8 +27,8 @@ struct TemporalResnet {
 /// diffusers' `AlphaBlender` for videos, with a learned factor.
 #[derive(Debug)]
 pub(crate) struct Mixer {
-    /// The share of what was computed along time, `[1, 1, 1, 1]`.
-    temporal: Tensor<4>,
+    /// The share of what was computed along time, `[1, 1, 1]`.
+    temporal: Tensor<3>,
 }
 
 /// What the sigmoid of a [`Mixer`]'s factor is the share of.
@@ -43,7 +43,7 @@ pub(crate) enum FactorOf {
 impl Mixer {
     pub fn load(loader: &Loader<'_>, of: FactorOf) -> Result<Self, WeightError> {
         let factor = loader.at("time_mixer").tensor("mix_factor", [1])?;
-        let share: Tensor<4> = activation::sigmoid(factor).reshape([1, 1, 1, 1]);
+        let share: Tensor<3> = activation::sigmoid(factor).reshape([1, 1, 1]);
         Ok(Self {
             temporal: match of {
                 FactorOf::Spatial => 1.0 - share,
@@ -54,8 +54,7 @@ impl Mixer {
 
     /// `spatial` on the way to `temporal`, both `[batch, tokens, channels]`.
     pub fn mix(&self, spatial: Tensor<3>, temporal: Tensor<3>) -> Tensor<3> {
-        let share: Tensor<3> = self.temporal.clone().reshape([1, 1, 1]);
-        spatial.clone() + (temporal - spatial) * share
+        spatial.clone() + (temporal - spatial) * self.temporal.clone()
     }
 }
 
@@ -87,10 +86,12 @@ impl SpatioTemporalResnet {
     /// `x` is `[batch, channels, height, width]`, videos of `frames` consecutive rows; `time` the activated time embedding,
     /// `[1 or batch, features]`.
     pub fn forward(&self, x: Tensor<4>, time: Option<&Tensor<2>>, frames: usize) -> Tensor<4> {
+        let [_, _, height, width] = x.dims();
         let spatial = self.spatial.forward(x, time);
         let along_time = self.temporal.forward(spatial.clone(), time, frames);
         // What the temporal resnet adds to its input is all that the two differ in.
-        spatial + along_time * self.mixer.temporal.clone()
+        let sum = tokens(along_time) * self.mixer.temporal.clone() + tokens(spatial);
+        feature_map(sum, [height, width])
     }
 }
 
