@@ -3,7 +3,7 @@
 //! * [`device::workers`]: from `cpu:2` or `cuda:0,1` to the [`Worker`](device::Worker)s that compute.
 //! * [`WeightFile`](weights::WeightFile), [`Weights`](weights::Weights), [`Loader`](weights::Loader): safetensors files to
 //!   tensors, strictly and only what is asked for.
-//! * [`layers`]: Burn's layers filled from PyTorch weights.
+//! * [`layers`]: the layers of networks, filled from PyTorch weights; on the CPU they run on `asyncdiff-kernels`.
 //! * [`latents::OnLatents`]: from the [`Blocks`](latents::Blocks) of a network to what the engine runs.
 //! * [`ranks::on_each`]: one thread for each rank; [`exchange::OnDevice`]: tensors between them.
 //!

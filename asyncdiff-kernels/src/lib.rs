@@ -7,7 +7,7 @@
 //! * [`Level`] is the set of instructions in use. Every kernel is written once for all of them.
 //!
 //! Feature maps have their channels side by side, `[batch, height, width, channels]`: then pixels are tokens, a convolution of
-//! 1x1 is a product, and no convolution needs a copy of its input. [`transpose`] gets there and back.
+//! 1x1 is a product, and no convolution needs a copy of its input.
 //!
 //! Kernels split their work among the threads of the rayon pool that they are called in, by the result alone: its numbers are
 //! the same bits for any number of threads.
@@ -43,7 +43,7 @@ mod winograd;
 pub use attention::{Heads, Strides, Tokens, attention};
 pub use convolution::{Window, convolution};
 pub use level::{Level, LevelError, VARIABLE};
-pub use maps::{activate, join, transpose};
+pub use maps::{activate, join};
 pub use math::Activation;
 pub use norm::{Affine, Groups, group_norm, layer_norm};
 pub use packed::{Packed, Storage};

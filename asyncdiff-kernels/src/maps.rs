@@ -1,4 +1,4 @@
-//! Numbers one by one, and feature maps in another order.
+//! Numbers one by one, and rows of several matrices.
 
 use rayon::prelude::*;
 
@@ -51,47 +51,6 @@ impl Kernel for Activate<'_> {
         }
     }
 }
-
-/// `[matrices, rows, columns]` to `[matrices, columns, rows]`: from channels apart to channels side by side, and back.
-///
-/// # Panics
-///
-/// If a slice has not the size that follows from the shape.
-pub fn transpose(x: &[f32], [matrices, rows, columns]: [usize; 3], out: &mut [f32]) {
-    assert_eq!(x.len(), matrices * rows * columns, "the input's size");
-    assert_eq!(out.len(), x.len(), "the result's size");
-    if x.is_empty() {
-        return;
-    }
-    let size = rows * columns;
-    // A few rows of the result at a time, and of those squares that both sides' cache lines are used up in.
-    let band = |(index, out): (usize, &mut [f32])| {
-        let bands = columns.div_ceil(SQUARE);
-        let x = &x[index / bands * size..][..size];
-        let first = index % bands * SQUARE;
-        for from in (0..rows).step_by(SQUARE) {
-            let to = rows.min(from + SQUARE);
-            for (column, out) in out.chunks_exact_mut(rows).enumerate() {
-                for row in from..to {
-                    out[row] = x[row * columns + first + column];
-                }
-            }
-        }
-    };
-    let mut bands: Vec<&mut [f32]> = out
-        .chunks_mut(size)
-        .flat_map(|matrix| matrix.chunks_mut(SQUARE * rows))
-        .collect();
-    if worth_splitting(x.len()) {
-        let bands = bands.par_iter_mut().enumerate();
-        bands.for_each(|(index, out)| band((index, out)));
-    } else {
-        let bands = bands.into_iter().enumerate();
-        bands.for_each(band);
-    }
-}
-
-const SQUARE: usize = 16;
 
 /// Rows of several matrices, one after another: `[rows, a]` and `[rows, b]` to `[rows, a + b]`.
 ///

@@ -159,7 +159,9 @@ pub(crate) fn run<K: Kernel>(kernel: K) -> K::Output {
         // SAFETY: likewise.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::with_avx2(kernel) },
-        _ => kernel.run::<Portable>(),
+        #[cfg(not(target_arch = "x86_64"))]
+        Level::Avx512 | Level::Avx2 => kernel.run::<Portable>(),
+        Level::Portable => kernel.run::<Portable>(),
     }
 }
 

@@ -215,6 +215,7 @@ impl Kernel for Into<'_> {
     type Output = ();
 
     #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "columns of a matrix")]
     fn run<S: Simd>(self) {
         let [picture, line, column] = self.grid.place(self.square);
         let mut pixels = [[&[] as &[f32]; 4]; 4];
@@ -285,6 +286,7 @@ impl Kernel for From<'_> {
     type Output = ();
 
     #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "columns of a matrix")]
     fn run<S: Simd>(self) {
         let [picture, line, column] = self.grid.place(self.square);
         let [height, width] = self.grid.size;

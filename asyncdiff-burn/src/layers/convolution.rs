@@ -233,7 +233,7 @@ impl Conv2d {
         &self,
         x: &Tensor<4>,
         extra: Extra,
-        kernel: impl Fn(&[f32], Window, &Finish<'_>, &mut [f32]),
+        compute: impl Fn(&[f32], Window, &Finish<'_>, &mut [f32]),
     ) -> Tensor<4> {
         let Shape {
             kernel,
@@ -270,7 +270,7 @@ impl Conv2d {
         };
         let pixels = numbers(x.clone().permute([0, 2, 3, 1]));
         let mut out = vec![0.0; rows * channels];
-        kernel(pixels.as_slice(), window, &finish, &mut out);
+        compute(pixels.as_slice(), window, &finish, &mut out);
         fast::to_map(out, [batch, output[0], output[1], channels], x)
     }
 
