@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use asyncdiff_burn::layers;
+use asyncdiff_burn::layers::{self, Conv2d, GroupNorm, LayerNorm, Linear};
 use asyncdiff_burn::weights::WeightFile;
 use burn::tensor::module::{attention, interpolate};
 use burn::tensor::ops::{AttentionModuleOptions, InterpolateMode, InterpolateOptions};
@@ -94,21 +94,21 @@ fn layers_in_narrow_types_are_as_good_as_their_types() {
     let weights = file.read().unwrap();
     let at = |name: &'static str, dtype| weights.on(&device, dtype).at(name);
     check("linear", [2, 77, 1280], |x, dtype| {
-        let layer = layers::linear(&at("linear", dtype), 1280, 640, true).unwrap();
+        let layer = Linear::load(&at("linear", dtype), 1280, 640, true).unwrap();
         layer.forward(x)
     });
     for stride in [1, 2] {
         check("convolution", [1, 320, 32, 32], |x, dtype| {
-            let layer = layers::conv2d(&at("conv", dtype), [320, 64], 3, stride, 1).unwrap();
+            let layer = Conv2d::load(&at("conv", dtype), [320, 64], 3, stride, 1).unwrap();
             layer.forward(x)
         });
     }
     check("group norm", [2, 320, 64, 64], |x, dtype| {
-        let layer = layers::group_norm(&at("norm", dtype), 32, 320, 1e-5).unwrap();
+        let layer = GroupNorm::load(&at("norm", dtype), 32, 320, 1e-5).unwrap();
         layer.forward(x)
     });
     check("layer norm", [2, 77, 320], |x, dtype| {
-        let layer = layers::layer_norm(&at("norm", dtype), 320, 1e-5).unwrap();
+        let layer = LayerNorm::load(&at("norm", dtype), 320, 1e-5).unwrap();
         layer.forward(x)
     });
     check("embedding", [1], |_, dtype| {
