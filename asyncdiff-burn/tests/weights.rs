@@ -51,7 +51,7 @@ fn every_floating_point_type_is_read_into_the_compute_type() {
             VALUES,
             "{dtype:?}"
         );
-        let layer = layers::linear(&loader, 3, 2, false).unwrap();
+        let layer = layers::Linear::load(&loader, 3, 2, false).unwrap();
         let sums = layer.forward(Tensor::<2>::ones([1, 3], &device));
         assert_eq!(values(sums), [2.25, 95.9375]);
         // Read twice, counted once.

@@ -7,7 +7,6 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use asyncdiff_core::AsyncDiff;
 use asyncdiff_core::plan::{Action, Run};
@@ -493,7 +492,7 @@ fn ranks_and_parts_alone_make_what_a_session_makes() {
         (conditioning, start)
     });
     let mut start = Some(start);
-    let peers = asyncdiff_comm::local::world(2, Duration::from_secs(60));
+    let peers = asyncdiff_comm::local::world(2);
     let latents = thread::scope(|scope| {
         let threads: Vec<_> = ranks
             .iter()
