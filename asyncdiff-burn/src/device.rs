@@ -31,6 +31,7 @@
 //! # Ok::<(), asyncdiff_burn::device::DeviceError>(())
 //! ```
 
+use asyncdiff_core::quoted;
 use std::fmt;
 use std::num::NonZero;
 
@@ -97,21 +98,22 @@ impl fmt::Debug for Worker {
 #[non_exhaustive]
 pub enum DeviceError {
     /// The specification is empty, or has nothing on one side of a `+`.
-    #[error("a device name is missing in `{spec}`: write one such as `cpu`, `cpu:2` or `cuda:0,1`")]
+    #[error("a device name is missing in `{spec}`: write one such as `cpu`, `cpu:2` or `cuda:0,1`", spec = quoted(spec))]
     Missing {
         /// The specification as it was given.
         spec: String,
     },
     /// A group starts with no known name.
     #[error(
-        "`{group}` is not a device: write `cpu`, `cuda:0`, `wgpu:0`, `tch:cpu` or `tch:cuda:0`"
+        "`{group}` is not a device: write `cpu`, `cuda:0`, `wgpu:0`, `tch:cpu` or `tch:cuda:0`",
+        group = quoted(group)
     )]
     Unknown {
         /// The group as it was given.
         group: String,
     },
     /// What follows a known name is not a count or a list of indices.
-    #[error("`{group}` is malformed: after `{name}:` comes {expected}")]
+    #[error("`{group}` is malformed: after `{name}:` comes {expected}", group = quoted(group))]
     Malformed {
         /// The group as it was given.
         group: String,
@@ -121,7 +123,7 @@ pub enum DeviceError {
         expected: &'static str,
     },
     /// A group asks for no workers at all.
-    #[error("`{group}` asks for no workers: ask for at least 1, as in `{name}:1`")]
+    #[error("`{group}` asks for no workers: ask for at least 1, as in `{name}:1`", group = quoted(group))]
     ZeroWorkers {
         /// The group as it was given.
         group: String,
@@ -129,7 +131,7 @@ pub enum DeviceError {
         name: &'static str,
     },
     /// The specification asks for more workers than one run may have.
-    #[error("`{spec}` asks for more than {MAX_WORKERS} workers: ask for fewer")]
+    #[error("`{spec}` asks for more than {MAX_WORKERS} workers: ask for fewer", spec = quoted(spec))]
     TooManyWorkers {
         /// The specification as it was given.
         spec: String,
@@ -152,7 +154,8 @@ pub enum DeviceError {
     },
     /// The backend was left out when this program was built.
     #[error(
-        "`{name}` needs a backend that this program was built without: build it with `--features {feature}`"
+        "`{name}` needs a backend that this program was built without: build it with `--features {feature}`",
+        name = quoted(name)
     )]
     NotCompiled {
         /// The device asked for.
@@ -162,7 +165,8 @@ pub enum DeviceError {
     },
     /// The NVIDIA driver's library cannot be loaded.
     #[error(
-        "`{name}` needs the NVIDIA driver, and its library libcuda was not found: install the driver, or use `cpu`"
+        "`{name}` needs the NVIDIA driver, and its library libcuda was not found: install the driver, or use `cpu`",
+        name = quoted(name)
     )]
     NoDriver {
         /// The device asked for.
@@ -170,7 +174,8 @@ pub enum DeviceError {
     },
     /// The driver is there and does not work.
     #[error(
-        "`{name}` cannot be used because the NVIDIA driver reports {reason}: see whether `nvidia-smi` lists the device"
+        "`{name}` cannot be used because the NVIDIA driver reports {reason}: see whether `nvidia-smi` lists the device",
+        name = quoted(name)
     )]
     Driver {
         /// The device asked for.
@@ -179,7 +184,7 @@ pub enum DeviceError {
         reason: String,
     },
     /// The machine has fewer devices of this kind.
-    #[error("`{name}` does not exist: {} found here, so use {}", found_text(.kind, *.found), remedy(.kind, *.found))]
+    #[error("`{name}` does not exist: {} found here, so use {}", found_text(.kind, *.found), remedy(.kind, *.found), name = quoted(name))]
     NoSuchDevice {
         /// The device asked for.
         name: String,
@@ -190,7 +195,8 @@ pub enum DeviceError {
     },
     /// The operating system refused the threads.
     #[error(
-        "the {threads} threads of `{name}` could not be started ({reason}): ask for fewer threads or workers"
+        "the {threads} threads of `{name}` could not be started ({reason}): ask for fewer threads or workers",
+        name = quoted(name)
     )]
     ThreadPool {
         /// The worker they were meant for.

@@ -3,8 +3,10 @@
 //! * [`device::workers`]: from `cpu:2` or `cuda:0,1` to the [`Worker`](device::Worker)s that compute.
 //! * [`WeightFile`](weights::WeightFile), [`Weights`](weights::Weights), [`Loader`](weights::Loader): safetensors files to
 //!   tensors, strictly and only what is asked for.
+//! * [`files`]: files that were named by somebody, refused by kind.
 //! * [`layers`]: the layers of networks, filled from PyTorch weights; on the CPU they run on `asyncdiff-kernels`.
 //! * [`latents::OnLatents`]: from the [`Blocks`](latents::Blocks) of a network to what the engine runs.
+//! * [`memory::total`]: how much memory there is.
 //! * [`ranks::on_each`]: one thread for each rank; [`exchange::OnDevice`]: tensors between them.
 //!
 //! ```
@@ -26,7 +28,9 @@
 
 pub mod device;
 pub mod exchange;
+pub mod files;
 pub mod latents;
 pub mod layers;
+pub mod memory;
 pub mod ranks;
 pub mod weights;

@@ -4,6 +4,7 @@ mod entry;
 mod file;
 mod set;
 
+use asyncdiff_core::quoted;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +12,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use rayon::prelude::*;
 use safetensors::SafeTensorError;
 use safetensors::tensor::Dtype;
 
@@ -66,7 +68,8 @@ pub enum WeightError {
     },
     /// Not a safetensors file, or only a part of one.
     #[error(
-        "{file} is no whole safetensors file ({source}): it is truncated or damaged, download it again"
+        "{file} is no whole safetensors file ({source}): it is truncated or damaged, download it again",
+        source = quoted(&source.to_string())
     )]
     Corrupt {
         /// The file.
@@ -76,7 +79,8 @@ pub enum WeightError {
     },
     /// A tensor that the model needs is not in the file.
     #[error(
-        "{file} has no tensor {name} of shape {expected:?}, which the model's config.json asks for"
+        "{file} has no tensor {name} of shape {expected:?}, which the model's config.json asks for",
+        name = quoted(name)
     )]
     Missing {
         /// The file.
@@ -88,7 +92,8 @@ pub enum WeightError {
     },
     /// A tensor has another shape than the model's configuration says.
     #[error(
-        "{file}: tensor {name} has shape {found:?}, the model's config.json asks for {expected:?}"
+        "{file}: tensor {name} has shape {found:?}, the model's config.json asks for {expected:?}",
+        name = quoted(name)
     )]
     Shape {
         /// The file.
@@ -101,7 +106,7 @@ pub enum WeightError {
         found: Vec<usize>,
     },
     /// A tensor that was asked for by name is not in the file.
-    #[error("{file} has no tensor {name}")]
+    #[error("{file} has no tensor {name}", name = quoted(name))]
     NoTensor {
         /// The file.
         file: String,
@@ -109,7 +114,7 @@ pub enum WeightError {
         name: String,
     },
     /// A tensor of integers, or of a floating-point type that is not supported.
-    #[error("{file}: tensor {name} has dtype {found:?}, supported are F32, F16 and BF16")]
+    #[error("{file}: tensor {name} has dtype {found:?}, supported are F32, F16 and BF16", name = quoted(name))]
     Dtype {
         /// The file.
         file: String,
@@ -118,9 +123,23 @@ pub enum WeightError {
         /// The type found.
         found: Dtype,
     },
+    /// A tensor with values that nothing can be computed from.
+    #[error(
+        "{file}: tensor {name} has {count} values that are infinite or no numbers: the file is damaged or its training has failed, download it again or take another",
+        name = quoted(name)
+    )]
+    NotFinite {
+        /// The file.
+        file: String,
+        /// The tensor.
+        name: String,
+        /// How many of its values.
+        count: usize,
+    },
     /// A shard lacks a tensor that its index says it has.
     #[error(
-        "{index} says that tensor {name} is in {file}, but it is not: the files are of different versions, download both again"
+        "{index} says that tensor {name} is in {file}, but it is not: the files are of different versions, download both again",
+        name = quoted(name)
     )]
     NotInShard {
         /// The index.
@@ -131,7 +150,7 @@ pub enum WeightError {
         file: String,
     },
     /// A tensor of the original layout that does not have the form that its name promises.
-    #[error("{file}: tensor {name} has shape {found:?}, it should be {expected}")]
+    #[error("{file}: tensor {name} has shape {found:?}, it should be {expected}", name = quoted(name))]
     Form {
         /// The file.
         file: String,
@@ -144,7 +163,8 @@ pub enum WeightError {
     },
     /// The file has a tensor that no part of the model reads.
     #[error(
-        "{file} has a tensor {name} of shape {found:?} that the model described by config.json does not have"
+        "{file} has a tensor {name} of shape {found:?} that the model described by config.json does not have",
+        name = quoted(name)
     )]
     Unexpected {
         /// The file.
@@ -189,13 +209,14 @@ impl<'a> Weights<'a> {
     ///
     /// # Errors
     ///
-    /// [`WeightError::NoTensor`], [`WeightError::Dtype`].
+    /// [`WeightError::NoTensor`], [`WeightError::Dtype`], [`WeightError::NotFinite`].
     pub fn plain(&self, name: &str) -> Result<NamedTensor, WeightError> {
         let entry = self.entry(name)?;
         let values = entry
             .values()
             .or_else(|| entry.wide_values())
             .ok_or_else(|| unreadable(entry, name))?;
+        finite(&values, entry, name)?;
         Ok(NamedTensor {
             name: name.to_owned(),
             shape: entry.shape(),
@@ -335,7 +356,7 @@ impl<'a> Loader<'a> {
     ///
     /// # Errors
     ///
-    /// [`WeightError::Missing`], [`WeightError::Shape`], [`WeightError::Dtype`].
+    /// [`WeightError::Missing`], [`WeightError::Shape`], [`WeightError::Dtype`], [`WeightError::NotFinite`]; what `deltas` fail with.
     pub fn tensor<const D: usize>(
         &self,
         name: &str,
@@ -372,8 +393,11 @@ impl<'a> Loader<'a> {
         let Some(mut values) = entry.values() else {
             return Err(unreadable(entry, &name));
         };
+        finite(&values, entry, &name)?;
         if let Some(deltas) = self.weights.deltas {
             deltas.add(&name, &shape, &mut values)?;
+            // Finite numbers can have a sum that is not.
+            finite(&values, entry, &name)?;
         }
         let mut read = self.weights.read.borrow_mut();
         if read.names.insert(name) {
@@ -382,6 +406,23 @@ impl<'a> Loader<'a> {
         Ok(values)
     }
 }
+
+/// Whether all elements of a tensor are numbers. One that is not spreads to the whole picture, or, in a matrix whose products are
+/// only compared, to nothing that anybody would notice.
+fn finite(values: &[f32], entry: &Entry<'_>, name: &str) -> Result<(), WeightError> {
+    let wild = |chunk: &[f32]| chunk.iter().filter(|value| !value.is_finite()).count();
+    match values.par_chunks(PARALLEL_CHUNK).map(wild).sum() {
+        0 => Ok(()),
+        count => Err(WeightError::NotFinite {
+            file: entry.file.to_owned(),
+            name: entry.name(name),
+            count,
+        }),
+    }
+}
+
+/// Elements that are not worth handing to another thread.
+const PARALLEL_CHUNK: usize = 1 << 16;
 
 fn unreadable(entry: &Entry<'_>, name: &str) -> WeightError {
     WeightError::Dtype {
@@ -401,7 +442,7 @@ fn is_floating_point(dtype: Dtype) -> bool {
 ///
 /// # Errors
 ///
-/// [`WeightError::Open`], [`WeightError::Corrupt`], [`WeightError::Dtype`].
+/// [`WeightError::Open`], [`WeightError::Corrupt`], [`WeightError::Dtype`], [`WeightError::NotFinite`].
 pub fn read_tensors(path: &Path) -> Result<Vec<NamedTensor>, WeightError> {
     let file = WeightFile::open(path)?;
     let weights = file.read()?;
@@ -414,6 +455,7 @@ pub fn read_tensors(path: &Path) -> Result<Vec<NamedTensor>, WeightError> {
                 name: name.clone().into_owned(),
                 found: entry.dtype(),
             })?;
+            finite(&values, entry, name)?;
             Ok(NamedTensor {
                 name: name.clone().into_owned(),
                 shape: entry.shape(),

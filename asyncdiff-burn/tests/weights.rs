@@ -190,3 +190,61 @@ fn tensors_have_the_names_and_forms_that_a_model_reads() {
         assert!(matches!(&error, WeightError::Form { name, .. } if name == stored));
     }
 }
+
+/// NaN in a matrix of queries gives a picture without a word, so it has to be found here.
+#[test]
+fn values_that_are_no_numbers_are_found_and_their_tensor_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let wild = |dtype: Dtype, value: f32| {
+        let path = file(&folder, dtype);
+        let mut bytes = fs::read(&path).unwrap();
+        let end = bytes.len();
+        match dtype {
+            Dtype::F32 => bytes[end - 4..].copy_from_slice(&value.to_le_bytes()),
+            Dtype::F16 => bytes[end - 2..].copy_from_slice(&f16::from_f32(value).to_le_bytes()),
+            _ => bytes[end - 2..].copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
+        }
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let device = Device::flex();
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let path = wild(dtype, value);
+            let file = WeightFile::open(&path).unwrap();
+            let weights = file.read().unwrap();
+            let loader = weights.on(&device, FloatDType::F32);
+            for error in [
+                loader.tensor("linear.weight", [2, 3]).unwrap_err(),
+                weights.plain("linear.weight").unwrap_err(),
+                read_tensors(&path).unwrap_err(),
+            ] {
+                let text = error.to_string();
+                assert!(
+                    matches!(error, WeightError::NotFinite { count: 1, .. }),
+                    "{text}"
+                );
+                assert!(text.contains("linear.weight"), "{text}");
+                assert!(text.contains("weights.safetensors"), "{text}");
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_a_device_or_a_folder_is_refused_as_a_weight_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe.safetensors");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let inputs: [(PathBuf, &str); 3] = [
+        (pipe, "a named pipe"),
+        ("/dev/zero".into(), "a device"),
+        (folder.path().to_owned(), "a folder"),
+    ];
+    for (path, kind) in inputs {
+        let error = WeightFile::open(&path).unwrap_err().to_string();
+        assert!(error.contains(kind), "{error}");
+    }
+}

@@ -1,16 +1,17 @@
 //! The Hub as the environment describes it, and the bars of downloads.
 
 use std::env;
-use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use asyncdiff_models::hub::{DownloadProgress, ENDPOINT, Hub, HubError};
+use asyncdiff_models::files::{self, MOST_BYTES_OF_TEXT};
+use asyncdiff_models::hub::{DownloadProgress, ENDPOINT, Hub, HubError, TIMEOUT};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::result::Result;
 
 /// From the variables that Python's `huggingface_hub` reads too: `HF_HUB_CACHE`, `HF_HOME`, `XDG_CACHE_HOME`, `HF_TOKEN`,
-/// `HF_ENDPOINT`, `HF_HUB_OFFLINE`.
+/// `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT`.
 pub fn from_environment() -> Result<Hub> {
     let text = |name: &str| {
         let value = env::var(name).ok()?;
@@ -26,12 +27,19 @@ pub fn from_environment() -> Result<Hub> {
     let hub = path("HF_HUB_CACHE").or_else(|| Some(home.clone()?.join("hub")));
     // What `hf auth login` has written.
     let login = || {
-        let token = fs::read_to_string(home.as_ref()?.join("token")).ok()?;
-        let token = token.trim();
+        let token = files::read(&home.as_ref()?.join("token"), MOST_BYTES_OF_TEXT).ok()?;
+        let token = str::from_utf8(&token).ok()?.trim();
         (!token.is_empty()).then(|| token.to_owned())
     };
     let endpoint = text("HF_ENDPOINT").unwrap_or(ENDPOINT.to_owned());
     let offline = text("HF_HUB_OFFLINE").unwrap_or_default().to_uppercase();
+    let timeout = match text("HF_HUB_DOWNLOAD_TIMEOUT") {
+        None => TIMEOUT,
+        Some(seconds) => match seconds.parse() {
+            Ok(seconds @ 1..=86400) => Duration::from_secs(seconds),
+            _ => return Err("HF_HUB_DOWNLOAD_TIMEOUT is no number of seconds: set it to one from 1 to 86400, or unset it".into()),
+        },
+    };
     Ok(Hub {
         cache: hub.ok_or(
             "there is no home folder to keep downloaded models in: set HF_HOME to a folder",
@@ -39,6 +47,7 @@ pub fn from_environment() -> Result<Hub> {
         token: text("HF_TOKEN").or_else(login),
         endpoint: endpoint.trim_end_matches('/').to_owned(),
         offline: ["1", "ON", "YES", "TRUE"].contains(&offline.as_str()),
+        timeout,
     })
 }
 
@@ -81,7 +90,7 @@ impl DownloadProgress for Downloads {
     }
 
     fn cached(&mut self, reason: &HubError) {
-        eprintln!("warning: {reason}; using the model as it was downloaded before");
+        complain!("warning: {reason}; using the model as it was downloaded before");
     }
 }
 

@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use asyncdiff_models::files::{self, MOST_BYTES_OF_TEXT};
+
 /// More than anybody waits for, and few enough that a slip of the keyboard does not fill the memory.
 const MOST: usize = 10_000;
 
@@ -112,7 +114,7 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>, String> {
         let read = io::stdin().lock().read_to_end(&mut bytes).map(drop);
         ("standard input".to_owned(), read)
     } else {
-        let read = std::fs::read(path).map(|contents| bytes = contents);
+        let read = files::read(path, MOST_BYTES_OF_TEXT).map(|contents| bytes = contents);
         (path.display().to_string(), read)
     };
     read.map_err(|error| format!("cannot read the prompts in {name}: {error}"))?;

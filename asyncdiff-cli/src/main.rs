@@ -3,6 +3,9 @@
 //! Flags, environment and printing only; what is computed is in `asyncdiff-models` and below, and what becomes files is in
 //! `asyncdiff-media`.
 
+#[macro_use]
+mod message;
+
 mod args;
 mod commands;
 #[cfg(feature = "hub")]
@@ -28,8 +31,20 @@ use clap::Parser;
 use args::{Cli, Command};
 use interrupt::Cancelled;
 
+/// What `clap`, like most programs, says to a command line that it does not understand.
+const USAGE: u8 = 2;
+
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            complain!("{}", error.render().to_string().trim_end());
+            return ExitCode::from(USAGE);
+        }
+        // Help, or the version.
+        Err(error) => error.exit(),
+    };
+    let result = match cli.command {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Compare(args) => commands::compare::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
@@ -42,14 +57,16 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads the output has seen enough.
         Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<Cancelled>() => {
-            eprintln!("{error}");
-            ExitCode::from(interrupt::EXIT_CODE)
-        }
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => match error.downcast_ref::<Cancelled>() {
+            Some(cancelled) => {
+                complain!("{cancelled}");
+                ExitCode::from(cancelled.exit_code())
+            }
+            None => {
+                complain!("error: {error}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 

@@ -34,7 +34,7 @@ pub fn open(model: Option<&Path>, files: &ModelFiles, quiet: bool) -> Result<Sta
         Location::Hub(id) => fetch(&id, variant, quiet)?,
     };
     if let Some(assumption) = checkpoint.assumption() {
-        eprintln!("warning: {assumption}");
+        complain!("warning: {assumption}");
     }
     Ok(StableDiffusion::open(checkpoint)?)
 }

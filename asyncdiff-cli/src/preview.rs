@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use asyncdiff_media::picture;
 use asyncdiff_models::image::Image;
-use asyncdiff_models::{Clean, Latents, Previewer, Progress};
+use asyncdiff_models::{Cancel, Clean, Error, Latents, Previewer, Progress};
 
 /// Where previews go, and how often.
 #[derive(Clone, Debug)]
@@ -51,8 +51,11 @@ impl<P: Progress> Previewing<P> {
         if done == calls || !done.is_multiple_of(target.every) {
             return Ok(());
         }
-        let pictures = previewer.pictures(clean);
-        let pictures = pictures.map_err(|error| error.to_string())?;
+        let pictures = match previewer.pictures(clean) {
+            // Whoever asks for that says so.
+            Err(Error::Cancelled) => return Ok(()),
+            pictures => pictures.map_err(|error| error.to_string())?,
+        };
         let beside = Image::beside(&pictures.iter().collect::<Vec<_>>());
         let beside = beside.map_err(|error| error.to_string())?;
         picture::write(&target.file, &beside, "").map_err(|error| error.to_string())
@@ -70,5 +73,9 @@ impl<P: Progress> Progress for Previewing<P> {
             return ControlFlow::Break(());
         }
         self.inner.predicted(done, calls, clean)
+    }
+
+    fn cancel(&self) -> Cancel {
+        self.inner.cancel()
     }
 }

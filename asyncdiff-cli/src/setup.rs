@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use asyncdiff_burn::device::{Worker, workers};
 use asyncdiff_burn::weights::read_tensors;
+use asyncdiff_core::quoted;
 use asyncdiff_media::picture;
+use asyncdiff_models::files::{self, MOST_BYTES_OF_TEXT};
 use asyncdiff_models::lora::Lora;
 use asyncdiff_models::{
-    Content, ImageToVideo, InitImage, MeasuredMachine, NamedTensor, Request, StableDiffusion,
+    Content, ImageToVideo, InitImage, MeasuredMachine, NamedTensor, Request, StableDiffusion, json,
 };
 
 use crate::args::{Devices, Prompt, Sample, Video};
@@ -87,9 +89,10 @@ pub fn warn_of_truncation<'a>(
         let Some(cut) = pipeline.truncated(text, content.prompt_weighting) else {
             continue;
         };
-        eprintln!(
-            "warning: the {name} is longer than the {} tokens that the model reads; cut off: {cut:?}",
-            encoders.tokens()
+        complain!(
+            "warning: the {name} is longer than the {} tokens that the model reads; cut off: {:?}",
+            encoders.tokens(),
+            quoted(&cut)
         );
     }
 }
@@ -140,11 +143,13 @@ pub fn machine(path: Option<&Path>) -> Result<Option<MeasuredMachine>> {
         return Ok(None);
     };
     let name = path.display();
-    let text = std::fs::read(path).map_err(|error| {
+    let text = files::read(path, MOST_BYTES_OF_TEXT).map_err(|error| {
         format!("cannot read the machine {name}: {error}; write one with asyncdiff measure -o FILE")
     })?;
-    let measured = serde_json::from_slice(&text).map_err(|error| {
-        format!("{name} is not what asyncdiff measure writes: {error}; measure again")
+    let measured = json::from_slice(&text).map_err(|error| {
+        let reason = error.to_string();
+        let reason = quoted(&reason);
+        format!("{name} is not what asyncdiff measure writes: {reason}; measure again")
     })?;
     Ok(Some(measured))
 }

@@ -1,11 +1,13 @@
 //! From the flags on how to spread a run to strategies.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use asyncdiff_core::PlanError;
 use asyncdiff_core::plan::{AsyncDiff, Copies, ThroughSegments};
+use asyncdiff_core::{PlanError, quoted};
+use asyncdiff_models::files::{self, MOST_BYTES_OF_TEXT};
 use asyncdiff_models::{
-    Error, MeasuredMachine, PartitionChoice, Run, Shape, Spread, StableDiffusion, Strategy,
+    Error, MeasuredMachine, PartitionChoice, Run, Shape, Spread, StableDiffusion, Strategy, json,
 };
 
 use crate::args::{LookAhead, Spreading, Spreadings, Switch};
@@ -154,7 +156,7 @@ pub fn fit_warm_up(
     };
     let lowered = calls.saturating_sub(1).max(least);
     if !quiet {
-        eprintln!(
+        complain!(
             "note: with {calls} denoiser calls, the warm-up is {lowered} in place of {warm_up}"
         );
     }
@@ -219,13 +221,16 @@ fn choice(name: Option<&str>, segments: Option<usize>) -> Result<PartitionChoice
         Some("balanced") => return Ok(PartitionChoice::Balanced(count)),
         Some(file) => file,
     };
-    let text = std::fs::read(file).map_err(|error| {
+    let text = files::read(Path::new(file), MOST_BYTES_OF_TEXT).map_err(|error| {
         format!(
             "cannot read the partition {file}: {error}; use published, balanced, or a JSON file"
         )
     })?;
-    let map: BTreeMap<String, usize> = serde_json::from_slice(&text)
-        .map_err(|error| format!("{file} is no map of block names to segment numbers: {error}"))?;
+    let map: BTreeMap<String, usize> = json::from_slice(&text).map_err(|error| {
+        let reason = error.to_string();
+        let reason = quoted(&reason);
+        format!("{file} is no map of block names to segment numbers: {reason}")
+    })?;
     let found = map.values().max().map_or(0, |last| last.saturating_add(1));
     match segments {
         Some(asked) if asked != found => Err(format!(

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::graph::{BlockId, Input, SegmentGraph};
 use crate::machine::Machine;
+use crate::quoted;
 use tables::TABLES;
 
 /// An owner for every block of a graph. Segments are numbered from 0 and need not be contiguous.
@@ -59,11 +60,12 @@ pub enum PartitionError {
     NoFit,
     /// A block→segment map names a block that does not exist.
     #[error(
-        "the partition names {0:?}, which is no block of this denoiser; blocks are named as \"down_blocks.0.resnets.1\""
+        "the partition names {found:?}, which is no block of this denoiser; blocks are named as \"down_blocks.0.resnets.1\"",
+        found = quoted(.0)
     )]
     UnknownBlock(String),
     /// A block→segment map leaves a block out.
-    #[error("the partition gives no segment for block {0:?}: name it, or a prefix of it")]
+    #[error("the partition gives no segment for block {found:?}: name it, or a prefix of it", found = quoted(.0))]
     Unassigned(String),
     /// A segment number without blocks.
     #[error(

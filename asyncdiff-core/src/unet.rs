@@ -15,6 +15,7 @@ pub use motion::{MotionConfig, MotionError};
 pub use spatio_temporal::SpatioTemporalConfig;
 
 use crate::graph::{Block, BlockId, Input, SegmentGraph, Structure};
+use crate::quoted;
 
 /// What a block of a UNet computes. Channel counts are of its input and output, spatial sizes follow from the level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +120,7 @@ pub struct UNet2d {
 #[non_exhaustive]
 pub enum UNetError {
     /// A setting that this implementation does not know.
-    #[error("unet config.json: {key} is {found}, supported is {supported}")]
+    #[error("unet config.json: {key} is {found}, supported is {supported}", found = quoted(found))]
     Unsupported {
         /// The key.
         key: &'static str,

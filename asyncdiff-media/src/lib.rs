@@ -33,6 +33,7 @@ mod exif;
 pub mod file;
 mod limits;
 pub mod picture;
+mod stale;
 pub mod video;
 
 pub use error::{MediaError, ReadProblem, WriteProblem};

@@ -3,10 +3,10 @@
 mod decode;
 pub(crate) mod encode;
 
-use std::fs;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use asyncdiff_models::files;
 use asyncdiff_models::image::{Image, Mask};
 
 use crate::error::{MediaError, WriteProblem};
@@ -15,6 +15,9 @@ use crate::limits::{PNG_SIDES, SIDES_OF_16_BITS, WEBP_SIDES, check_sides};
 
 /// The most pixels that are read: more than any model makes, and 512 MiB decoded. Pillow refuses files of that size too.
 const MOST_PIXELS: usize = 178_956_970;
+
+/// The most bytes of a picture's file that are read: those of that many pixels, not compressed, of 16 bits, and then some.
+const MOST_BYTES: u64 = 2 << 30;
 
 /// A file format for pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +167,7 @@ pub fn check_size(path: &Path, width: usize, height: usize) -> Result<(), MediaE
 ///
 /// [`MediaError::Read`] if there is no such file, or it is no such picture, is damaged or too large.
 pub fn read(path: &Path) -> Result<Image, MediaError> {
-    let bytes = fs::read(path).map_err(|error| MediaError::read(path, error))?;
+    let bytes = files::read(path, MOST_BYTES).map_err(|error| MediaError::read(path, error))?;
     decode::decode(&bytes).map_err(|problem| MediaError::read(path, problem))
 }
 

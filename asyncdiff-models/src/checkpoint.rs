@@ -7,13 +7,14 @@ mod single_file;
 mod weight_files;
 
 use std::borrow::Cow;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use asyncdiff_burn::files::{self, MOST_BYTES_OF_TEXT};
 use asyncdiff_burn::weights::{WeightFile, WeightSet};
 use serde::de::DeserializeOwned;
 
+use crate::json;
 pub use error::CheckpointError;
 use folder::Folder;
 pub use location::{HubId, Location};
@@ -163,7 +164,9 @@ impl Checkpoint {
             source,
         };
         match &self.source {
-            Source::Folder(folder) => fs::read(folder.file(name)).map(Cow::Owned).map_err(error),
+            Source::Folder(folder) => files::read(&folder.file(name), MOST_BYTES_OF_TEXT)
+                .map(Cow::Owned)
+                .map_err(error),
             Source::SingleFile(file) => file.read(name).map(Cow::Owned),
             Source::Embedded(_) => self.embedded_file(name).map(Cow::Borrowed),
         }
@@ -175,7 +178,7 @@ impl Checkpoint {
     ///
     /// [`CheckpointError::Read`] and [`CheckpointError::Json`].
     pub fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, CheckpointError> {
-        serde_json::from_slice(&self.read(name)?).map_err(|source| CheckpointError::Json {
+        json::from_slice(&self.read(name)?).map_err(|source| CheckpointError::Json {
             file: self.describe(name),
             source,
         })

@@ -1,5 +1,6 @@
 //! The type that networks compute in.
 
+use asyncdiff_core::quoted;
 use std::fmt;
 use std::str::FromStr;
 
@@ -28,7 +29,7 @@ pub enum Dtype {
 
 /// A name that is no [`Dtype`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no type {0:?}: use f32, f16 or bf16")]
+#[error("there is no type {found:?}: use f32, f16 or bf16", found = quoted(.0))]
 pub struct UnknownDtype(String);
 
 impl Dtype {

@@ -67,6 +67,19 @@ pub enum Error {
         /// The pipeline's type.
         dtype: Dtype,
     },
+    /// A run that the machine cannot hold.
+    #[error(
+        "this run needs about {} GiB of memory ({} of them for weights), and this machine has {}: ask for fewer pictures or frames at a time, for smaller ones, or compute in a narrower type (--dtype f16)",
+        gibibytes(*needed), gibibytes(*weights), gibibytes(*found)
+    )]
+    TooMuchMemory {
+        /// Bytes that it takes, at least.
+        needed: u64,
+        /// Bytes of them that are weights.
+        weights: u64,
+        /// Bytes that there are.
+        found: u64,
+    },
     /// Infinities, or results that are no numbers.
     #[error(
         "the latents or the decoded picture are not finite, so there is no picture: check the initial latents, use a smaller guidance scale, compute in a wider type than f16, or check the checkpoint"
@@ -108,4 +121,9 @@ pub enum Error {
     /// A rank of the run.
     #[error(transparent)]
     Rank(#[from] RankError<EngineError<Infallible>>),
+}
+
+/// With one decimal.
+fn gibibytes(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 30))
 }

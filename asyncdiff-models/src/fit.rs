@@ -1,5 +1,6 @@
 //! What can be wrong between the parts of a pipeline.
 
+use asyncdiff_core::quoted;
 use asyncdiff_core::scheduler::ScheduleError;
 use asyncdiff_core::unet::MotionError;
 
@@ -8,7 +9,7 @@ use asyncdiff_core::unet::MotionError;
 #[non_exhaustive]
 pub enum FitError {
     /// A setting of a part that nothing can be built from, or that is not implemented.
-    #[error("{file}: {key} is {found}, it should be {supported}")]
+    #[error("{file}: {key} is {found}, it should be {supported}", found = quoted(found))]
     Setting {
         /// The configuration.
         file: String,
@@ -31,9 +32,24 @@ pub enum FitError {
         /// Its value.
         expected: usize,
     },
+    /// A denoiser that its weight file cannot hold.
+    #[error(
+        "{config} describes a network of {described} weights, and {file} has only {bytes} bytes: take both files from one model"
+    )]
+    Parameters {
+        /// The config.json.
+        config: String,
+        /// The weights that it describes.
+        described: u64,
+        /// The weight file, or the index of its shards.
+        file: String,
+        /// Its bytes.
+        bytes: u64,
+    },
     /// A UNet of another kind of pipeline.
     #[error(
-        "the checkpoint's parts do not fit: unet addition_embed_type is {found}, which is not what model_index.json's {class} computes with"
+        "the checkpoint's parts do not fit: unet addition_embed_type is {found}, which is not what model_index.json's {class} computes with",
+        found = quoted(found)
     )]
     AdditionEmbedType {
         /// The UNet's setting.
@@ -43,12 +59,14 @@ pub enum FitError {
     },
     /// A model that no motion adapter goes with.
     #[error(
-        "no motion adapter goes with a model {0}: use one of Stable Diffusion 1 or 2 that makes pictures from text"
+        "no motion adapter goes with a model {found}: use one of Stable Diffusion 1 or 2 that makes pictures from text",
+        found = quoted(.0)
     )]
     NoMotion(String),
     /// Another kind of model where a motion adapter should be.
     #[error(
-        "{file} is that of a {found}, not of a MotionAdapter: give the folder of a motion adapter"
+        "{file} is that of a {found}, not of a MotionAdapter: give the folder of a motion adapter",
+        found = quoted(found)
     )]
     NoMotionAdapter {
         /// The config.json.

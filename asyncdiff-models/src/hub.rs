@@ -1,26 +1,31 @@
 //! Models of the Hugging Face Hub.
 //!
 //! [`Hub::fetch`] downloads the files of a pipeline that are read, and no others, into a cache of the Hub's layout, which
-//! other programs share. What the environment says (`HF_HOME`, `HF_TOKEN`, …) is the caller's business: it fills in [`Hub`].
+//! other programs share. Neither the Hub nor what lies between is trusted: the token goes to the Hub alone, every name is
+//! checked before it becomes a path, every wait and every file has its bound, and large files their SHA-256. What the environment says (`HF_HOME`, `HF_TOKEN`, …) is the caller's business: it fills in [`Hub`].
 
+mod cache;
+mod client;
 mod download;
 mod error;
 mod needed;
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
-
-use hf_hub::{Repo, RepoType};
+use std::time::Duration;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, HubId};
 use crate::class::Class;
+use cache::Repository;
 use download::Online;
 pub use error::HubError;
 use needed::Kind;
 
 /// The Hub's address.
 pub const ENDPOINT: &str = "https://huggingface.co";
+
+/// How long `huggingface_hub` waits for a server, too.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How to reach the Hub, and where its files are kept.
 #[derive(Clone, PartialEq, Eq)]
@@ -33,6 +38,8 @@ pub struct Hub {
     pub endpoint: String,
     /// Whether to use nothing but the cache.
     pub offline: bool,
+    /// How long nothing may come, or next to nothing, before a server is given up.
+    pub timeout: Duration,
 }
 
 /// A token is nobody's business.
@@ -43,6 +50,7 @@ impl fmt::Debug for Hub {
             .field("token", &self.token.as_ref().map(|_| "…"))
             .field("endpoint", &self.endpoint)
             .field("offline", &self.offline)
+            .field("timeout", &self.timeout)
             .finish()
     }
 }
@@ -77,6 +85,7 @@ impl Hub {
             token: None,
             endpoint: ENDPOINT.to_owned(),
             offline: false,
+            timeout: TIMEOUT,
         }
     }
 
@@ -180,9 +189,9 @@ impl Hub {
             missing,
         };
         let repository = self.repository(id);
-        let commit = fs::read_to_string(repository.join("refs").join(&id.revision));
-        let commit = commit.map_or(id.revision.clone(), |commit| commit.trim().to_owned());
-        let folder = repository.join("snapshots").join(commit);
+        let commit = repository.commit(&id.revision);
+        let commit = commit.ok_or_else(|| not_cached(format!("revision {}", id.revision)))?;
+        let folder = repository.snapshot(&commit);
         let mut get = |name: &str| {
             let path = folder.join(name);
             if path.is_file() {
@@ -208,10 +217,9 @@ impl Hub {
         Ok(folder)
     }
 
-    /// The folder of a model in the cache.
-    fn repository(&self, id: &HubId) -> PathBuf {
-        let name = Repo::new(id.name.clone(), RepoType::Model).folder_name();
-        self.cache.join(name)
+    /// A model's part of the cache.
+    fn repository(&self, id: &HubId) -> Repository {
+        Repository::new(&self.cache, id)
     }
 }
 

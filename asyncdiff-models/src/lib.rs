@@ -34,6 +34,7 @@
 
 #![deny(missing_docs)]
 
+mod cancel;
 mod checkpoint;
 mod class;
 pub mod clip;
@@ -48,6 +49,7 @@ mod fit;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod image;
+pub mod json;
 pub mod lora;
 mod measured;
 mod pipeline;
@@ -65,9 +67,10 @@ pub mod unet;
 pub mod vae;
 pub mod vision;
 
-pub use asyncdiff_burn::device;
 pub use asyncdiff_burn::weights::NamedTensor;
+pub use asyncdiff_burn::{device, files};
 pub use asyncdiff_core::{PartitionChoice, Spread, Strategy};
+pub use cancel::Cancel;
 pub use checkpoint::{Checkpoint, CheckpointError, HubId, Location};
 pub use describe::{
     Description, MotionAdapterDescription, PartDescription, PartitionDescription,

@@ -4,6 +4,7 @@
 mod checks;
 mod choices;
 mod loras;
+mod memory;
 mod motion;
 mod possible;
 mod run;
@@ -353,7 +354,9 @@ impl StableDiffusion {
         let pieces = pieces(prompt, weighting);
         self.text_encoders()?.iter().find_map(|encoder| {
             let texts = pieces.iter().map(|piece| piece.text.as_str());
-            encoder.tokenizer.encode_pieces(texts).0.truncated
+            let cut = encoder.tokenizer.encode_pieces(texts).0.truncated;
+            // Of what nobody can see, nobody misses the end.
+            cut.filter(|cut| !cut.is_empty())
         })
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 
+use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::image::Image;
 use crate::pipeline::Run;
@@ -30,11 +31,19 @@ impl Previewer {
         }
     }
 
+    /// The same, that gives up as soon as `cancel` asks for it.
+    #[must_use]
+    pub fn heeding(mut self, cancel: Cancel) -> Self {
+        self.decoder.cancel = cancel;
+        self
+    }
+
     /// The pictures of latents without noise, as [`Progress::predicted`](crate::Progress::predicted) gets them.
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] for latents without elements, [`Error::NotFinite`].
+    /// [`Error::Image`] for latents without elements, [`Error::NotFinite`]; [`Error::Cancelled`], where that is
+    /// [heeded](Self::heeding).
     pub fn pictures(&self, clean: &Clean<'_>) -> Result<Vec<Image>, Error> {
         let (samples, shape) = self.decoder.samples(clean.latents(), self.decoding)?;
         images(&samples, shape)
@@ -68,6 +77,8 @@ impl Decoding {
 pub(crate) struct PictureDecoder {
     pub vae: Arc<AutoencoderKl>,
     pub device: Device,
+    /// Asks for an end before the last picture.
+    pub cancel: Cancel,
 }
 
 impl PictureDecoder {
@@ -91,10 +102,9 @@ impl PictureDecoder {
             for start in (0..frames).step_by(chunk) {
                 let count = chunk.min(frames - start);
                 let latents = latents.clone().narrow(0, video + start, count);
-                let pictures = match decoding.tiling {
-                    true => self.vae.decode_tiled(latents),
-                    false => self.vae.decode(latents),
-                };
+                let pictures = self
+                    .vae
+                    .decode_unless(latents, decoding.tiling, &self.cancel)?;
                 let [_, channels, height, width] = pictures.dims();
                 shape = [channels, height, width];
                 let values = values(pictures);

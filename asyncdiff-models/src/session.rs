@@ -18,6 +18,7 @@ use asyncdiff_burn::ranks::{RankError, on_each};
 use asyncdiff_comm::{CommError, local};
 use asyncdiff_core::EngineError;
 
+use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::image::Image;
 use crate::pipeline::{Run, StableDiffusion};
@@ -167,11 +168,32 @@ impl Session {
     ) -> Result<Output, Error> {
         self.pipeline.check_complete(&run.shape, content)?;
         self.prepare(run)?;
+        self.heed(&progress.cancel());
+        let made = self.make(run, content, progress);
+        // What comes next has nothing to do with who could end this run.
+        self.heed(&Cancel::default());
+        made
+    }
+
+    fn heed(&mut self, cancel: &Cancel) {
+        self.parts.heed(cancel.clone());
+        for rank in &mut self.ranks {
+            rank.heed(cancel.clone());
+        }
+    }
+
+    /// Makes the pictures with what is loaded.
+    fn make(
+        &self,
+        run: &Run,
+        content: &Content,
+        progress: &mut dyn Progress,
+    ) -> Result<Output, Error> {
         let start = Instant::now();
         let (parts, first) = (&self.parts, self.ranks[0].worker());
         let (conditioning, initial) = first.install(|| -> Result<_, Error> {
             let mut conditioning = parts.encode(&run.shape, content)?;
-            let start = parts.start(run, content, &mut conditioning);
+            let start = parts.start(run, content, &mut conditioning)?;
             Ok((conditioning, start))
         })?;
         let encode = start.elapsed();

@@ -6,6 +6,7 @@
 
 mod special_tokens;
 
+use asyncdiff_core::quoted;
 use serde_json::{Map, Value};
 use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
@@ -16,6 +17,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
+use crate::json;
 use special_tokens::SpecialTokens;
 
 /// What CLIP counts as a word: a special token, an English contraction, letters, one digit, or a run of other signs.
@@ -51,7 +53,7 @@ pub struct Encoding {
 #[non_exhaustive]
 pub enum TokenizerError {
     /// A file is not JSON, or JSON of another form.
-    #[error("{file} is not {expected}: {source}; download the file again")]
+    #[error("{file} is not {expected}: {source}; download the file again", source = quoted(&source.to_string()))]
     Json {
         /// The file.
         file: &'static str,
@@ -70,7 +72,8 @@ pub enum TokenizerError {
     },
     /// A line of merges.txt is not a pair.
     #[error(
-        "line {line} of merges.txt should be two tokens with one space between, found {found:?}; download the file again"
+        "line {line} of merges.txt should be two tokens with one space between, found {found:?}; download the file again",
+        found = quoted(found)
     )]
     MergeForm {
         /// Line number, from 1.
@@ -80,7 +83,8 @@ pub enum TokenizerError {
     },
     /// merges.txt uses a token that vocab.json does not have.
     #[error(
-        "line {line} of merges.txt needs the token {token:?}, which vocab.json does not have; take both files from one tokenizer"
+        "line {line} of merges.txt needs the token {token:?}, which vocab.json does not have; take both files from one tokenizer",
+        token = quoted(token)
     )]
     MergeToken {
         /// Line number, from 1.
@@ -90,7 +94,9 @@ pub enum TokenizerError {
     },
     /// A config gives something else where a token is expected.
     #[error(
-        "{key:?} in {file} should be a token, as text or as an object with \"content\", found {found}"
+        "{key:?} in {file} should be a token, as text or as an object with \"content\", found {found}",
+        found = quoted(found),
+        key = quoted(key)
     )]
     TokenForm {
         /// The file.
@@ -102,7 +108,8 @@ pub enum TokenizerError {
     },
     /// A special token without an id.
     #[error(
-        "{key} is {token:?}, which vocab.json does not have; correct {key} in tokenizer_config.json and special_tokens_map.json, or take the vocab.json that belongs to them"
+        "{key} is {token:?}, which vocab.json does not have; correct {key} in tokenizer_config.json and special_tokens_map.json, or take the vocab.json that belongs to them",
+        token = quoted(token)
     )]
     MissingToken {
         /// The key that names it.
@@ -113,8 +120,7 @@ pub enum TokenizerError {
     /// `added_tokens_decoder` contradicts vocab.json.
     #[error(
         "added_tokens_decoder in tokenizer_config.json gives {token:?} the id {declared}, but with vocab.json it gets {}; take both files from one tokenizer",
-        found.map_or("none".to_owned(), |id| id.to_string())
-    )]
+        found.map_or("none".to_owned(), |id| id.to_string()), token = quoted(token))]
     AddedTokenId {
         /// The token.
         token: String,
@@ -125,7 +131,8 @@ pub enum TokenizerError {
     },
     /// No usable `model_max_length`.
     #[error(
-        "model_max_length in tokenizer_config.json should be a number from 2 to {LONGEST}, found {found}; set it to the text encoder's max_position_embeddings (77 for CLIP)"
+        "model_max_length in tokenizer_config.json should be a number from 2 to {LONGEST}, found {found}; set it to the text encoder's max_position_embeddings (77 for CLIP)",
+        found = quoted(found)
     )]
     ModelMaxLength {
         /// What the file holds.
@@ -343,7 +350,7 @@ fn json<T: serde::de::DeserializeOwned>(
     expected: &'static str,
     bytes: &[u8],
 ) -> Result<T, TokenizerError> {
-    serde_json::from_slice(bytes).map_err(|source| TokenizerError::Json {
+    json::from_slice(bytes).map_err(|source| TokenizerError::Json {
         file,
         expected,
         source,

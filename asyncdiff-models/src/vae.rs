@@ -9,6 +9,8 @@ use asyncdiff_burn::weights::{Loader, WeightError};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde::Deserialize;
 
+use crate::cancel::{Cancel, unasked};
+use crate::error::Error;
 use crate::resnet::{Norm, Resnet};
 use temporal::TemporalDecoder;
 
@@ -220,12 +222,26 @@ impl AutoencoderKl {
     /// Pictures `[batch, 3, height, width]` with values in -1 … 1 to distributions of latents, in `f32`.
     #[must_use]
     pub fn encode(&self, pictures: Tensor<4>) -> LatentDistribution {
-        self.distribution(self.moments(pictures))
+        unasked(|cancel| self.encode_unless(pictures, false, cancel))
     }
 
-    fn moments(&self, pictures: Tensor<4>) -> Tensor<4> {
-        let moments = self.encoder.forward(pictures.cast(self.dtype));
-        moments.cast(FloatDType::F32)
+    /// [`encode`](Self::encode) or, with `tiling`, [`encode_tiled`](Self::encode_tiled), unless somebody asks for its end.
+    pub(crate) fn encode_unless(
+        &self,
+        pictures: Tensor<4>,
+        tiling: bool,
+        cancel: &Cancel,
+    ) -> Result<LatentDistribution, Error> {
+        let moments = match tiling {
+            true => self.tiled_moments(pictures, cancel),
+            false => self.moments(pictures, cancel),
+        };
+        Ok(self.distribution(moments?))
+    }
+
+    fn moments(&self, pictures: Tensor<4>, cancel: &Cancel) -> Result<Tensor<4>, Error> {
+        let moments = self.encoder.forward(pictures.cast(self.dtype), cancel)?;
+        Ok(moments.cast(FloatDType::F32))
     }
 
     fn distribution(&self, moments: Tensor<4>) -> LatentDistribution {
@@ -241,12 +257,29 @@ impl AutoencoderKl {
     /// depends on all of them.
     #[must_use]
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
+        unasked(|cancel| self.decode_unless(latents, false, cancel))
+    }
+
+    /// [`decode`](Self::decode) or, with `tiling`, [`decode_tiled`](Self::decode_tiled), unless somebody asks for its end.
+    pub(crate) fn decode_unless(
+        &self,
+        latents: Tensor<4>,
+        tiling: bool,
+        cancel: &Cancel,
+    ) -> Result<Tensor<4>, Error> {
+        match tiling {
+            true => self.decode_tiles(latents, cancel),
+            false => self.pictures(latents, cancel),
+        }
+    }
+
+    fn pictures(&self, latents: Tensor<4>, cancel: &Cancel) -> Result<Tensor<4>, Error> {
         let latents = latents.cast(self.dtype);
         let pictures = match &self.decoder {
-            AnyDecoder::Pictures(decoder) => decoder.forward(latents),
-            AnyDecoder::Videos(decoder) => decoder.forward(latents),
+            AnyDecoder::Pictures(decoder) => decoder.forward(latents, cancel),
+            AnyDecoder::Videos(decoder) => decoder.forward(latents, cancel),
         };
-        pictures.cast(FloatDType::F32)
+        Ok(pictures?.cast(FloatDType::F32))
     }
 
     /// The encoder's latents, `[batch, latent_channels, height, width]`, to the denoiser's.
@@ -385,19 +418,21 @@ impl Encoder {
         })
     }
 
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    fn forward(&self, x: Tensor<4>, cancel: &Cancel) -> Result<Tensor<4>, Error> {
         let mut hidden = self.conv_in.forward(x);
         for level in &self.levels {
             for resnet in &level.resnets {
+                cancel.check()?;
                 hidden = resnet.forward(hidden, None);
             }
             if let Some(resample) = &level.resample {
                 hidden = resample.forward(hidden);
             }
         }
+        cancel.check()?;
         hidden = self.middle.forward(hidden);
         hidden = self.conv_out.forward(self.norm_out.forward_silu(hidden));
-        apply(&self.quant, hidden)
+        Ok(apply(&self.quant, hidden))
     }
 }
 
@@ -433,11 +468,12 @@ impl Decoder {
         })
     }
 
-    fn forward(&self, latents: Tensor<4>) -> Tensor<4> {
+    fn forward(&self, latents: Tensor<4>, cancel: &Cancel) -> Result<Tensor<4>, Error> {
         let mut hidden = self.conv_in.forward(apply(&self.quant, latents));
         hidden = self.middle.forward(hidden);
         for level in &self.levels {
             for resnet in &level.resnets {
+                cancel.check()?;
                 hidden = resnet.forward(hidden, None);
             }
             if let Some(resample) = &level.resample {
@@ -445,7 +481,8 @@ impl Decoder {
                 hidden = resample.forward_enlarged(hidden, [2 * height, 2 * width]);
             }
         }
-        self.conv_out.forward(self.norm_out.forward_silu(hidden))
+        cancel.check()?;
+        Ok(self.conv_out.forward(self.norm_out.forward_silu(hidden)))
     }
 }
 

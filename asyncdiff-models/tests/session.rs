@@ -15,8 +15,8 @@ use asyncdiff_models::image::{Image, Mask};
 use asyncdiff_models::quality::{psnr, relative_error};
 use asyncdiff_models::random::TorchRng;
 use asyncdiff_models::{
-    Checkpoint, Clean, Error, InitImage, Latents, Lead, MeasuredMachine, NamedTensor, Output,
-    PartitionChoice, Parts, Previewer, Progress, Rank, Request, Session, Shape, Spread,
+    Cancel, Checkpoint, Clean, Error, InitImage, Latents, Lead, MeasuredMachine, NamedTensor,
+    Output, PartitionChoice, Parts, Previewer, Progress, Rank, Request, Session, Shape, Spread,
     StableDiffusion, Strategy,
 };
 
@@ -488,7 +488,7 @@ fn ranks_and_parts_alone_make_what_a_session_makes() {
     let (conditioning, start) = first.install(|| {
         let parts = Parts::load(&pipeline, first.device()).unwrap();
         let mut conditioning = parts.encode(&shape, &content).unwrap();
-        let start = parts.start(&run, &content, &mut conditioning);
+        let start = parts.start(&run, &content, &mut conditioning).unwrap();
         (conditioning, start)
     });
     let mut start = Some(start);
@@ -520,4 +520,53 @@ fn ranks_and_parts_alone_make_what_a_session_makes() {
     };
     let found: Vec<f32> = latents.clone().into_data().try_to_vec().unwrap();
     assert_eq!(found, expected);
+}
+
+/// Asks for the end of a run after a number of steps, and lets it go on.
+struct AskAfter {
+    steps: usize,
+    cancel: Cancel,
+    last: usize,
+}
+
+impl Progress for AskAfter {
+    fn step(&mut self, done: usize, _: usize, _: &Latents) -> ControlFlow<()> {
+        self.last = done;
+        if done == self.steps {
+            self.cancel.ask();
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn cancel(&self) -> Cancel {
+        self.cancel.clone()
+    }
+}
+
+#[test]
+fn a_run_ends_between_two_blocks_and_in_encoding_and_decoding() {
+    let pipeline = pipeline();
+    let request = request(&pipeline, 5);
+    for strategy in [Strategy::sequential(), Strategy::segments(2)] {
+        let run = pipeline.plan(&request.shape, &strategy).unwrap();
+        let mut session = Session::new(&pipeline, workers("cpu:2", None).unwrap()).unwrap();
+        for steps in 0..=5 {
+            let mut progress = AskAfter {
+                steps,
+                cancel: Cancel::default(),
+                last: 0,
+            };
+            if steps == 0 {
+                // Before anything is encoded.
+                progress.cancel.ask();
+            }
+            let result = session.generate(&run, &request.content, &mut progress);
+            assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+            // Not even the next step is taken; after the last one, the decoder sees it.
+            assert_eq!(progress.last, steps);
+        }
+        // The next run knows nothing of that.
+        session.generate(&run, &request.content, &mut ()).unwrap();
+        session.encode(&request.shape, &request.content).unwrap();
+    }
 }

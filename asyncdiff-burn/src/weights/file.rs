@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::path::Path;
 
 use memmap2::Mmap;
@@ -10,6 +9,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
 use super::{Entry, WeightError, Weights};
+use crate::files;
 
 /// The bytes of a weight file and the name to call it by in messages.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl WeightFile {
     /// [`WeightError::Open`] if the file cannot be opened.
     pub fn open(path: &Path) -> Result<Self, WeightError> {
         let open = || {
-            let file = File::open(path)?;
+            let file = files::open(path)?;
             // SAFETY: the mapping is read-only. Another process that shortens the file while it is mapped could end this one;
             // every loader that maps weights accepts that.
             unsafe { Mmap::map(&file) }
@@ -60,6 +60,12 @@ impl WeightFile {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.bytes().len()
     }
 
     /// Reads the header.

@@ -79,6 +79,18 @@ impl WeightSet {
         }
     }
 
+    /// What to call it in messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes of all its files.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.size() as u64).sum()
+    }
+
     /// Reads the headers.
     ///
     /// # Errors

@@ -77,10 +77,11 @@ pub fn run(args: &Compare) -> Result<()> {
         args.repeat
     ))?;
     if let Some(note) = crowded.as_ref().filter(|_| !args.printing.quiet) {
-        eprintln!("note: {note}");
+        complain!("note: {note}");
     }
 
     let scheduler = comparison.baseline().scheduler.clone();
+    pipeline.check_memory(comparison.baseline(), &request.content, &workers)?;
     let mut session = Session::new(&pipeline, workers)?;
     let calls = comparison.baseline().plan.calls;
     session.prepare(comparison.baseline())?;

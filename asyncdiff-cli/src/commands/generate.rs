@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use asyncdiff_media::picture;
-use asyncdiff_models::{Request, Strategy, Timings};
+use asyncdiff_models::{Progress as _, Request, Strategy, Timings};
 use serde_json::json;
 
 use crate::args::Generate;
@@ -117,6 +117,7 @@ pub fn run(args: &Generate) -> Result<()> {
     }
     lines.print(format_args!("devices {}", devices.join(", ")))?;
 
+    pipeline.check_memory(&run, &request.content, &workers)?;
     let Some(mut session) = Maker::load(together, &pipeline, workers, &run)? else {
         return Ok(());
     };
@@ -128,7 +129,8 @@ pub fn run(args: &Generate) -> Result<()> {
         job.prompt.clone_into(&mut content.prompt);
         content.seed = job.seed;
         let place = (index + 1, jobs.len());
-        progress.inner().follow(session.previewer(&run, content));
+        let previewer = session.previewer(&run, content).heeding(progress.cancel());
+        progress.inner().follow(previewer);
         let made = progress.watch(place, run.plan.calls, |progress| {
             session.generate(&run, content, progress)
         });

@@ -1,6 +1,7 @@
 //! Ctrl-C, on a real process.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,10 +17,17 @@ fn spawn(sandbox: &Sandbox, arguments: &[&str]) -> Child {
         .unwrap()
 }
 
+/// What is said as soon as a signal is heard.
+const HEARD: &str = "interrupted: ending after this block; once more to end at once\n";
+
 fn interrupt(child: &Child) {
+    signal(child, "INT");
+}
+
+fn signal(child: &Child, name: &str) {
     // A handler that has just been seen may still be in the making.
     thread::sleep(Duration::from_millis(50));
-    let command = format!("kill -INT {}", child.id());
+    let command = format!("kill -{name} {}", child.id());
     let status = Command::new("sh").args(["-c", &command]).status().unwrap();
     assert!(status.success());
 }
@@ -65,7 +73,7 @@ fn the_first_ends_a_list_at_the_next_step_and_leaves_whole_pictures() {
         interrupt(&child);
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(130), "{output:?}");
-        let message = message(&output);
+        let message = message(&output).strip_prefix(HEARD).unwrap();
         let numbers: Vec<usize> = message
             .split_whitespace()
             .filter_map(|word| word.parse().ok())
@@ -106,20 +114,55 @@ fn the_first_ends_a_comparison_too() {
 #[test]
 fn a_second_one_ends_the_program_at_once() {
     let sandbox = Sandbox::new();
-    // Large enough that a single step takes far longer than what follows.
-    let size = ["--width", "320", "--height", "320", "--quiet"];
+    // Large enough that a single block takes far longer than what follows.
+    let size = ["--width", "1024", "--height", "1024", "--quiet"];
     let mut child = spawn(&sandbox, &[&["generate", "red apple"], &size[..]].concat());
     wait_until(&mut child, "handler", catches_interrupts);
     interrupt(&child);
     thread::sleep(Duration::from_millis(100));
     assert!(
         child.try_wait().unwrap().is_none(),
-        "the first one waits for the step"
+        "the first one waits for the block"
     );
     interrupt(&child);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{output:?}");
-    // The end of the step was not waited for, so nobody counted.
-    assert_eq!(message(&output), "");
+    // The end of the block was not waited for, so nobody counted.
+    assert!(message(&output).starts_with(HEARD), "{output:?}");
+    assert!(!message(&output).contains("cancelled"), "{output:?}");
+    assert!(sandbox.files().is_empty());
+}
+
+/// The request to terminate, which is what a service manager or `timeout` sends.
+#[test]
+fn a_request_to_terminate_is_heard_at_once_and_heeded_inside_a_step() {
+    let sandbox = Sandbox::new();
+    // A single step takes far longer than a block of it.
+    let size = [
+        "--num-images",
+        "16",
+        "--width",
+        "256",
+        "--height",
+        "256",
+        "--steps",
+        "1",
+    ];
+    let mut child = spawn(
+        &sandbox,
+        &[&["generate", "red apple", "--quiet"], &size[..]].concat(),
+    );
+    wait_until(&mut child, "handler", catches_interrupts);
+    signal(&child, "TERM");
+    let start = Instant::now();
+    let mut error = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    error.read_line(&mut line).unwrap();
+    assert!(line.starts_with("asked to terminate: "), "{line}");
+    assert!(start.elapsed() < Duration::from_secs(2));
+    line.clear();
+    error.read_line(&mut line).unwrap();
+    assert_eq!(line, "cancelled after 0 of 1 steps\n");
+    assert_eq!(child.wait().unwrap().code(), Some(143));
     assert!(sandbox.files().is_empty());
 }

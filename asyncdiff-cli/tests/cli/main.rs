@@ -3,6 +3,7 @@
 mod batches;
 mod documents;
 mod dtypes;
+mod hostile;
 mod info;
 mod init_images;
 #[cfg(target_os = "linux")]

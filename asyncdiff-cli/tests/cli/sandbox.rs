@@ -30,6 +30,7 @@ impl Sandbox {
             "HF_TOKEN",
             "HF_ENDPOINT",
             "HF_HUB_OFFLINE",
+            "HF_HUB_DOWNLOAD_TIMEOUT",
         ] {
             command.env_remove(name);
         }

@@ -182,7 +182,7 @@ pub struct SchedulerConfig {
     pub sigma_max: Option<f64>,
     /// Where the noise levels end: `zero`, or `sigma_min`.
     pub final_sigmas_type: Option<String>,
-    /// DPM-Solver, UniPC: the order, 1 to 3 (UniPC: any).
+    /// DPM-Solver, UniPC: the order, 1 to 3 (UniPC: to 8).
     pub solver_order: Option<usize>,
     /// DPM-Solver: `midpoint` or `heun`. UniPC: `bh2` or `bh1`.
     pub solver_type: Option<String>,
@@ -287,6 +287,8 @@ impl FromStr for SchedulerConfig {
 
     /// Reads the text of a `scheduler_config.json`.
     fn from_str(text: &str) -> Result<Self, ScheduleError> {
+        // What some editors put before UTF-8.
+        let text = text.trim_start_matches('\u{feff}');
         serde_json::from_str(&finite_json(text))
             .map_err(|error| ScheduleError::Json(error.to_string()))
     }

@@ -1,22 +1,23 @@
 //! Why a noise schedule cannot be made.
 
 use super::SCHEDULERS;
+use crate::quoted;
 
 /// Why a noise schedule cannot be made.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ScheduleError {
     /// The configuration is not JSON, or a key has a value of another type.
-    #[error("the scheduler config cannot be read: {0}")]
+    #[error("the scheduler config cannot be read: {found}", found = quoted(.0))]
     Json(String),
     /// The configuration's `_class_name` is none of the supported ones.
-    #[error("the scheduler class `{0}` is not supported: use one of {classes}", classes = classes())]
+    #[error("the scheduler class `{found}` is not supported: use one of {classes}", classes = classes(), found = quoted(.0))]
     Class(String),
     /// A short name that is not in [`SCHEDULERS`].
-    #[error("there is no scheduler `{0}`: use one of {names}", names = names())]
+    #[error("there is no scheduler `{found}`: use one of {names}", names = names(), found = quoted(.0))]
     Name(String),
     /// A setting that is unknown, not linear, or not possible together with the others.
-    #[error("the scheduler config has `{key}` = {found}: {remedy}")]
+    #[error("the scheduler config has `{key}` = {found}: {remedy}", found = quoted(found))]
     Setting {
         /// The key in `scheduler_config.json`.
         key: &'static str,

@@ -42,16 +42,8 @@ impl SchedulerConfig {
         }
         let mut betas = self.betas(class)?;
         if betas.is_empty() {
-            let key = if self.trained_betas.is_some() {
-                "trained_betas"
-            } else {
-                "num_train_timesteps"
-            };
-            return Err(ScheduleError::setting(
-                key,
-                "empty",
-                "give at least one timestep",
-            ));
+            let remedy = "give at least one timestep";
+            return Err(ScheduleError::setting("num_train_timesteps", 0, remedy));
         }
         // PNDM and Heun do not know this key.
         let zero_snr = self.rescale_betas_zero_snr.unwrap_or(false)
@@ -75,6 +67,18 @@ impl SchedulerConfig {
 
     fn betas(&self, class: Class) -> Result<Vec<f32>, ScheduleError> {
         if let Some(betas) = &self.trained_betas {
+            let (found, expected) = (betas.len(), self.num_train_timesteps());
+            if found != expected {
+                return Err(ScheduleError::setting(
+                    "trained_betas",
+                    format!("a list of {found}"),
+                    format!("give one for each of the {expected} timesteps (num_train_timesteps)"),
+                ));
+            }
+            if let Some(beta) = betas.iter().find(|beta| !(0.0..=1.0).contains(*beta)) {
+                let remedy = "use numbers from 0 to 1, which are shares of noise";
+                return Err(ScheduleError::setting("trained_betas", beta, remedy));
+            }
             return Ok(betas.iter().map(|beta| *beta as f32).collect());
         }
         use BetaSchedule::{Cosine, Exponential, Linear, ScaledLinear};
@@ -94,6 +98,12 @@ impl SchedulerConfig {
         }
         let start = self.beta_start.unwrap_or(start);
         let end = self.beta_end.unwrap_or(end);
+        for (key, beta) in [("beta_start", start), ("beta_end", end)] {
+            if !(0.0..=1.0).contains(&beta) {
+                let remedy = "use a number from 0 to 1, which is a share of noise";
+                return Err(ScheduleError::setting(key, beta, remedy));
+            }
+        }
         let count = self.num_train_timesteps();
         Ok(
             match choose("beta_schedule", self.beta_schedule.as_deref(), &known)? {

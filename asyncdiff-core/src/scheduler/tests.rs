@@ -292,16 +292,17 @@ fn refusal(class: &str, settings: serde_json::Value, steps: usize) -> ScheduleEr
         .unwrap_or_else(|| panic!("{class} {settings} is no error"))
 }
 
+fn refused(class: &str, settings: serde_json::Value, parts: [&str; 2]) {
+    let message = refusal(class, settings, 5).to_string();
+    assert!(
+        parts.iter().all(|part| message.contains(part)),
+        "{class}: {message}"
+    );
+}
+
 /// Errors name the key, what was found, and the remedy.
 #[test]
 fn what_is_not_supported_is_an_error() {
-    let refused = |class: &str, settings: serde_json::Value, parts: [&str; 2]| {
-        let message = refusal(class, settings, 5).to_string();
-        assert!(
-            parts.iter().all(|part| message.contains(part)),
-            "{class}: {message}"
-        );
-    };
     refused(
         DDIM,
         json!({"clip_sample": null}),
@@ -346,7 +347,7 @@ fn what_is_not_supported_is_an_error() {
     refused(
         EULER,
         json!({"trained_betas": []}),
-        ["`trained_betas` = empty", "at least one"],
+        ["`trained_betas` = a list of 0", "each of the 1000"],
     );
     refused(
         HEUN,
@@ -395,6 +396,52 @@ fn what_is_not_supported_is_an_error() {
     );
     let no_signal = json!({"rescale_betas_zero_snr": true, "timestep_spacing": "trailing"});
     refused(DDIM, no_signal, ["call 0", "v_prediction"]);
+}
+
+const ALL: [&str; 8] = [DDIM, PNDM, EULER, ANCESTRAL, HEUN, DPM_SOLVER, UNIPC, LCM];
+
+#[test]
+fn betas_that_cannot_be_are_refused_by_every_scheduler() {
+    for class in ALL {
+        for length in [0, 1, 999, 1001] {
+            refused(
+                class,
+                json!({"trained_betas": vec![0.01; length]}),
+                [&format!("a list of {length}"), "num_train_timesteps"],
+            );
+        }
+        for beta in [-0.1, 1.1, 1e300] {
+            let mut betas = vec![0.01; 1000];
+            betas[500] = beta;
+            refused(
+                class,
+                json!({"trained_betas": betas}),
+                ["`trained_betas`", "0 to 1"],
+            );
+            refused(class, json!({"beta_end": beta}), ["`beta_end`", "0 to 1"]);
+            refused(
+                class,
+                json!({"beta_start": beta}),
+                ["`beta_start`", "0 to 1"],
+            );
+        }
+        // As many as there are timesteps are well.
+        let config = json!({"trained_betas": vec![0.01; 1000]});
+        Schedule::new(&parse(class, config), 10).unwrap();
+    }
+}
+
+#[test]
+fn solver_orders_that_cannot_be_are_refused_by_every_scheduler_that_reads_them() {
+    for class in [DPM_SOLVER, UNIPC] {
+        for order in [0, 99, usize::MAX] {
+            refused(
+                class,
+                json!({"solver_order": order}),
+                ["`solver_order`", "use 1 to"],
+            );
+        }
+    }
 }
 
 #[test]

@@ -11,6 +11,9 @@ use super::timesteps::Spacing;
 use super::{Schedule, ScheduleError, Step, skip};
 use crate::value::{Value, Versioned};
 
+/// Beyond that, the equations for a step's weights have lost most of their digits.
+const MOST_ORDER: usize = 8;
+
 pub(super) fn schedule(
     config: &SchedulerConfig,
     steps: usize,
@@ -85,12 +88,9 @@ impl Solver {
             ));
         }
         let order = config.solver_order.unwrap_or(2);
-        if order == 0 {
-            return Err(ScheduleError::setting(
-                "solver_order",
-                order,
-                "use 1 or more; 2 is common",
-            ));
+        if !(1..=MOST_ORDER).contains(&order) {
+            let remedy = format!("use 1 to {MOST_ORDER}; 2 is common");
+            return Err(ScheduleError::setting("solver_order", order, remedy));
         }
         let exponential = choose(
             "solver_type",

@@ -168,6 +168,13 @@ const FIXED: &[(&str, &str)] = &[
     ("timestep_post_act", "null"),
 ];
 
+/// Halving a picture so many times leaves nothing of it.
+const MOST_LEVELS: usize = 16;
+/// Ten times those of the largest networks of this kind. Plans and partitions take longer than in proportion.
+const MOST_BLOCKS: usize = 1024;
+/// Ten times those of the largest networks of this kind.
+pub(super) const MOST_FEATURES: usize = 1 << 16;
+
 impl UNet2dConfig {
     /// Features of the time embedding.
     #[must_use]
@@ -212,13 +219,12 @@ impl UNet2dConfig {
 
     pub(super) fn check(&self) -> Result<(), UNetError> {
         let levels = self.block_out_channels.len();
-        if levels == 0 {
-            return Err(unsupported(
-                "block_out_channels",
-                "[]",
-                "one entry per level",
-            ));
+        if !(1..=MOST_LEVELS).contains(&levels) {
+            let found = format!("a list of {levels}");
+            let supported = "a list of 1 to 16, one for each level";
+            return Err(unsupported("block_out_channels", &found, supported));
         }
+        self.check_features()?;
         length("down_block_types", self.down_block_types.len(), levels)?;
         length("up_block_types", self.up_block_types.len(), levels)?;
         self.layers_per_block.check("layers_per_block", levels)?;
@@ -239,6 +245,17 @@ impl UNet2dConfig {
             {
                 return Err(unsupported(key, &count.to_string(), "1 to 64"));
             }
+        }
+        // On the way down and up a resnet and perhaps a transformer for each layer, one layer more on the way up, and a change of
+        // size each way; at the bottom three, and one at either end.
+        let blocks: usize = (0..levels)
+            .map(|level| 4 * self.layers_per_block.at(level) + 4)
+            .sum::<usize>()
+            + 5;
+        if blocks > MOST_BLOCKS {
+            let found = format!("so much that there may be {blocks} blocks");
+            let supported = "one with which there are at most 1024";
+            return Err(unsupported("layers_per_block", &found, supported));
         }
         if let Some(heads) = &self.num_attention_heads {
             heads.check("num_attention_heads", levels)?;
@@ -302,6 +319,40 @@ impl UNet2dConfig {
         Ok(())
     }
 
+    /// Whether every number of features can be that of a tensor; no product of a few of them overflows then.
+    fn check_features(&self) -> Result<(), UNetError> {
+        let mut features = vec![
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("cross_attention_dim", self.cross_attention_dim),
+        ];
+        features.extend(
+            self.block_out_channels
+                .iter()
+                .map(|channels| ("block_out_channels", *channels)),
+        );
+        let optional = [
+            ("sample_size", self.sample_size),
+            ("addition_time_embed_dim", self.addition_time_embed_dim),
+            (
+                "projection_class_embeddings_input_dim",
+                self.projection_class_embeddings_input_dim,
+            ),
+        ];
+        features.extend(
+            optional
+                .iter()
+                .filter_map(|(key, found)| Some((*key, (*found)?))),
+        );
+        match features
+            .iter()
+            .find(|(_, found)| !(1..=MOST_FEATURES).contains(found))
+        {
+            Some((key, found)) => Err(unsupported(key, &found.to_string(), "1 to 65536")),
+            None => Ok(()),
+        }
+    }
+
     fn check_added(&self) -> Result<(), UNetError> {
         match self.addition_embed_type.as_deref() {
             None => return Ok(()),
@@ -336,5 +387,77 @@ pub(super) fn unsupported(key: &'static str, found: &str, supported: &'static st
         key,
         found: found.to_owned(),
         supported,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::{SpatioTemporalConfig, UNet2d, UNet2dConfig};
+
+    fn levels(count: usize, layers: usize) -> Value {
+        let mut config = json!({
+            "block_out_channels": vec![32; count], "layers_per_block": layers,
+            "down_block_types": vec!["DownBlock2D"; count], "up_block_types": vec!["UpBlock2D"; count],
+        });
+        config["attention_head_dim"] = json!(8);
+        config
+    }
+
+    fn refusal(config: Value) -> String {
+        let config: UNet2dConfig = serde_json::from_value(config).unwrap();
+        UNet2d::new(&config).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn configurations_of_a_hundred_thousand_blocks_are_refused_at_once() {
+        for config in [levels(100_000, 1), levels(17, 1)] {
+            let error = refusal(config);
+            assert!(
+                error.contains("block_out_channels is a list of 1"),
+                "{error}"
+            );
+        }
+        for config in [levels(16, 64), levels(8, 32)] {
+            let error = refusal(config);
+            assert!(error.contains("at most 1024"), "{error}");
+        }
+        let config: UNet2dConfig = serde_json::from_value(levels(16, 14)).unwrap();
+        let blocks = UNet2d::new(&config).unwrap().blocks.len();
+        assert!((256..=1024).contains(&blocks), "{blocks}");
+        let config = json!({
+            "block_out_channels": vec![32; 100_000], "num_attention_heads": 8,
+            "down_block_types": vec!["DownBlockSpatioTemporal"; 100_000],
+            "up_block_types": vec!["UpBlockSpatioTemporal"; 100_000],
+        });
+        let config: SpatioTemporalConfig = serde_json::from_value(config).unwrap();
+        let error = UNet2d::spatio_temporal(&config).unwrap_err().to_string();
+        assert!(error.contains("block_out_channels"), "{error}");
+    }
+
+    #[test]
+    fn features_whose_products_overflow_are_refused() {
+        for key in [
+            "in_channels",
+            "out_channels",
+            "cross_attention_dim",
+            "sample_size",
+            "addition_time_embed_dim",
+            "projection_class_embeddings_input_dim",
+        ] {
+            for value in [65_537, usize::MAX] {
+                let mut config = levels(4, 2);
+                config[key] = json!(value);
+                let error = refusal(config);
+                assert!(
+                    error.contains(key) && error.contains("1 to 65536"),
+                    "{error}"
+                );
+            }
+        }
+        let mut config = levels(4, 2);
+        config["block_out_channels"] = json!([32, 64, 1_usize << 40, 64]);
+        assert!(refusal(config).contains("1 to 65536"));
     }
 }

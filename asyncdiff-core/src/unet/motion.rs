@@ -4,8 +4,10 @@
 //! picture, and behind every pair of resnet and transformer there is a motion module, a block of its own, that attends along
 //! the frames at each position.
 
+use crate::quoted;
 use serde::Deserialize;
 
+use super::config::MOST_FEATURES;
 use super::{BlockKind, PerBlock, UNet2d, UNetBlock};
 use crate::graph::{BlockId, Input, Structure};
 
@@ -57,7 +59,7 @@ impl Default for MotionConfig {
 #[non_exhaustive]
 pub enum MotionError {
     /// A setting that nothing can be built from, or that is not implemented.
-    #[error("{key} is {found}, supported is {supported}")]
+    #[error("{key} is {found}, supported is {supported}", found = quoted(found))]
     Unsupported {
         /// The key.
         key: &'static str,
@@ -114,8 +116,13 @@ impl MotionConfig {
                 "1, the number of the UNet's own attention layers there",
             ));
         }
-        if self.motion_max_seq_length == 0 {
-            return Err(unsupported("motion_max_seq_length", &0, "a number above 0"));
+        let positions = self.motion_max_seq_length;
+        if !(1..=MOST_FEATURES).contains(&positions) {
+            return Err(unsupported(
+                "motion_max_seq_length",
+                &positions,
+                "1 to 65536",
+            ));
         }
         let layers = "motion_transformer_layers_per_block";
         let middle = "motion_transformer_layers_per_mid_block";

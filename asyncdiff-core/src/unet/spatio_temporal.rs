@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 
-use super::config::{length, unsupported};
+use super::config::{MOST_FEATURES, length, unsupported};
 use super::{BlockKind, PerBlock, UNet2d, UNet2dConfig, UNetError};
 use crate::graph::Structure;
 
@@ -92,8 +92,8 @@ impl SpatioTemporalConfig {
             ),
             ("num_frames", self.num_frames),
         ] {
-            if found == 0 {
-                return Err(unsupported(key, "0", "a number above 0"));
+            if !(1..=MOST_FEATURES).contains(&found) {
+                return Err(unsupported(key, &found.to_string(), "1 to 65536"));
             }
         }
         let mut flat = UNet2dConfig {

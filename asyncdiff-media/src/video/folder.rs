@@ -7,17 +7,18 @@ use std::path::{Path, PathBuf};
 use asyncdiff_models::image::Image;
 
 use crate::error::{MediaError, WriteProblem};
-use crate::file::{check_folder, folder_of, unused_name};
-use crate::picture;
+use crate::file::{check_folder, folder_of, through_links, unused_name};
+use crate::{picture, stale};
 
 /// Writes the frames into a folder that appears whole or not at all: it is filled beside its place and takes its name at
 /// the end.
 pub(super) fn write(path: &Path, frames: &[Image], text: &str) -> Result<(), MediaError> {
     let io = |error: io::Error| MediaError::write(path, error);
     check(path).map_err(|problem| MediaError::write(path, problem))?;
-    let target = without_separator(path);
+    let target = target_of(path).map_err(io)?;
     let ((), temporary) =
         unused_name(folder_of(&target), |path| fs::create_dir(path)).map_err(io)?;
+    let _held = stale::hold(&temporary);
     let files: Vec<_> = (0..frames.len())
         .map(|index| temporary.join(format!("frame-{index:04}.png")))
         .collect();
@@ -53,7 +54,7 @@ fn take_place(new: &Path, target: &Path) -> io::Result<()> {
 
 /// Whether [`write()`] could write there.
 pub(super) fn check(path: &Path) -> Result<(), WriteProblem> {
-    let target = without_separator(path);
+    let target = target_of(path)?;
     if target.file_name().is_none() {
         return Err(WriteProblem::Nameless);
     }
@@ -85,6 +86,7 @@ fn is_frame(name: &str) -> bool {
     })
 }
 
-fn without_separator(path: &Path) -> PathBuf {
-    path.components().collect()
+/// Where the folder goes: a separator at the end is of no account, and links are followed.
+fn target_of(path: &Path) -> io::Result<PathBuf> {
+    through_links(&path.components().collect::<PathBuf>())
 }

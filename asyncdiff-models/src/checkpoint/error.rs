@@ -1,5 +1,6 @@
 //! Why a model's files cannot be used.
 
+use asyncdiff_core::quoted;
 use std::path::PathBuf;
 
 use asyncdiff_burn::weights::WeightError;
@@ -35,7 +36,8 @@ pub enum CheckpointError {
     },
     /// A part of the model has weights in a format that runs programs when it is read.
     #[error(
-        "{folder} has its weights only as the pickle {found}, which could run any program when it is read: convert them where you trust it, in Python with diffusers: DiffusionPipeline.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER, safe_serialization=True)"
+        "{folder} has its weights only as the pickle {found}, which could run any program when it is read: convert them where you trust it, in Python with diffusers: DiffusionPipeline.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER, safe_serialization=True)",
+        found = quoted(found)
     )]
     PickledPart {
         /// The part's folder.
@@ -54,7 +56,8 @@ pub enum CheckpointError {
     /// No part of the model has the variant that was asked for.
     #[error(
         "no weights of {model} have the variant {variant}: leave it out, or take one that is there ({})",
-        if found.is_empty() { "there is none".to_owned() } else { found.join(", ") }
+        if found.is_empty() { "there is none".to_owned() } else { found.join(", ") },
+        variant = quoted(variant)
     )]
     NoVariant {
         /// The model.
@@ -73,7 +76,7 @@ pub enum CheckpointError {
         fault: String,
     },
     /// A shard that the index names is not there.
-    #[error("{index} names the shard {shard}, which is not there: download it too")]
+    #[error("{index} names the shard {shard}, which is not there: download it too", shard = quoted(shard))]
     MissingShard {
         /// The index.
         index: String,
@@ -108,7 +111,8 @@ pub enum CheckpointError {
     },
     /// A single file with a tensor that belongs to nothing.
     #[error(
-        "{file}: tensor {name} is not understood; what it would change is not computed, so take a checkpoint without it"
+        "{file}: tensor {name} is not understood; what it would change is not computed, so take a checkpoint without it",
+        name = quoted(name)
     )]
     NotUnderstood {
         /// The file.
@@ -117,7 +121,7 @@ pub enum CheckpointError {
         name: String,
     },
     /// A single file without a tensor that every such checkpoint has.
-    #[error("{file} has no tensor {name}, which checkpoints of this kind have")]
+    #[error("{file} has no tensor {name}, which checkpoints of this kind have", name = quoted(name))]
     NoTensor {
         /// The file.
         file: String,
@@ -125,7 +129,7 @@ pub enum CheckpointError {
         name: String,
     },
     /// A tensor of a single file with another number of dimensions.
-    #[error("{file}: tensor {name} has shape {found:?}, it should have {expected} dimensions")]
+    #[error("{file}: tensor {name} has shape {found:?}, it should have {expected} dimensions", name = quoted(name))]
     Dimensions {
         /// The file.
         file: String,
@@ -157,7 +161,7 @@ pub enum CheckpointError {
     )]
     NoConfiguration(PathBuf),
     /// A pipeline that is not implemented.
-    #[error("{file}: pipeline class {found} is not supported, supported is {supported}")]
+    #[error("{file}: pipeline class {found} is not supported, supported is {supported}", found = quoted(found))]
     UnknownPipeline {
         /// The model_index.json.
         file: String,
@@ -175,7 +179,7 @@ pub enum CheckpointError {
         source: std::io::Error,
     },
     /// A configuration is no valid JSON, or lacks something.
-    #[error("{file} is not a configuration of this kind: {source}")]
+    #[error("{file} is not a configuration of this kind: {source}", source = quoted(&source.to_string()))]
     Json {
         /// The file.
         file: String,

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use asyncdiff_burn::files::{self, MOST_BYTES_OF_TEXT};
 use asyncdiff_burn::weights::{WeightFile, WeightSet};
 
 use super::error::CheckpointError;
@@ -91,9 +92,11 @@ impl Folder {
             WeightFiles::Sharded(index) => {
                 let path = folder.join(index);
                 let index = path.display().to_string();
-                let bytes = fs::read(&path).map_err(|source| CheckpointError::Read {
-                    file: index.clone(),
-                    source,
+                let bytes = files::read(&path, MOST_BYTES_OF_TEXT).map_err(|source| {
+                    CheckpointError::Read {
+                        file: index.clone(),
+                        source,
+                    }
                 })?;
                 let open = |shard: &str| Ok(WeightFile::open(&folder.join(shard))?);
                 weight_files::sharded(index, &bytes, &names, open)

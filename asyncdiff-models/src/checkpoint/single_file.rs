@@ -28,13 +28,14 @@ mod unet;
 mod vae;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 
+use asyncdiff_burn::files::{self, MOST_BYTES_OF_TEXT};
 use asyncdiff_burn::weights::{WeightFile, WeightSet};
 use serde_json::{Value, json};
 
 use super::error::CheckpointError;
+use crate::json;
 use part::{Names, Part};
 use recognize::{Family, TextPart, UNET, VAE, recognize};
 use training::Hints;
@@ -197,7 +198,7 @@ impl SingleFile {
             return Ok(None);
         }
         let config: Value =
-            serde_json::from_slice(&self.read(&name)?).map_err(|source| CheckpointError::Json {
+            json::from_slice(&self.read(&name)?).map_err(|source| CheckpointError::Json {
                 file: self.describe(&name),
                 source,
             })?;
@@ -232,7 +233,7 @@ impl SingleFile {
             source,
         };
         if let Some(path) = self.configured(name) {
-            return fs::read(path).map_err(error);
+            return files::read(&path, MOST_BYTES_OF_TEXT).map_err(error);
         }
         if let Some(content) = self.inferred.get(name) {
             return Ok(content.clone());

@@ -7,9 +7,11 @@
 use std::collections::BTreeMap;
 
 use asyncdiff_burn::weights::{WeightFile, WeightSet};
+use asyncdiff_core::quoted;
 use serde::Deserialize;
 
 use super::error::CheckpointError;
+use crate::json;
 
 /// The file to read first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,7 +126,7 @@ pub(crate) fn shards(file: &str, bytes: &[u8]) -> Result<Shards, CheckpointError
         fault,
     };
     let index: IndexFile =
-        serde_json::from_slice(bytes).map_err(|source| wrong(source.to_string()))?;
+        json::from_slice(bytes).map_err(|source| wrong(quoted(&source.to_string()).to_string()))?;
     if index.weight_map.is_empty() {
         return Err(wrong("its weight_map is empty".to_owned()));
     }
@@ -136,7 +138,8 @@ pub(crate) fn shards(file: &str, bytes: &[u8]) -> Result<Shards, CheckpointError
         |name: &&String| name.contains(['/', '\\', ':']) || !name.ends_with(".safetensors");
     if let Some(name) = files.iter().find(elsewhere) {
         return Err(wrong(format!(
-            "the shard {name:?} is no safetensors file beside it"
+            "the shard {:?} is no safetensors file beside it",
+            quoted(name)
         )));
     }
     let tensors = index

@@ -1,12 +1,19 @@
-//! Downloads of one commit of a model into the cache, through the `hf-hub` crate.
+//! Downloads of one commit of a model into the cache.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
+use asyncdiff_burn::files::MOST_BYTES_OF_TEXT;
+use asyncdiff_core::quoted;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use ureq::Body;
+use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
+use ureq::http::{Response, StatusCode};
 
+use super::cache::{Incomplete, Repository, is_inside, is_plain};
+use super::client::{Client, Fault, Located};
 use super::{DownloadProgress, Hub, HubError, is_weights, page};
 use crate::checkpoint::HubId;
 
@@ -14,46 +21,56 @@ use crate::checkpoint::HubId;
 pub(super) struct Online<'a> {
     hub: &'a Hub,
     id: &'a HubId,
-    api: Api,
-    repo: ApiRepo,
+    client: Client,
+    repository: Repository,
     commit: String,
     names: Vec<String>,
     snapshot: PathBuf,
 }
 
+/// What the Hub says about a commit.
+#[derive(Deserialize)]
+struct Facts {
+    sha: String,
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
+}
+
 impl<'a> Online<'a> {
     /// Asks the Hub what the model's revision is now.
     pub fn open(hub: &'a Hub, id: &'a HubId) -> Result<Self, HubError> {
-        let api = ApiBuilder::from_cache(Cache::new(hub.cache.clone()))
-            .with_endpoint(hub.endpoint.clone())
-            .with_token(hub.token.clone())
-            .with_progress(false)
-            .build()
-            .map_err(|error| explain(hub, id, &id.name, error))?;
-        let repo = |revision: &str| {
-            Repo::with_revision(id.name.clone(), RepoType::Model, revision.to_owned())
+        let asked = || {
+            let client = Client::new(hub)?;
+            let parts = [&["api", "models"][..], &words(&id.name), &["revision"]];
+            let address = client.address(&[&parts.concat()[..], &[&id.revision]].concat())?;
+            let facts = client.facts(address)?;
+            let facts: Facts = serde_json::from_slice(&facts).map_err(|error| {
+                let reason = error.to_string();
+                Fault::Answer(format!(
+                    "something else than expected ({})",
+                    quoted(&reason)
+                ))
+            })?;
+            if !is_plain(&facts.sha) {
+                let commit = quoted(&facts.sha);
+                return Err(Fault::Answer(format!("with the commit {commit:?}")));
+            }
+            Ok((client, facts))
         };
-        let info = api
-            .repo(repo(&id.revision))
-            .info()
-            .map_err(|error| explain(hub, id, &id.name, error))?;
-        let plain =
-            |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric());
-        if !plain(&info.sha) {
-            return Err(HubError::Answer {
-                endpoint: hub.endpoint.clone(),
-                what: id.to_string(),
-                reason: format!("with the commit {:?}", info.sha),
-            });
-        }
-        let names = info.siblings.into_iter().map(|file| file.rfilename);
+        let (client, facts) = asked().map_err(|fault| explain(hub, id, &id.to_string(), fault))?;
+        let names = facts.siblings.into_iter().map(|file| file.rfilename);
+        let repository = hub.repository(id);
         Ok(Self {
             hub,
             id,
-            repo: api.repo(repo(&info.sha)),
-            api,
-            snapshot: hub.repository(id).join("snapshots").join(&info.sha),
-            commit: info.sha,
+            client,
+            snapshot: repository.snapshot(&facts.sha),
+            repository,
+            commit: facts.sha,
             names: names.filter(|name| is_inside(name)).collect(),
         })
     }
@@ -68,196 +85,305 @@ impl<'a> Online<'a> {
         &self.snapshot
     }
 
+    /// Notes in the cache that the model's revision is this commit, now that its files are there.
+    pub fn name_revision(&self) -> Result<(), HubError> {
+        let revision = &self.id.revision;
+        self.repository.name_revision(revision, &self.commit)
+    }
+
     /// Downloads the file `name`, unless it is there.
     pub fn get(
         &self,
         name: &str,
         progress: &mut dyn DownloadProgress,
     ) -> Result<PathBuf, HubError> {
+        let explain = |fault| explain(self.hub, self.id, name, fault);
+        if !is_inside(name) {
+            return Err(explain(Fault::Answer(format!(
+                "with the file {:?}",
+                quoted(name)
+            ))));
+        }
         let path = self.snapshot.join(name);
-        if path.is_file() || (is_weights(name) && self.link(name, &path)?) {
+        if path.is_file() {
             return Ok(path);
         }
-        match self.try_get(name, progress) {
-            // What an earlier try has left does not fit the file, or is the whole of it: start afresh, once.
-            Err(Broken::Remains) => {
-                self.forget(name)?;
-                self.try_get(name, progress)
-            }
-            other => other,
+        let parts = [
+            words(&self.id.name),
+            vec!["resolve", &self.commit],
+            words(name),
+        ]
+        .concat();
+        let address = self.client.address(&parts).map_err(explain)?;
+        let located = self.client.locate(address).map_err(explain)?;
+        self.check(name, &located).map_err(explain)?;
+        let etag = located.etag.clone();
+        let _lock = self.repository.lock(&etag)?;
+        // Another commit may have the same.
+        let blob = self.repository.blob(&etag);
+        let whole = fs::metadata(&blob).is_ok_and(|file| file.len() == located.size);
+        if !whole {
+            progress.start(name, located.size);
+            self.contents(name, located, progress)?;
+            progress.finish();
         }
-        .map_err(|broken| match broken {
-            Broken::Remains => HubError::BrokenOff {
-                id: self.id.clone(),
-                name: name.to_owned(),
-                reason: "its size is not what the Hub says".to_owned(),
-            },
-            Broken::Error(error) => error,
-        })
+        self.repository.link(&etag, &self.commit, name)
     }
 
-    fn try_get(&self, name: &str, progress: &mut dyn DownloadProgress) -> Result<PathBuf, Broken> {
-        let mut size = None;
-        let report = Report {
-            progress: &mut *progress,
-            size: &mut size,
-        };
-        let path = match self.repo.download_with_progress(name, report) {
-            Ok(path) => path,
-            Err(ApiError::InvalidResume) => return Err(Broken::Remains),
-            Err(ApiError::RequestError(error)) if is_status(&error, 416) => {
-                return Err(Broken::Remains);
-            }
-            // Copying the answer into the cache.
-            Err(ApiError::IoError(error)) => {
-                return Err(Broken::Error(self.interrupted(name, &error)));
-            }
-            Err(error) => return Err(Broken::Error(explain(self.hub, self.id, name, error))),
-        };
-        let found = fs::metadata(&path).map(|file| file.len());
-        if found.ok() != size {
-            self.forget(name)?;
-            return Err(Broken::Remains);
+    /// Whether what is said about a file can be.
+    fn check(&self, name: &str, located: &Located) -> Result<(), Fault> {
+        let nonsense = |what: String| Err(Fault::Answer(what));
+        if !is_plain(&located.etag) {
+            return nonsense(format!("with the etag {:?}", quoted(&located.etag)));
         }
-        progress.finish();
-        Ok(path)
-    }
-
-    fn interrupted(&self, name: &str, error: &io::Error) -> HubError {
-        use io::ErrorKind;
-        match error.kind() {
-            ErrorKind::StorageFull
-            | ErrorKind::PermissionDenied
-            | ErrorKind::ReadOnlyFilesystem
-            | ErrorKind::QuotaExceeded
-            | ErrorKind::NotADirectory => self.cache_error(error),
-            _ => HubError::BrokenOff {
-                id: self.id.clone(),
-                name: name.to_owned(),
-                reason: error.to_string(),
-            },
-        }
-    }
-
-    fn cache_error(&self, error: &io::Error) -> HubError {
-        HubError::Cache {
-            cache: self.hub.cache.clone(),
-            reason: error.to_string(),
-        }
-    }
-
-    /// The file of `name` in the cache, which commits share.
-    fn blob(&self, name: &str) -> Result<(PathBuf, u64), HubError> {
-        let metadata = self
-            .api
-            .metadata(&self.repo.url(name))
-            .map_err(|error| explain(self.hub, self.id, name, error))?;
-        let etag = Path::new(metadata.etag()).file_name().unwrap_or_default();
-        let blobs = self.hub.repository(self.id).join("blobs");
-        Ok((blobs.join(etag), metadata.size() as u64))
-    }
-
-    /// Removes what a try has left of the file `name`.
-    fn forget(&self, name: &str) -> Result<(), HubError> {
-        let (blob, _) = self.blob(name)?;
-        for path in [self.snapshot.join(name), blob.with_extension("part"), blob] {
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(self.cache_error(&error));
-                }
-                _ => {}
+        match &located.commit {
+            Some(other) if *other != self.commit => {
+                return nonsense(format!(
+                    "with the commit {:?} instead of {}",
+                    quoted(other),
+                    self.commit
+                ));
             }
+            _ => {}
+        }
+        if !is_weights(name) && located.size > MOST_BYTES_OF_TEXT {
+            return nonsense(format!("with {} bytes", located.size));
         }
         Ok(())
     }
 
-    /// Takes the file `name` from another commit that has the same, if there is one.
-    fn link(&self, name: &str, path: &Path) -> Result<bool, HubError> {
-        let (blob, size) = self.blob(name)?;
-        if fs::metadata(&blob).map(|file| file.len()).ok() != Some(size) {
-            return Ok(false);
+    /// Brings contents into the cache, beginning with what an earlier try has left of them.
+    fn contents(
+        &self,
+        name: &str,
+        located: Located,
+        progress: &mut dyn DownloadProgress,
+    ) -> Result<(), HubError> {
+        let Located {
+            place,
+            etag,
+            size,
+            body,
+            ..
+        } = located;
+        let cache = |error: io::Error| self.repository.error(&error);
+        let explain = |fault| explain(self.hub, self.id, name, fault);
+        let path = self.repository.incomplete(&etag);
+        let mut options = File::options();
+        let options = options.create(true).truncate(false).read(true).write(true);
+        let file = options.open(&path).map_err(cache)?;
+        let mut left = file.metadata().map_err(cache)?.len();
+        // Nobody knows whether it is right, where nothing can be checked but the size.
+        if left >= size && !(left == size && is_sha256(&etag)) {
+            left = 0;
         }
-        // From the file's folder up to the model's, past `snapshots` and the commit.
-        let up = "../".repeat(name.split('/').count() + 1);
-        let target = Path::new(&up)
-            .join("blobs")
-            .join(blob.file_name().unwrap_or_default());
-        let folder = path.parent().unwrap_or(&self.snapshot);
-        fs::create_dir_all(folder)
-            .and_then(|()| link(&target, &blob, path))
-            .map_err(|error| self.cache_error(&error))?;
-        Ok(true)
+        self.check_room(name, size - left)?;
+        let mut hash = Sha256::new();
+        io::copy(&mut (&file).take(left), &mut hash).map_err(cache)?;
+        let mut incoming = Incoming {
+            online: self,
+            name,
+            size,
+            done: left,
+            hash,
+            file: &file,
+        };
+        let mut fresh = left == 0;
+        progress.advance(left);
+        if left < size {
+            let answer = match body {
+                Some(answer) if left == 0 => Ok(answer),
+                _ => match self.client.open(place.clone(), left) {
+                    Err(Fault::Status(416)) => self.client.open(place.clone(), 0),
+                    other => other,
+                },
+            };
+            fresh |= incoming.take(answer.map_err(explain)?, progress)?;
+        }
+        let is_right = |hash: Sha256| !is_sha256(&etag) || hex(hash) == etag.to_ascii_lowercase();
+        let mut right = is_right(std::mem::take(&mut incoming.hash));
+        if !right && !fresh {
+            // It may be what was left that is wrong. The bar has told of it already.
+            incoming.restart();
+            let answer = self.client.open(place, 0).map_err(explain)?;
+            incoming.take(answer, &mut ())?;
+            right = is_right(incoming.hash);
+        }
+        let damage = match () {
+            () if !right => Some("its SHA-256 is another"),
+            () if name.ends_with(".json") && !is_json(&file).map_err(cache)? => {
+                Some("it is no JSON")
+            }
+            () => None,
+        };
+        if let Some(reason) = damage {
+            self.repository.remove(&path)?;
+            return Err(HubError::Damaged {
+                id: self.id.clone(),
+                name: name.to_owned(),
+                reason,
+            });
+        }
+        let incomplete = Incomplete { file, path };
+        incomplete
+            .finish(&self.repository.blob(&etag))
+            .map_err(cache)
     }
 
-    /// Notes in the cache that the model's revision is this commit, now that its files are there.
-    pub fn name_revision(&self) -> Result<(), HubError> {
-        let revision = self.id.revision.clone();
-        let repo = Repo::with_revision(self.id.name.clone(), RepoType::Model, revision);
-        Cache::new(self.hub.cache.clone())
-            .repo(repo)
-            .create_ref(&self.commit)
-            .map_err(|error| self.cache_error(&error))
-    }
-}
-
-/// How a download fails.
-enum Broken {
-    /// Because of what an earlier one has left.
-    Remains,
-    Error(HubError),
-}
-
-impl From<HubError> for Broken {
-    fn from(error: HubError) -> Self {
-        Self::Error(error)
-    }
-}
-
-/// Whether a name stays inside the model's folder.
-fn is_inside(name: &str) -> bool {
-    let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
-    name.split('/').all(plain) && !name.contains(['\\', ':'])
-}
-
-/// A second name for a file of the cache; `target` is `blob` as seen from the folder of `path`.
-#[cfg(unix)]
-fn link(target: &Path, _blob: &Path, path: &Path) -> io::Result<()> {
-    std::os::unix::fs::symlink(target, path)
-}
-
-/// A second name for a file of the cache; not everyone may make symbolic links.
-#[cfg(not(unix))]
-fn link(_target: &Path, blob: &Path, path: &Path) -> io::Result<()> {
-    fs::hard_link(blob, path)
-}
-
-/// Hands on what `hf-hub` reports, which starts a file twice.
-struct Report<'a> {
-    progress: &'a mut dyn DownloadProgress,
-    size: &'a mut Option<u64>,
-}
-
-impl hf_hub::api::Progress for Report<'_> {
-    fn init(&mut self, size: usize, name: &str) {
-        if self.size.replace(size as u64).is_none() {
-            self.progress.start(name, size as u64);
+    /// Rather than fill the disk first.
+    fn check_room(&self, name: &str, needed: u64) -> Result<(), HubError> {
+        match self.repository.room() {
+            Some(room) if room < needed => Err(HubError::NoRoom {
+                name: name.to_owned(),
+                cache: self.hub.cache.clone(),
+                needed,
+                room,
+            }),
+            _ => Ok(()),
         }
     }
 
-    fn update(&mut self, size: usize) {
-        self.progress.advance(size as u64);
+    fn broken_off(&self, name: &str, reason: String) -> HubError {
+        HubError::BrokenOff {
+            id: self.id.clone(),
+            name: name.to_owned(),
+            reason,
+        }
+    }
+}
+
+/// Contents as they come.
+struct Incoming<'a> {
+    online: &'a Online<'a>,
+    name: &'a str,
+    size: u64,
+    done: u64,
+    hash: Sha256,
+    file: &'a File,
+}
+
+impl Incoming<'_> {
+    /// Throws away what there is.
+    fn restart(&mut self) {
+        self.done = 0;
+        self.hash = Sha256::new();
     }
 
-    /// Comes before the file has its name in the cache.
-    fn finish(&mut self) {}
+    /// Takes a body that goes on where we are, or begins anew; says whether it began anew.
+    fn take(
+        &mut self,
+        answer: Response<Body>,
+        progress: &mut dyn DownloadProgress,
+    ) -> Result<bool, HubError> {
+        let (online, name, size) = (self.online, self.name, self.size);
+        let cache = |error: io::Error| online.repository.error(&error);
+        let explain = |fault| explain(online.hub, online.id, name, fault);
+        // What has come before is not told again.
+        let told = self.done;
+        if answer.status() == StatusCode::PARTIAL_CONTENT {
+            check_range(&answer, self.done, size).map_err(explain)?;
+        } else {
+            self.restart();
+        }
+        let anew = self.done == 0;
+        check_body(&answer, size - self.done).map_err(explain)?;
+        self.file.set_len(self.done).map_err(cache)?;
+        let mut file = self.file;
+        file.seek(io::SeekFrom::Start(self.done)).map_err(cache)?;
+        let mut failure = None;
+        let (done, hash) = (&mut self.done, &mut self.hash);
+        let read = online.client.read(answer, |bytes| {
+            let end = *done + bytes.len() as u64;
+            if end > size {
+                return Err(Fault::Answer(format!("with more than {size} bytes")));
+            }
+            if let Err(error) = file.write_all(bytes) {
+                failure = Some(error);
+                return Err(Fault::Network(String::new()));
+            }
+            hash.update(bytes);
+            progress.advance(end.saturating_sub(told.max(*done)));
+            *done = end;
+            Ok(())
+        });
+        match (read, failure) {
+            (_, Some(error)) => Err(cache(error)),
+            (Err(Fault::Network(reason)), None) => Err(online.broken_off(name, reason)),
+            (Err(fault), None) => {
+                // More than there should be: nothing of it is worth keeping.
+                self.file.set_len(0).map_err(cache)?;
+                Err(explain(fault))
+            }
+            (Ok(()), None) if self.done < size => {
+                Err(online.broken_off(name, format!("after {} of {size} bytes", self.done)))
+            }
+            (Ok(()), None) => Ok(anew),
+        }
+    }
 }
 
-fn is_status(error: &ureq::Error, status: u16) -> bool {
-    matches!(error, ureq::Error::StatusCode(code) if *code == status)
+/// Whether a part of a file is the part that was asked for.
+fn check_range(answer: &Response<Body>, start: u64, size: u64) -> Result<(), Fault> {
+    let range = answer.headers().get(CONTENT_RANGE);
+    let range = range
+        .and_then(|range| range.to_str().ok())
+        .unwrap_or_default();
+    let parts = || {
+        let (range, whole) = range.strip_prefix("bytes ")?.split_once('/')?;
+        let (from, _) = range.split_once('-')?;
+        Some((from.parse::<u64>().ok()?, whole.parse::<u64>().ok()))
+    };
+    match parts() {
+        Some((from, whole)) if from == start && whole.is_none_or(|whole| whole == size) => Ok(()),
+        _ => Err(Fault::Answer(format!("with the range {:?}", quoted(range)))),
+    }
 }
 
-/// What an error of the crate means for whoever asked for `what`.
-fn explain(hub: &Hub, id: &HubId, what: &str, error: ApiError) -> HubError {
+/// Whether a body is what it should be, as far as its headers say.
+fn check_body(answer: &Response<Body>, size: u64) -> Result<(), Fault> {
+    let header = |name| {
+        let value = answer.headers().get(name)?;
+        value.to_str().ok()
+    };
+    if header(CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html")) {
+        return Err(Fault::Answer("with a web page".to_owned()));
+    }
+    match header(CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok()) {
+        Some(length) if length != size => Err(Fault::Answer(format!(
+            "with {length} bytes instead of {size}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a file begins as JSON does: a page of somebody between us and the Hub should not stay in the cache. More cannot
+/// be asked: Python writes configurations with numbers such as `-Infinity`, which no parser takes.
+fn is_json(mut file: &File) -> io::Result<bool> {
+    file.rewind()?;
+    let mut text = Vec::new();
+    file.take(MOST_BYTES_OF_TEXT).read_to_end(&mut text)?;
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+    Ok(text.trim_ascii_start().starts_with(b"{"))
+}
+
+/// The etag of a large file is the SHA-256 of its contents.
+fn is_sha256(etag: &str) -> bool {
+    etag.len() == 64 && etag.bytes().all(|digit| digit.is_ascii_hexdigit())
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn words(name: &str) -> Vec<&str> {
+    name.split('/').collect()
+}
+
+/// What a fault means for whoever asked for `what`.
+fn explain(hub: &Hub, id: &HubId, what: &str, fault: Fault) -> HubError {
     let endpoint = hub.endpoint.clone();
     let id = id.clone();
     let answer = |reason: String| HubError::Answer {
@@ -265,33 +391,19 @@ fn explain(hub: &Hub, id: &HubId, what: &str, error: ApiError) -> HubError {
         what: what.to_owned(),
         reason,
     };
-    match error {
-        ApiError::RequestError(error) => match *error {
-            ureq::Error::StatusCode(404) => HubError::NoModel { id, endpoint },
-            ureq::Error::StatusCode(status @ (401 | 403)) => HubError::Denied {
-                page: page(&endpoint, &id),
-                id,
-                status,
-            },
-            ureq::Error::StatusCode(status) => answer(format!("with the status {status}")),
-            ureq::Error::Json(error) => answer(format!("something else than expected ({error})")),
-            other => HubError::NoNetwork {
-                id,
-                endpoint,
-                reason: other.to_string(),
-            },
+    match fault {
+        Fault::Status(404) => HubError::NoModel { id, endpoint },
+        Fault::Status(status @ (401 | 403)) => HubError::Denied {
+            page: page(&endpoint, &id),
+            id,
+            status,
         },
-        ApiError::IoError(error) => HubError::Cache {
-            cache: hub.cache.clone(),
-            reason: error.to_string(),
+        Fault::Status(status) => answer(format!("with the status {status}")),
+        Fault::Answer(reason) => answer(reason),
+        Fault::Network(reason) => HubError::NoNetwork {
+            id,
+            endpoint,
+            reason,
         },
-        ApiError::LockAcquisition(path) => HubError::Cache {
-            cache: hub.cache.clone(),
-            reason: format!(
-                "another program is downloading the same file (it holds {})",
-                path.display()
-            ),
-        },
-        other => answer(other.to_string()),
     }
 }

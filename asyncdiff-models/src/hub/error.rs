@@ -87,6 +87,33 @@ pub enum HubError {
         /// The answer.
         reason: String,
     },
+    /// A file that is not what the Hub says it is.
+    #[error(
+        "what came as {name} of {id} is not that file ({reason}), and was not kept: try again later, or check the address (HF_ENDPOINT) and what is between"
+    )]
+    Damaged {
+        /// The model.
+        id: HubId,
+        /// The file.
+        name: String,
+        /// How it differs.
+        reason: &'static str,
+    },
+    /// A file that is larger than the disk has room for.
+    #[error(
+        "{name} needs {needed} bytes, and the disk of the cache {cache} has room for {room}: make room, or set HF_HOME to a folder of another disk",
+        cache = cache.display()
+    )]
+    NoRoom {
+        /// The file.
+        name: String,
+        /// The cache.
+        cache: PathBuf,
+        /// Bytes that are missing of it.
+        needed: u64,
+        /// Bytes that there is room for.
+        room: u64,
+    },
     /// The cache cannot be written.
     #[error("cannot write to the cache {cache}: {reason}", cache = cache.display())]
     Cache {

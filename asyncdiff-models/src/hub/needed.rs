@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use asyncdiff_burn::files::{self, MOST_BYTES_OF_TEXT};
 use serde_json::Value;
 
 use super::error::HubError;
 use crate::checkpoint::{CheckpointError, WeightFiles, choose_weights, has_variant, shards};
+use crate::json;
 
 const MODEL_INDEX: &str = "model_index.json";
 const CONFIG: &str = "config.json";
@@ -113,9 +115,11 @@ pub(super) fn get_all(
             WeightFiles::Sharded(index) => {
                 let name = in_part(part, &index);
                 let path = get(&name)?;
-                let bytes = fs::read(&path).map_err(|source| CheckpointError::Read {
-                    file: path.display().to_string(),
-                    source,
+                let bytes = files::read(&path, MOST_BYTES_OF_TEXT).map_err(|source| {
+                    CheckpointError::Read {
+                        file: path.display().to_string(),
+                        source,
+                    }
                 })?;
                 for shard in shards(&path.display().to_string(), &bytes)?.files {
                     get(&in_part(part, &shard))?;
@@ -137,12 +141,13 @@ fn in_part(part: &str, file: &str) -> String {
 /// The parts that `model_index.json` names, each with the stem of its weight files if it has weights.
 fn parts(model_index: &Path) -> Result<Vec<(String, Option<&'static str>)>, CheckpointError> {
     let file = || model_index.display().to_string();
-    let bytes = fs::read(model_index).map_err(|source| CheckpointError::Read {
-        file: file(),
-        source,
-    })?;
+    let bytes =
+        files::read(model_index, MOST_BYTES_OF_TEXT).map_err(|source| CheckpointError::Read {
+            file: file(),
+            source,
+        })?;
     let index: BTreeMap<String, Value> =
-        serde_json::from_slice(&bytes).map_err(|source| CheckpointError::Json {
+        json::from_slice(&bytes).map_err(|source| CheckpointError::Json {
             file: file(),
             source,
         })?;

@@ -1,5 +1,7 @@
 //! Whether a checkpoint's parts can be built and fit each other.
 
+use asyncdiff_burn::weights::WeightSet;
+
 use crate::encoders::Encoders;
 use crate::fit::FitError;
 use crate::text::TextEncoders;
@@ -23,6 +25,24 @@ fn same(what: &str, found: usize, other: &str, expected: usize) -> Result<(), Fi
 const VIDEO_NUMBERS: usize = 3;
 
 impl StableDiffusion {
+    /// Whether the denoiser's weight file can hold what its configuration describes, before anything is built of either: a weight
+    /// has at least a byte.
+    pub(crate) fn check_parameters(&self, weights: &WeightSet) -> Result<(), FitError> {
+        // No block's number of weights depends on the size of the picture.
+        let graph = self.unet.graph(1, [1, 1, 1], 1);
+        let blocks: u64 = graph.blocks.iter().map(|block| block.parameters).sum();
+        let described = graph.shared_parameters + blocks;
+        match described > weights.bytes() {
+            true => Err(FitError::Parameters {
+                config: self.checkpoint.describe("unet/config.json"),
+                described,
+                file: weights.name().to_owned(),
+                bytes: weights.bytes(),
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// Whether every part can be built.
     pub(super) fn check_settings(&self) -> Result<(), FitError> {
         let mut faults = vec![("vae", self.vae.fault())];

@@ -1,6 +1,7 @@
 //! What can be wrong with a request.
 
 use crate::image::ImageError;
+use asyncdiff_core::quoted;
 
 /// What the model cannot make, or what a run cannot be made from.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +105,7 @@ pub enum RequestError {
     #[error("this model makes no video of a picture: use a Stable Video Diffusion model for that")]
     AnimatesNoPicture,
     /// A number that no run can be made from.
-    #[error("{what} {found} is not possible: use {supported}")]
+    #[error("{what} {found} is not possible: use {supported}", found = quoted(found))]
     OutOfRange {
         /// Which setting.
         what: &'static str,

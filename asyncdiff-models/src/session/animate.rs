@@ -2,6 +2,8 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::cancel::Cancel;
+use crate::error::Error;
 use crate::pipeline::Run;
 use crate::request::{Content, ImageToVideo, Shape};
 use crate::tensors::repeat_each;
@@ -49,10 +51,9 @@ pub(super) fn concat(
     (content, video): (&Content, &ImageToVideo),
     run: &Run,
     passes: usize,
-    vae: &AutoencoderKl,
-    device: &Device,
+    (vae, device, cancel): (&AutoencoderKl, &Device, &Cancel),
     generators: &mut Generators,
-) -> Tensor<4> {
+) -> Result<Tensor<4>, Error> {
     let &Shape { width, height, .. } = &run.shape;
     let picture = video
         .image
@@ -70,16 +71,18 @@ pub(super) fn concat(
             .map(|(sample, noise)| sample + strength * noise)
             .collect();
         let samples = Tensor::from_data(TensorData::new(samples, [1, 3, height, width]), device);
-        match content.vae_tiling {
-            true => vae.encode_tiled(samples).mean,
-            false => vae.encode(samples).mean,
-        }
+        let latents = vae.encode_unless(samples, content.vae_tiling, cancel)?;
+        Ok(latents.mean)
     };
     // One for each video, or one for all; one at a time, as alone.
-    let latents: Vec<_> = noise.chunks(picture.len()).map(encode).collect();
+    let latents: Vec<_> = noise
+        .chunks(picture.len())
+        .map(encode)
+        .collect::<Result<_, Error>>()?;
     let [batch, ..] = run.graph.latents;
     let each = batch / latents.len();
-    behind_zeros(repeat_each(Tensor::cat(latents, 0), each), passes == 2)
+    let latents = repeat_each(Tensor::cat(latents, 0), each);
+    Ok(behind_zeros(latents, passes == 2))
 }
 
 /// With guidance, zeros for the samples that know no picture.

@@ -6,6 +6,7 @@ use burn::tensor::{Device, FloatDType};
 
 use super::animate;
 use super::start::{Beside, Start, start};
+use crate::cancel::Cancel;
 use crate::encoders::LoadedEncoders;
 use crate::error::Error;
 use crate::image::Image;
@@ -25,6 +26,7 @@ pub struct Parts {
     device: Device,
     encoders: LoadedEncoders,
     vae: Arc<AutoencoderKl>,
+    cancel: Cancel,
 }
 
 impl Parts {
@@ -57,7 +59,13 @@ impl Parts {
             device: device.clone(),
             encoders,
             vae: Arc::new(vae),
+            cancel: Cancel::default(),
         })
+    }
+
+    /// Lets whatever is computed from now on end with [`Error::Cancelled`] as soon as `cancel` asks for it.
+    pub fn heed(&mut self, cancel: Cancel) {
+        self.cancel = cancel;
     }
 
     /// What the denoiser is told of a content, for `passes · num_images` samples; with guidance, that of the negative prompt,
@@ -67,6 +75,7 @@ impl Parts {
     ///
     /// [`RequestError::Guidance`], [`RequestError::NeedsPicture`].
     pub fn encode(&self, shape: &Shape, content: &Content) -> Result<Conditioning, Error> {
+        self.cancel.check()?;
         let guided = self.pipeline.guidance(shape)?.is_some();
         match (&self.encoders, &content.image_to_video) {
             (LoadedEncoders::Texts(encoders), _) => {
@@ -84,20 +93,31 @@ impl Parts {
     }
 
     /// What a run starts from; and `conditioning` gets what the denoiser is told of a mask, or of the picture that a video is made of.
-    pub fn start(&self, run: &Run, content: &Content, conditioning: &mut Conditioning) -> Start {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`], where that is [heeded](Self::heed).
+    pub fn start(
+        &self,
+        run: &Run,
+        content: &Content,
+        conditioning: &mut Conditioning,
+    ) -> Result<Start, Error> {
+        self.cancel.check()?;
         let passes = conditioning.context.dims()[0] / run.shape.num_images;
         let reads_mask = self.pipeline.reads_mask();
-        let (start, beside) = start(run, content, passes, reads_mask, &self.vae, &self.device);
+        let vae = (&*self.vae, &self.device, &self.cancel);
+        let (start, beside) = start(run, content, passes, reads_mask, vae)?;
         let Beside { concat, mask } = beside;
         conditioning.concat = concat;
         conditioning.mask = mask;
-        start
+        Ok(start)
     }
 
     /// What makes pictures of unfinished latents.
     #[must_use]
     pub fn previewer(&self, run: &Run, content: &Content) -> Previewer {
-        Previewer::new(self.decoder(), run, content)
+        Previewer::new(self.decoder(Cancel::default()), run, content)
     }
 
     /// The pictures of final latents, the frames of each video next to each other; and the same before it is rounded to bytes,
@@ -105,22 +125,23 @@ impl Parts {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFinite`].
+    /// [`Error::NotFinite`]; [`Error::Cancelled`], where that is [heeded](Self::heed).
     pub fn pictures(
         &self,
         run: &Run,
         content: &Content,
         latents: Latents,
     ) -> Result<(Vec<Image>, Vec<f32>), Error> {
-        let decoder = self.decoder();
+        let decoder = self.decoder(self.cancel.clone());
         let (samples, shape) = decoder.samples(latents, Decoding::of(run, content))?;
         Ok((images(&samples, shape)?, samples))
     }
 
-    fn decoder(&self) -> PictureDecoder {
+    fn decoder(&self, cancel: Cancel) -> PictureDecoder {
         PictureDecoder {
             vae: Arc::clone(&self.vae),
             device: self.device.clone(),
+            cancel,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use crate::cancel::Cancel;
 use crate::tensors::{Clean, Latents};
 
 /// Is told how far a run is.
@@ -13,6 +14,12 @@ pub trait Progress: Send {
     /// Called before every [`step`](Progress::step), with what the last of the `done` calls says that the result will be.
     fn predicted(&mut self, _done: usize, _calls: usize, _clean: &Clean<'_>) -> ControlFlow<()> {
         ControlFlow::Continue(())
+    }
+
+    /// What may ask for the end of the run while it is between two steps: all ranks look at it before every block, and encoding and
+    /// decoding look at it, too. Asked once, before the run.
+    fn cancel(&self) -> Cancel {
+        Cancel::default()
     }
 }
 

@@ -15,6 +15,7 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::progress::Progress;
 use super::start::{Start, noise};
+use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::lora::{Part, PartDeltas};
 use crate::pipeline::{Run, StableDiffusion};
@@ -30,6 +31,7 @@ pub struct Rank {
     pipeline: Arc<StableDiffusion>,
     worker: Worker,
     loaded: Option<Loaded>,
+    cancel: Cancel,
 }
 
 #[derive(Debug)]
@@ -64,7 +66,13 @@ impl Rank {
             pipeline: Arc::clone(pipeline),
             worker,
             loaded: None,
+            cancel: Cancel::default(),
         })
+    }
+
+    /// Lets runs from now on end with [`EngineError::Cancelled`] after the block at which `cancel` asks for it.
+    pub fn heed(&mut self, cancel: Cancel) {
+        self.cancel = cancel;
     }
 
     /// Its worker.
@@ -111,6 +119,7 @@ impl Rank {
         let file = pipeline
             .checkpoint
             .weights("unet", "diffusion_pytorch_model")?;
+        pipeline.check_parameters(&file)?;
         let motion = pipeline.motion(&run.shape);
         let motion_file = motion.map(|motion| motion.adapter.weights()).transpose()?;
         let loaded = &mut self.loaded;
@@ -223,6 +232,7 @@ impl Rank {
             &mut peers,
             latents,
             &mut |what, tensor| match &mut progress {
+                _ if self.cancel.is_asked() => ControlFlow::Break(()),
                 Some(progress) => progress.see(run, what, tensor),
                 None => ControlFlow::Continue(()),
             },

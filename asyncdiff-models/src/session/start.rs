@@ -4,6 +4,8 @@
 use asyncdiff_core::graph::Structure;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::cancel::Cancel;
+use crate::error::Error;
 use crate::image::Mask;
 use crate::pipeline::Run;
 use crate::request::{Content, InitImage};
@@ -46,9 +48,8 @@ pub(super) fn start(
     content: &Content,
     passes: usize,
     reads_mask: bool,
-    vae: &AutoencoderKl,
-    device: &Device,
-) -> (Start, Beside) {
+    (vae, device, cancel): (&AutoencoderKl, &Device, &Cancel),
+) -> Result<(Start, Beside), Error> {
     let mut generators = Generators::of(content, run.shape.num_images);
     let given = content
         .latents
@@ -62,7 +63,11 @@ pub(super) fn start(
     let concat = content
         .image_to_video
         .as_ref()
-        .map(|video| animate::concat((content, video), run, passes, vae, device, &mut generators));
+        .map(|video| {
+            let vae = (vae, device, cancel);
+            animate::concat((content, video), run, passes, vae, &mut generators)
+        })
+        .transpose()?;
     let Some(init) = &content.init_image else {
         let noise = given.unwrap_or_else(|| noise(&mut generators, run));
         let start = Start {
@@ -71,7 +76,7 @@ pub(super) fn start(
             generators,
         };
         let beside = Beside { concat, mask: None };
-        return (start, beside);
+        return Ok((start, beside));
     };
 
     let InitImage { image, mask } = init;
@@ -82,15 +87,14 @@ pub(super) fn start(
     let encode = |samples: Vec<f32>, generators: &mut Generators| {
         let picture = TensorData::new(samples, [1, 3, image.height, image.width]);
         let picture = Tensor::from_data(picture, device);
-        let distribution = match content.vae_tiling {
-            true => vae.encode_tiled(picture),
-            false => vae.encode(picture),
-        };
-        sample(vae, distribution, generators)
+        let distribution = vae.encode_unless(picture, content.vae_tiling, cancel)?;
+        Ok::<_, Error>(sample(vae, distribution, generators))
     };
     let each = shape[0] / generators.count();
-    let clean = (!from_noise || keeps)
-        .then(|| values(encode(image.to_samples(), &mut generators)).repeat(each));
+    let clean = match !from_noise || keeps {
+        true => Some(values(encode(image.to_samples(), &mut generators)?).repeat(each)),
+        false => None,
+    };
     let noise = given.unwrap_or_else(|| noise(&mut generators, run));
     let latents = match &clean {
         Some(clean) if !from_noise => {
@@ -110,7 +114,7 @@ pub(super) fn start(
             if reads_mask {
                 let mut rest = image.to_samples();
                 outside(&mut rest, mask);
-                let rest = encode(rest, &mut generators);
+                let rest = encode(rest, &mut generators)?;
                 let on_latents = repeat_each(on_latents, generators.count());
                 let concat = Tensor::cat(vec![on_latents, rest], 1);
                 Beside {
@@ -131,7 +135,7 @@ pub(super) fn start(
         kept,
         generators,
     };
-    (start, beside)
+    Ok((start, beside))
 }
 
 /// Standard normal numbers for the latents of `run`, in their order.

@@ -5,6 +5,8 @@ use asyncdiff_burn::weights::{Loader, WeightError};
 use burn::tensor::Tensor;
 
 use super::{Attention, VaeConfig};
+use crate::cancel::Cancel;
+use crate::error::Error;
 use crate::resnet::{FactorOf, SpatioTemporalResnet, frames_as_batch, frames_beside_channels};
 
 /// diffusers fixes it for the resnets along time, unlike those on each frame.
@@ -95,7 +97,7 @@ impl TemporalDecoder {
     }
 
     /// `latents` are consecutive frames of one video, `[frames, latent_channels, height, width]`.
-    pub fn forward(&self, latents: Tensor<4>) -> Tensor<4> {
+    pub fn forward(&self, latents: Tensor<4>, cancel: &Cancel) -> Result<Tensor<4>, Error> {
         let frames = latents.dims()[0];
         let mut hidden = self.conv_in.forward(latents);
         hidden = self.first.forward(hidden, None, frames);
@@ -104,6 +106,7 @@ impl TemporalDecoder {
         }
         for level in &self.levels {
             for resnet in &level.resnets {
+                cancel.check()?;
                 hidden = resnet.forward(hidden, None, frames);
             }
             if let Some(resample) = &level.resample {
@@ -111,9 +114,11 @@ impl TemporalDecoder {
                 hidden = resample.forward_enlarged(hidden, [2 * height, 2 * width]);
             }
         }
+        cancel.check()?;
         let pictures = self.conv_out.forward(self.norm_out.forward_silu(hidden));
         let [_, _, height, width] = pictures.dims();
         let smoothed = frames_beside_channels(pictures, frames);
-        frames_as_batch(self.time_conv_out.forward(smoothed), [height, width])
+        let smoothed = self.time_conv_out.forward(smoothed);
+        Ok(frames_as_batch(smoothed, [height, width]))
     }
 }

@@ -8,6 +8,8 @@
 use burn::tensor::{Tensor, TensorData};
 
 use super::{AutoencoderKl, LatentDistribution, VaeConfig};
+use crate::cancel::{Cancel, unasked};
+use crate::error::Error;
 
 /// diffusers' default, for a configuration that does not tell the training size.
 const DEFAULT_SAMPLE_SIZE: usize = 32;
@@ -44,17 +46,33 @@ impl AutoencoderKl {
     /// As [`decode`](Self::decode), in tiles where the latents are larger than one.
     #[must_use]
     pub fn decode_tiled(&self, latents: Tensor<4>) -> Tensor<4> {
+        unasked(|cancel| self.decode_unless(latents, true, cancel))
+    }
+
+    pub(super) fn decode_tiles(
+        &self,
+        latents: Tensor<4>,
+        cancel: &Cancel,
+    ) -> Result<Tensor<4>, Error> {
         let tiling = Tiling::of(&self.config);
         let pixels = tiling.enlarged(self.config.scale_factor());
-        tiled(latents, tiling, pixels, |tile| self.decode(tile))
+        tiled(latents, tiling, pixels, |tile| self.pictures(tile, cancel))
     }
 
     /// As [`encode`](Self::encode), in tiles where the pictures are larger than one.
     #[must_use]
     pub fn encode_tiled(&self, pictures: Tensor<4>) -> LatentDistribution {
+        unasked(|cancel| self.encode_unless(pictures, true, cancel))
+    }
+
+    pub(super) fn tiled_moments(
+        &self,
+        pictures: Tensor<4>,
+        cancel: &Cancel,
+    ) -> Result<Tensor<4>, Error> {
         let tiling = Tiling::of(&self.config);
         let pixels = tiling.enlarged(self.config.scale_factor());
-        self.distribution(tiled(pictures, pixels, tiling, |tile| self.moments(tile)))
+        tiled(pictures, pixels, tiling, |tile| self.moments(tile, cancel))
     }
 }
 
@@ -63,8 +81,8 @@ fn tiled(
     whole: Tensor<4>,
     from: Tiling,
     to: Tiling,
-    compute: impl Fn(Tensor<4>) -> Tensor<4>,
-) -> Tensor<4> {
+    compute: impl Fn(Tensor<4>) -> Result<Tensor<4>, Error>,
+) -> Result<Tensor<4>, Error> {
     let [_, _, height, width] = whole.dims();
     if height <= from.size && width <= from.size {
         return compute(whole);
@@ -77,7 +95,7 @@ fn tiled(
         let mut row: Vec<Tensor<4>> = Vec::new();
         for (column, left) in (0..width).step_by(from.stride).enumerate() {
             let tile = part.clone().narrow(3, left, from.size.min(width - left));
-            let mut tile = compute(tile);
+            let mut tile = compute(tile)?;
             if let Some(above) = above.get(column) {
                 tile = blend(above, tile, 2, overlap);
             }
@@ -94,7 +112,7 @@ fn tiled(
         rows.push(Tensor::cat(kept.collect(), 3));
         above = row;
     }
-    Tensor::cat(rows, 2)
+    Ok(Tensor::cat(rows, 2))
 }
 
 /// `after`, whose beginning along `dimension` passes linearly from the end of `before` to itself.

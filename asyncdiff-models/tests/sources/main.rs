@@ -6,6 +6,8 @@ mod folder;
 #[cfg(feature = "hub")]
 mod hub;
 mod inference;
+#[cfg(feature = "hub")]
+mod lying_hub;
 mod original;
 mod published;
 #[cfg(feature = "hub")]

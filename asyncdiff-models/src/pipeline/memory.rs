@@ -1,0 +1,115 @@
+//! How much memory a run takes, known before anything is loaded.
+
+use asyncdiff_burn::device::Worker;
+use asyncdiff_burn::memory;
+
+use super::{Run, StableDiffusion};
+use crate::encoders::Encoders;
+use crate::error::Error;
+use crate::request::Content;
+use crate::text::TextEncoders;
+use crate::vision::ImageEncoder;
+
+/// A decoded sample, before it is rounded to a byte.
+const SAMPLE_BYTES: u64 = 4;
+
+impl StableDiffusion {
+    /// Whether the machine can hold a run, as far as that is on CPU `workers`, one for each rank: the weights, and what is computed
+    /// with them at the largest moment. This is an estimate, of what is needed at least.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooMuchMemory`] with the numbers, if the machine has less in all; [`Error::Checkpoint`] for weight files whose headers
+    /// cannot be read.
+    pub fn check_memory(
+        &self,
+        run: &Run,
+        content: &Content,
+        workers: &[Worker],
+    ) -> Result<(), Error> {
+        match memory::total() {
+            Some(found) => self.check_memory_of(run, content, workers, found),
+            None => Ok(()),
+        }
+    }
+
+    fn check_memory_of(
+        &self,
+        run: &Run,
+        content: &Content,
+        workers: &[Worker],
+        found: u64,
+    ) -> Result<(), Error> {
+        let on_cpu = |worker: &Worker| worker.threads().is_some();
+        let ranks = run.summary.ranks.iter().zip(workers);
+        let (mut weights, mut denoising) = (0_u64, 0_u64);
+        for (rank, _) in ranks.filter(|(_, worker)| on_cpu(worker)) {
+            weights = weights.saturating_add(rank.weight_bytes);
+            denoising = denoising.saturating_add(rank.activation_bytes);
+        }
+        let decoding = match workers.first().is_some_and(on_cpu) {
+            true => {
+                weights = weights.saturating_add(self.bytes_beside_denoiser()?);
+                self.bytes_of_decoding(run, content)
+            }
+            false => 0,
+        };
+        let needed = weights.saturating_add(denoising.max(decoding));
+        match needed > found {
+            true => Err(Error::TooMuchMemory {
+                needed,
+                weights,
+                found,
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// Bytes of the weights of the encoders and the autoencoder.
+    fn bytes_beside_denoiser(&self) -> Result<u64, Error> {
+        let texts = self.text_encoders().into_iter();
+        let mut parts: Vec<_> = texts
+            .flat_map(TextEncoders::iter)
+            .map(|encoder| (encoder.folder, "model"))
+            .collect();
+        if let Encoders::Picture(_) = &self.encoders {
+            parts.push((ImageEncoder::FOLDER, "model"));
+        }
+        parts.push(("vae", "diffusion_pytorch_model"));
+        let mut bytes = 0_u64;
+        for (part, stem) in parts {
+            let stored = self.checkpoint.weights(part, stem)?;
+            let parameters: u64 = stored.read()?.parameters_by_dtype().values().sum();
+            let each = match part == "vae" && self.vae.force_upcast {
+                true => SAMPLE_BYTES,
+                false => self.dtype.bytes(),
+            };
+            bytes = bytes.saturating_add(parameters.saturating_mul(each));
+        }
+        Ok(bytes)
+    }
+
+    /// Bytes of what is computed with while pictures are decoded, and of the pictures that are done.
+    fn bytes_of_decoding(&self, run: &Run, content: &Content) -> u64 {
+        let shape = &run.shape;
+        let pixels = (shape.width as u64).saturating_mul(shape.height as u64);
+        let frames = shape.frames as u64;
+        let done = 3 * pixels.saturating_mul(frames.saturating_mul(shape.num_images as u64));
+        let video = content.image_to_video.as_ref();
+        let at_once = match self.vae.is_temporal() {
+            true => video
+                .and_then(|video| video.decode_chunk_size)
+                .map_or(frames, |chunk| frames.min(chunk as u64)),
+            false => 1,
+        };
+        let tile = self.vae.sample_size.filter(|_| content.vae_tiling);
+        let computed = tile.map_or(pixels, |side| pixels.min((side * side) as u64));
+        // The first resnet at full size: input, norm and activation of the level below, and its own output.
+        let widths = &self.vae.block_out_channels;
+        let (own, below) = (widths[0] as u64, widths[widths.len().min(2) - 1] as u64);
+        let values = computed
+            .saturating_mul(at_once)
+            .saturating_mul(3 * below + own);
+        values.saturating_mul(SAMPLE_BYTES).saturating_add(done)
+    }
+}
