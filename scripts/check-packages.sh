@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-cargo package --quiet --workspace --exclude benches --no-verify --allow-dirty --target-dir "$folder"
+cargo package --quiet --workspace --exclude benches --exclude workspace-features --no-verify --allow-dirty --target-dir "$folder"
 
 failed=0
 for package in "$folder"/package/*.crate; do
