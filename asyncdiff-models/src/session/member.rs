@@ -149,7 +149,7 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
         let worker = self.rank.worker();
         let (conditioning, initial) = worker.install(|| -> Result<_, Error> {
             let mut conditioning = parts.encode(&run.shape, content)?;
-            let start = parts.start(run, content, &mut conditioning);
+            let start = parts.start(run, content, &mut conditioning)?;
             Ok((conditioning, start))
         })?;
         told::tell(&mut self.peers, Some(&conditioning))?;
