@@ -15,6 +15,7 @@ use super::parts::Parts;
 use super::progress::Progress;
 use super::rank::{Lead, Rank};
 use super::{Output, Timings};
+use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::pipeline::{Run, StableDiffusion};
 use crate::preview::Previewer;
@@ -133,8 +134,18 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
         content: &Content,
         progress: &mut dyn Progress,
     ) -> Result<Output, Error> {
+        self.heed(&progress.cancel());
         let made = self.lead(run, content, progress);
+        // What comes next has nothing to do with who could end this run.
+        self.heed(&Cancel::default());
         made.inspect_err(|error| self.peers.fail(&error.to_string()))
+    }
+
+    fn heed(&mut self, cancel: &Cancel) {
+        self.rank.heed(cancel.clone());
+        if let Some(parts) = &mut self.parts {
+            parts.heed(cancel.clone());
+        }
     }
 
     fn lead(
