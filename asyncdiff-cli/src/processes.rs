@@ -298,7 +298,7 @@ impl Children {
             if let Some(error) = watch.wait() {
                 thread::sleep(END);
                 children.kill();
-                eprintln!("error: {error}");
+                complain!("error: {error}");
                 process::exit(1);
             }
         });
@@ -321,7 +321,7 @@ impl Children {
                 if let Some((rank, status)) = failed {
                     thread::sleep(END);
                     children.kill();
-                    eprintln!("error: rank {rank} failed: its process ended with {status}");
+                    complain!("error: rank {rank} failed: its process ended with {status}");
                     process::exit(1);
                 }
             }
