@@ -289,6 +289,10 @@ impl UNet2d {
                 let size = |level| [level_size(height, level), level_size(width, level)];
                 let [rows, columns] = size(block.level);
                 let samples = passes * batch;
+                let first = match block.inputs.first() {
+                    Some(Input::Block(id)) => self.blocks[id.0].kind.output_channels(),
+                    _ => 0,
+                };
                 Block {
                     name: block.name.clone(),
                     inputs: block.inputs.clone(),
@@ -300,7 +304,7 @@ impl UNet2d {
                             frames as u64,
                         ),
                     parameters: self.parameters(&block.kind),
-                    working: block.working(samples as u64, (rows * columns) as u64),
+                    working: block.working(samples as u64, (rows * columns) as u64, first),
                     output: [samples, block.kind.output_channels(), rows, columns],
                 }
             })

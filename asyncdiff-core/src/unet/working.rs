@@ -8,11 +8,16 @@ use super::{BlockKind, UNetBlock};
 
 impl UNetBlock {
     /// Tensor elements that the block holds at its peak beside its inputs, its output included, for `samples` feature maps
-    /// with `pixels` output positions each.
-    pub(super) fn working(&self, samples: u64, pixels: u64) -> u64 {
+    /// with `pixels` output positions each. Of the first input, `first` are the channels.
+    pub(super) fn working(&self, samples: u64, pixels: u64, first: usize) -> u64 {
         let map = |channels: usize| samples * channels as u64 * pixels;
         let resnet = |input: usize, output: usize| {
-            let joined = if self.inputs.len() > 1 { map(input) } else { 0 };
+            // The inputs side by side take the place of the first, which no other block reads.
+            let joined = if self.inputs.len() > 1 {
+                map(input) - map(first.min(input))
+            } else {
+                0
+            };
             // The input's norm and the first convolution; that and its norm; at the end that, the shortcut and the sum.
             let first = joined + map(input) + map(output);
             first.max(joined + 2 * map(output)).max(3 * map(output))
