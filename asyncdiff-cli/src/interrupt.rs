@@ -4,8 +4,9 @@
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use asyncdiff_models::{Cancel, Clean, Error, Latents, Progress};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -58,6 +59,7 @@ pub struct Interruptible<P> {
     asked: Cancel,
     /// The last signal.
     signal: Arc<AtomicUsize>,
+    announced: Announced,
     inner: P,
     done: usize,
     calls: usize,
@@ -79,10 +81,10 @@ impl<P: Progress> Interruptible<P> {
             flag::register_usize(number, Arc::clone(&signal), number as usize)?;
             flag::register(number, Arc::clone(&asked))?;
         }
-        announce()?;
         Ok(Self {
             asked: Cancel::from(asked),
             signal,
+            announced: announce()?,
             inner,
             done: 0,
             calls: 0,
@@ -106,13 +108,17 @@ impl<P: Progress> Interruptible<P> {
             false => run(self),
         };
         result.map_err(|error| match error {
-            Error::Cancelled if self.asked.is_asked() => Cancelled {
-                done: self.done,
-                calls: self.calls,
-                run: place,
-                signal: self.signal.load(Ordering::Relaxed) as i32,
+            Error::Cancelled if self.asked.is_asked() => {
+                // What was heard is said before what came of it.
+                let _ = self.announced.recv_timeout(Duration::from_secs(1));
+                Cancelled {
+                    done: self.done,
+                    calls: self.calls,
+                    run: place,
+                    signal: self.signal.load(Ordering::Relaxed) as i32,
+                }
+                .into()
             }
-            .into(),
             other => other.into(),
         })
     }
@@ -141,10 +147,14 @@ impl<P: Progress> Progress for Interruptible<P> {
     }
 }
 
+/// Hears of it when a signal has been announced.
+type Announced = mpsc::Receiver<()>;
+
 /// Says as soon as a signal comes that it was heard: what is being computed may take a while.
 #[cfg(unix)]
-fn announce() -> io::Result<()> {
+fn announce() -> io::Result<Announced> {
     let mut signals = signal_hook::iterator::Signals::new(SIGNALS)?;
+    let (said, announced) = mpsc::channel();
     let say = move || {
         for signal in &mut signals {
             let name = match signal {
@@ -152,14 +162,17 @@ fn announce() -> io::Result<()> {
                 _ => "asked to terminate",
             };
             complain!("{name}: ending after this block; once more to end at once");
+            // Nobody may be left to hear it.
+            let _ = said.send(());
         }
     };
     // It ends with the program.
-    std::thread::Builder::new().spawn(say).map(drop)
+    std::thread::Builder::new().spawn(say)?;
+    Ok(announced)
 }
 
 /// There is no thread that could wait for signals here.
 #[cfg(not(unix))]
-fn announce() -> io::Result<()> {
-    Ok(())
+fn announce() -> io::Result<Announced> {
+    Ok(mpsc::channel().1)
 }

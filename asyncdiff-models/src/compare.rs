@@ -91,6 +91,17 @@ impl<'a> Comparison<'a> {
         })
     }
 
+    /// Leaves out the runs that need more than so many devices, as long as one is left; returns how they were to be spread.
+    pub fn leave_out(&mut self, devices: usize) -> Vec<Strategy> {
+        let fits = |run: &Run| run.plan.ranks.len() <= devices;
+        if !self.runs.iter().any(fits) {
+            return Vec::new();
+        }
+        let (kept, left): (Vec<_>, Vec<_>) = self.runs.drain(..).partition(fits);
+        self.runs = kept;
+        left.into_iter().map(|run| run.strategy).collect()
+    }
+
     /// The sequential run with all steps.
     #[must_use]
     pub fn baseline(&self) -> &Run {

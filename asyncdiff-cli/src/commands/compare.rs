@@ -53,7 +53,18 @@ pub fn run(args: &Compare) -> Result<()> {
             })?;
         }
     }
-    let comparison = Comparison::plan(&pipeline, machine.as_ref(), shape, &contents, &strategies)?;
+    let mut comparison =
+        Comparison::plan(&pipeline, machine.as_ref(), shape, &contents, &strategies)?;
+    if let Some(workers) = &workers {
+        for strategy in comparison.leave_out(workers.len()) {
+            if !args.printing.quiet {
+                complain!(
+                    "note: {strategy} needs more than the {} devices that are named: left out",
+                    workers.len()
+                );
+            }
+        }
+    }
     let default = || output::default_file("compare", &request, comparison.runs());
     let file = args.output.clone().unwrap_or_else(default);
     output::check(&file, &request, comparison.runs(), args.force)?;

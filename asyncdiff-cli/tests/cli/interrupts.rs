@@ -118,6 +118,8 @@ fn a_second_one_ends_the_program_at_once() {
     let size = ["--width", "1024", "--height", "1024", "--quiet"];
     let mut child = spawn(&sandbox, &[&["generate", "red apple"], &size[..]].concat());
     wait_until(&mut child, "handler", catches_interrupts);
+    // The first blocks are quick; then comes attention over 65,536 tokens.
+    thread::sleep(Duration::from_secs(3));
     interrupt(&child);
     thread::sleep(Duration::from_millis(100));
     assert!(

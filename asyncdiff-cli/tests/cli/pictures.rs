@@ -272,6 +272,26 @@ fn several_devices_are_used_as_chosen_and_several_prompts_compared() {
             "ring, warm-up 2",
         ]
     );
+    let output = sandbox.run(&[
+        "compare",
+        "red apple",
+        "--devices",
+        "cpu:2",
+        "--guidance-split",
+        "on,off",
+        "--look-ahead",
+        "1,ring",
+        "--steps",
+        "12",
+        "--repeat",
+        "1",
+    ]);
+    let notes = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{notes}");
+    assert!(
+        notes.contains("guidance split x ring, warm-up 2 needs more than the 2 devices that are named: left out"),
+        "{notes}"
+    );
     for row in &spread {
         assert_eq!(row["sound"], true);
         // Split guidance is exact: equal within rounding, or to the last bit, which JSON has no number for.

@@ -12,7 +12,8 @@ use super::sandbox::Sandbox;
 const PROMPT: [&str; 4] = ["generate", "red apple", "--quiet", "--steps"];
 
 fn picture(sandbox: &Sandbox, name: &str, arguments: &[&str]) -> Vec<u8> {
-    let mut all = [&PROMPT[..], &["9", "-o", name]].concat();
+    // As many steps as make four devices worth having.
+    let mut all = [&PROMPT[..], &["10", "-o", name]].concat();
     all.extend(arguments);
     let output = sandbox.run(&all);
     let said = String::from_utf8_lossy(&output.stderr);
@@ -105,7 +106,7 @@ fn ranks_that_are_started_by_hand_make_the_same_picture_and_only_the_first_write
         "threads.png",
         &["--devices", "cpu:2", "--threads", "2"],
     );
-    let one = ["9", "--threads", "1", "-o"];
+    let one = ["10", "--threads", "1", "-o"];
     let ended = by_hand(
         &sandbox,
         [
