@@ -1,7 +1,7 @@
 //! How one rank of an asynchronous denoising run hands a message to another.
 //!
 //! [`PeerExchange`] is the contract. Its transports: [`local`] between threads of one process; [`network`] between processes
-//! and hosts (feature `network`); [`nccl`] between NVIDIA GPUs (feature `nccl`). [`launch`] says which rank a process is.
+//! and hosts (feature `network`); `nccl` between NVIDIA GPUs (feature `nccl`). [`launch`] says which rank a process is.
 //!
 //! Messages are tagged, so that a rank may ask for them in another order than they were sent in, and they have a [`Form`]
 //! that the receiver knows beforehand. Sending never waits for the receiver. Receiving waits until the message is there,
