@@ -55,7 +55,10 @@ pub fn run(args: &Compare) -> Result<()> {
     }
     let mut comparison =
         Comparison::plan(&pipeline, machine.as_ref(), shape, &contents, &strategies)?;
-    if let Some(workers) = &workers {
+    // With guidance both ways, half of the combinations need twice the devices.
+    if let Some(workers) = &workers
+        && args.spreadings.guidance_split.len() > 1
+    {
         for strategy in comparison.leave_out(workers.len()) {
             if !args.printing.quiet {
                 complain!(
