@@ -127,11 +127,3 @@ pub struct Plan {
     /// The rank that is given the initial latents and ends with the final ones.
     pub latents_rank: usize,
 }
-
-impl Plan {
-    /// Whether the halves of the guidance batch are computed by ranks of their own.
-    #[must_use]
-    pub fn splits_guidance(&self) -> bool {
-        self.roles.iter().any(|role| role.branch != Branch::Both)
-    }
-}

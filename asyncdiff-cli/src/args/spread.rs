@@ -1,6 +1,5 @@
 //! How a run is to be spread.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -160,11 +159,5 @@ impl FromStr for Memory {
                 "{text:?} is no size: give a number and a unit, as 8GiB or 900MiB"
             )),
         }
-    }
-}
-
-impl fmt::Display for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", crate::words::bytes(self.0 as f64))
     }
 }
