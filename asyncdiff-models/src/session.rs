@@ -73,8 +73,8 @@ impl Output {
 
 /// A pipeline with its weights on workers: one [`Rank`] for each, and the [`Parts`] beside the denoiser on the first.
 ///
-/// The denoiser's blocks are loaded for the run at hand, each rank's own only. What is loaded stays, so that runs after one
-/// another load only what differs.
+/// The denoiser's blocks are loaded for the run at hand, each rank's own only, and once for all ranks on a device: CPU workers
+/// share them. What is loaded stays, so that runs after one another load only what differs.
 #[derive(Debug)]
 pub struct Session {
     pipeline: Arc<StableDiffusion>,
@@ -133,7 +133,12 @@ impl Session {
         for rank in &mut self.ranks {
             rank.drop_others(run);
         }
-        for (index, rank) in self.ranks[..needed].iter_mut().enumerate() {
+        for index in 0..needed {
+            let (before, rest) = self.ranks.split_at_mut(index);
+            let (rank, behind) = rest.split_first_mut().expect("as many ranks as needed");
+            for other in before.iter().chain(&*behind) {
+                rank.share(other, run, index);
+            }
             rank.prepare(run, index)?;
         }
         Ok(())

@@ -13,6 +13,7 @@ mod spatio_temporal;
 mod transformer;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use asyncdiff_burn::latents::{Given, OnLatents};
 use asyncdiff_burn::layers::{Conv2d, GroupNorm};
@@ -36,9 +37,17 @@ pub struct UNet {
     spec: UNet2d,
     device: Device,
     dtype: FloatDType,
-    embeddings: Embeddings,
-    blocks: HashMap<BlockId, (Module, u64)>,
-    /// Weights of the embeddings; each block has the number of its own beside it.
+    embeddings: Arc<Embeddings>,
+    /// Shared with the other ranks on the device, as the embeddings are.
+    blocks: HashMap<BlockId, Arc<Loaded>>,
+    /// Weights of the embeddings.
+    parameters: u64,
+}
+
+/// A block, and the number of its weights.
+#[derive(Debug)]
+struct Loaded {
+    module: Module,
     parameters: u64,
 }
 
@@ -79,7 +88,7 @@ impl UNet {
             spec: spec.clone(),
             device: device.clone(),
             dtype,
-            embeddings,
+            embeddings: Arc::new(embeddings),
             blocks: HashMap::new(),
             parameters: weights.parameters_read() - before,
         };
@@ -120,9 +129,34 @@ impl UNet {
             let loader = source.on(&self.device, self.dtype);
             let module = Module::load(&self.spec.config, block, &loader)?;
             let parameters = source.parameters_read() - before;
-            self.blocks.insert(*id, (module, parameters));
+            let loaded = Loaded { module, parameters };
+            self.blocks.insert(*id, Arc::new(loaded));
         }
         Ok(())
+    }
+
+    /// The same denoiser on the same device, with those of the blocks `own` that are loaded here: nothing is loaded twice.
+    #[must_use]
+    pub fn shared(&self, own: &[BlockId]) -> Self {
+        let mut shared = Self {
+            spec: self.spec.clone(),
+            device: self.device.clone(),
+            dtype: self.dtype,
+            embeddings: Arc::clone(&self.embeddings),
+            blocks: HashMap::new(),
+            parameters: self.parameters,
+        };
+        shared.take_from(self, own);
+        shared
+    }
+
+    /// Shares those of the blocks `more` that are loaded in `other`, of the same denoiser on the same device, and not here.
+    pub fn take_from(&mut self, other: &Self, more: &[BlockId]) {
+        for id in more {
+            if let (false, Some(block)) = (self.holds(*id), other.blocks.get(id)) {
+                self.blocks.insert(*id, Arc::clone(block));
+            }
+        }
     }
 
     /// Drops all blocks but `own`.
@@ -140,7 +174,7 @@ impl UNet {
     #[must_use]
     pub fn parameters(&self) -> u64 {
         let blocks = self.blocks.values();
-        self.parameters + blocks.map(|(_, parameters)| parameters).sum::<u64>()
+        self.parameters + blocks.map(|block| block.parameters).sum::<u64>()
     }
 
     /// Something to run the blocks with, for one batch. `size` is the latents' `[height, width]`.

@@ -1,5 +1,7 @@
 //! How much memory a run takes, known before anything is loaded.
 
+use std::collections::BTreeSet;
+
 use asyncdiff_burn::device::Worker;
 use asyncdiff_burn::memory;
 
@@ -41,12 +43,17 @@ impl StableDiffusion {
         found: u64,
     ) -> Result<(), Error> {
         let on_cpu = |worker: &Worker| worker.threads().is_some();
-        let ranks = run.summary.ranks.iter().zip(workers);
-        let (mut weights, mut denoising) = (0_u64, 0_u64);
-        for (rank, _) in ranks.filter(|(_, worker)| on_cpu(worker)) {
-            weights = weights.saturating_add(rank.weight_bytes);
+        let ranks = run.summary.ranks.iter().zip(&run.plan.blocks).zip(workers);
+        let ranks = ranks.filter(|(_, worker)| on_cpu(worker));
+        let mut denoising = 0_u64;
+        // Ranks on the CPU share what several of them own.
+        let mut own = BTreeSet::new();
+        for ((rank, blocks), _) in ranks {
             denoising = denoising.saturating_add(rank.activation_bytes);
+            own.extend(blocks.iter().copied());
         }
+        let own: Vec<_> = own.into_iter().collect();
+        let mut weights = run.graph.parameters(&own).saturating_mul(run.dtype.bytes());
         let decoding = match workers.first().is_some_and(on_cpu) {
             true => {
                 weights = weights.saturating_add(self.bytes_beside_denoiser()?);

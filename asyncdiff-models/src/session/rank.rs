@@ -94,6 +94,31 @@ impl Rank {
         self.load(run, &run.plan.blocks[rank])
     }
 
+    /// Shares with `other` those blocks of rank `rank` of `run` that are not there yet and are there, if both are on one device.
+    ///
+    /// # Panics
+    ///
+    /// If the plan has no such rank.
+    pub fn share(&mut self, other: &Self, run: &Run, rank: usize) {
+        self.drop_others(run);
+        let moves = self.pipeline.motion(&run.shape).is_some();
+        let there = other
+            .loaded
+            .as_ref()
+            .filter(|there| there.moves == moves && self.worker.device() == other.worker.device());
+        let Some(there) = there else { return };
+        let blocks = &run.plan.blocks[rank];
+        match &mut self.loaded {
+            None => {
+                self.loaded = Some(Loaded {
+                    moves: there.moves,
+                    unet: there.unet.shared(blocks),
+                });
+            }
+            Some(here) => here.unet.take_from(&there.unet, blocks),
+        }
+    }
+
     /// Loads those of some blocks of the denoiser of `run` that are not there yet.
     pub(super) fn load(&mut self, run: &Run, blocks: &[BlockId]) -> Result<(), Error> {
         self.drop_others(run);

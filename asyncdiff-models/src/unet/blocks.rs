@@ -104,7 +104,7 @@ impl Blocks for UNetBlocks<'_> {
             Ok([only]) => only,
             Err(several) => join_channels(several),
         };
-        match &unet.blocks[&block].0 {
+        match &unet.blocks[&block].module {
             Module::ConvIn(conv) => {
                 let passes = told.context.dims()[0] * frames / input.dims()[0];
                 let latents = input.repeat_dim(0, passes);
