@@ -35,7 +35,15 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), MediaError> {
     written.map_err(cannot)
 }
 
-/// Whether [`write_whole`] could write there, by trying out its folder.
+/// Whether [`write_whole`] could write there, by trying out its folder: to be asked before the work whose result is written.
+///
+/// # Errors
+///
+/// [`MediaError::Write`] if it names a folder, or one that is not there or cannot be written to.
+pub fn check_path(path: &Path) -> Result<(), MediaError> {
+    check(path).map_err(|problem| MediaError::write(path, problem))
+}
+
 pub(crate) fn check(path: &Path) -> Result<(), WriteProblem> {
     let target = through_links(path)?;
     if target.is_dir() || target.file_name().is_none() {

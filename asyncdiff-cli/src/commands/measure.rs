@@ -7,6 +7,9 @@ use crate::args::Measure;
 use crate::setup::{self, Result};
 
 pub fn run(args: &Measure) -> Result<()> {
+    if let Some(path) = &args.output {
+        file::check_path(path)?;
+    }
     let pipeline = setup::pipeline(&args.sample, args.quiet)?;
     let request = setup::request(&pipeline, &args.sample, 0, None)?;
     let workers = setup::named_devices(&args.devices)?

@@ -46,3 +46,11 @@ fn a_machine_is_measured_and_plans_are_balanced_by_it() {
     let error = sandbox.fails(&plan);
     assert!(error.contains("cannot read the machine"), "{error}");
 }
+
+#[test]
+fn where_a_machine_cannot_be_written_is_said_before_it_is_measured() {
+    let sandbox = Sandbox::new();
+    let measure = ["measure", "--devices", "no such device"];
+    let error = sandbox.fails(&[&measure[..], &["-o", "missing/machine.json"]].concat());
+    assert!(error.contains("create it first"), "{error}");
+}
