@@ -42,6 +42,13 @@ fn keep(name: &str, input: &[u8]) -> PathBuf {
 
 fn fuzz(name: &'static str, target: fn(&[u8]), seeds: Vec<Vec<u8>>) {
     assert!(!seeds.is_empty());
+    if let Some(corpus) = env::var_os("ASYNCDIFF_FUZZ_CORPUS") {
+        let folder = Path::new(&corpus).join(name);
+        fs::create_dir_all(&folder).unwrap();
+        for (index, seed) in seeds.iter().enumerate() {
+            fs::write(folder.join(format!("seed-{index}")), seed).unwrap();
+        }
+    }
     let current: Arc<Mutex<Option<Started>>> = Arc::default();
     let watched = Arc::clone(&current);
     thread::spawn(move || {
