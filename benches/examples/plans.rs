@@ -1,7 +1,7 @@
 //! How alike to the sequential run every way to spread a run is: mean and worst PSNR over prompts, beside the sequential run
 //! of fewer steps that would be done in the same time, as a Markdown table. On the embedded model; times do not enter.
 //!
-//! `cargo run --release -p benches --example plans -- [PROMPTS [SCHEDULER:STEPS,…]]`
+//! `cargo run --release -p benches --example plans -- [PROMPTS [SCHEDULER:STEPS,… [PART OF A PLAN'S NAME]]]`
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -76,6 +76,7 @@ fn main() -> Result<(), Failure> {
         .next()
         .map_or(Ok(PROMPTS.len()), |count| count.parse())?;
     let cells = arguments.next().unwrap_or_else(|| CELLS.to_owned());
+    let wanted = arguments.next().unwrap_or_default();
     let pipeline = Arc::new(StableDiffusion::open(Checkpoint::embedded())?);
     let contents: Vec<Content> = PROMPTS
         .iter()
@@ -113,7 +114,8 @@ fn main() -> Result<(), Failure> {
         let sequential = pipeline.plan(&shape(steps), &Strategy::sequential())?;
         let exact = pictures(&sequential)?;
         let mut of_fewer = HashMap::new();
-        for (name, strategy) in strategies() {
+        let strategies = strategies().into_iter();
+        for (name, strategy) in strategies.filter(|(name, _)| name.contains(&wanted)) {
             let run = pipeline.plan(&shape(steps), &strategy)?;
             let (mean, worst) = likeness(&pictures(&run)?, &exact)?;
             let ideal = run.summary.ideal_speed_up;
