@@ -1,0 +1,5 @@
+//! An HTTP service that keeps a model loaded, and its page.
+
+#![deny(missing_docs)]
+
+mod page;
