@@ -80,7 +80,7 @@ pub struct Generate {
     /// Replace a folder of frames that is there already [default: off]
     #[arg(long)]
     pub force: bool,
-    /// Write the picture that the denoiser predicts into this file every few steps, blurred at first; takes time
+    /// Write the picture that the denoiser predicts into this file every few steps, small and blurred at first
     /// [default: none]
     #[arg(long, value_name = "FILE")]
     pub preview: Option<PathBuf>,

@@ -215,10 +215,10 @@ impl Maker {
     }
 
     /// [`Session::previewer`].
-    pub fn previewer(&self, run: &Run, content: &Content) -> Previewer {
+    pub fn previewer(&self) -> Previewer {
         match self {
-            Maker::Threads(session) => session.previewer(run, content),
-            Maker::Processes(joined) => joined.member.previewer(run, content),
+            Maker::Threads(session) => session.previewer(),
+            Maker::Processes(joined) => joined.member.previewer(),
         }
     }
 

@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let run = pipeline.plan(&pipeline.shape(), &Strategy::segments(2))?;
     let content = pipeline.content("red apple, fluent style");
     let mut session = Session::new(&pipeline, workers("cpu:2", None)?)?;
-    let mut watch = Watch(session.previewer(&run, &content));
+    let mut watch = Watch(session.previewer());
     match session.generate(&run, &content, &mut watch) {
         Err(Error::Cancelled) => println!("stopped"),
         other => drop(other?),

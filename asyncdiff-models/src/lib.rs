@@ -39,6 +39,7 @@ mod checkpoint;
 mod class;
 pub mod clip;
 pub mod compare;
+mod decode;
 mod describe;
 mod dtype;
 #[cfg(feature = "embedded")]

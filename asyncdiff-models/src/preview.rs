@@ -1,127 +1,134 @@
-//! Pictures of latents, finished or not.
+//! Pictures of unfinished latents.
+
+mod colours;
+mod leaves;
 
 use std::sync::Arc;
-
-use burn::tensor::Device;
 
 use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::image::Image;
-use crate::pipeline::Run;
-use crate::request::Content;
 use crate::tensors::{Clean, Latents, values};
-use crate::vae::AutoencoderKl;
 
-/// Makes pictures of what a run is going to make, for use in [`Progress::predicted`](crate::Progress::predicted).
+pub(crate) use colours::Colours;
+
+/// The longest side that a preview is enlarged to, in pixels: larger ones show nothing more.
+const LONGEST: usize = 512;
+
+/// Makes small pictures of what a run is going to make, for use in [`Progress::predicted`](crate::Progress::predicted).
 ///
-/// A denoiser call predicts the noise in its latents, and so the picture without it. Early ones are blurred, the last one is
-/// all but the result. Each costs as much as decoding the result does, on the thread that asks, while the run waits; what the run
-/// computes stays the same to the last bit.
+/// A denoiser call predicts the noise in its latents, and so the picture without it: blurred at first, all but the result at last.
+/// The decoder is not asked. The mean colour of the pixels that an element of the latents stands for is close to a linear function of
+/// it and its neighbours; that function is fitted when the first picture is asked for, to a few pictures that the autoencoder's own
+/// encoder encodes. What the run computes stays the same to the last bit.
 #[derive(Clone, Debug)]
 pub struct Previewer {
-    decoder: PictureDecoder,
-    decoding: Decoding,
+    colours: Arc<Colours>,
+    cancel: Cancel,
 }
 
 impl Previewer {
-    pub(crate) fn new(decoder: PictureDecoder, run: &Run, content: &Content) -> Self {
+    pub(crate) fn new(colours: Arc<Colours>) -> Self {
         Self {
-            decoder,
-            decoding: Decoding::of(run, content),
+            colours,
+            cancel: Cancel::default(),
         }
     }
 
     /// The same, that gives up as soon as `cancel` asks for it.
     #[must_use]
     pub fn heeding(mut self, cancel: Cancel) -> Self {
-        self.decoder.cancel = cancel;
+        self.cancel = cancel;
         self
     }
 
-    /// The pictures of latents without noise, as [`Progress::predicted`](crate::Progress::predicted) gets them.
+    /// The pictures of latents without noise, as [`Progress::predicted`](crate::Progress::predicted) gets them: one for each row,
+    /// as large as the result or half, a quarter … of it, so that no side is longer than 512 pixels.
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] for latents without elements, [`Error::NotFinite`]; [`Error::Cancelled`], where that is
-    /// [heeded](Self::heeding).
+    /// As [`Previewer::pictures_of`].
     pub fn pictures(&self, clean: &Clean<'_>) -> Result<Vec<Image>, Error> {
-        let (samples, shape) = self.decoder.samples(clean.latents(), self.decoding)?;
-        images(&samples, shape)
+        self.pictures_of(clean.latents())
     }
-}
 
-/// How latents are decoded.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Decoding {
-    /// In overlapping tiles.
-    tiling: bool,
-    /// Rows of the latents that belong to one video.
-    frames: usize,
-    /// How many of them a temporal decoder takes together; all if it is `None`.
-    chunk: Option<usize>,
-}
-
-impl Decoding {
-    pub fn of(run: &Run, content: &Content) -> Self {
-        let video = content.image_to_video.as_ref();
-        Self {
-            tiling: content.vae_tiling,
-            frames: run.shape.frames,
-            chunk: video.and_then(|video| video.decode_chunk_size),
+    /// The same of any of the denoiser's latents, `[batch, channels, height, width]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFinite`]; [`Error::Cancelled`], where that is [heeded](Self::heeding).
+    pub fn pictures_of(&self, latents: Latents) -> Result<Vec<Image>, Error> {
+        let map = self.colours.map(&self.cancel)?;
+        let [_, channels, height, width] = latents.dims();
+        let factor = enlargement(height.max(width), self.colours.pixels());
+        let values = values(latents);
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(Error::NotFinite);
         }
-    }
-}
-
-/// The autoencoder on its device.
-#[derive(Clone, Debug)]
-pub(crate) struct PictureDecoder {
-    pub vae: Arc<AutoencoderKl>,
-    pub device: Device,
-    /// Asks for an end before the last picture.
-    pub cancel: Cancel,
-}
-
-impl PictureDecoder {
-    /// The samples of the pictures of the denoiser's latents, `[batch, channels, height, width]`, from -1 to 1, computed on the
-    /// calling thread, and `[channels, height, width]` of each picture.
-    pub fn samples(
-        &self,
-        latents: Latents,
-        decoding: Decoding,
-    ) -> Result<(Vec<f32>, [usize; 3]), Error> {
-        let [batch, ..] = latents.dims();
-        let frames = decoding.frames;
-        // One at a time where it makes no difference: the decoder's activations are the largest of the whole pipeline.
-        let chunk = match self.vae.config().is_temporal() {
-            true => decoding.chunk.unwrap_or(frames),
-            false => 1,
+        let rows = values.chunks((channels * height * width).max(1));
+        let picture = |row| {
+            let samples = map.samples(row, [height, width]);
+            let samples = enlarged(&samples, [height, width], factor);
+            Image::from_samples(&samples, [3, factor * height, factor * width])
         };
-        let latents = self.vae.unscale(latents.to_device(&self.device));
-        let (mut samples, mut shape) = (Vec::new(), [0; 3]);
-        for video in (0..batch).step_by(frames) {
-            for start in (0..frames).step_by(chunk) {
-                let count = chunk.min(frames - start);
-                let latents = latents.clone().narrow(0, video + start, count);
-                let pictures = self
-                    .vae
-                    .decode_unless(latents, decoding.tiling, &self.cancel)?;
-                let [_, channels, height, width] = pictures.dims();
-                shape = [channels, height, width];
-                let values = values(pictures);
-                if values.iter().any(|value| !value.is_finite()) {
-                    return Err(Error::NotFinite);
-                }
-                samples.extend(values.into_iter().map(|value| value.clamp(-1.0, 1.0)));
-            }
-        }
-        Ok((samples, shape))
+        Ok(rows.map(picture).collect::<Result<_, _>>()?)
     }
 }
 
-/// Pictures of samples from -1 to 1, each of `[channels, height, width]`.
-pub(crate) fn images(samples: &[f32], shape: [usize; 3]) -> Result<Vec<Image>, Error> {
-    let pictures = samples.chunks(shape.iter().product::<usize>().max(1));
-    Ok(pictures
-        .map(|picture| Image::from_samples(picture, shape))
-        .collect::<Result<_, _>>()?)
+/// How many pixels to a side of an element, of the `most` that it stands for in the result.
+fn enlargement(longest: usize, most: usize) -> usize {
+    let mut factor = most;
+    while factor > 1 && factor * longest > LONGEST {
+        factor /= 2;
+    }
+    factor
+}
+
+/// Planes of `[height, width]`, `factor` times as high and wide, with straight lines between the centres of elements.
+fn enlarged(planes: &[f32], [height, width]: [usize; 2], factor: usize) -> Vec<f32> {
+    let places = |length: usize| -> Vec<(usize, usize, f32)> {
+        let place = |index: usize| {
+            let last = length - 1;
+            let centre = ((index as f32 + 0.5) / factor as f32 - 0.5).clamp(0.0, last as f32);
+            let before = (centre as usize).min(last);
+            (before, (before + 1).min(last), centre - before as f32)
+        };
+        (0..factor * length).map(place).collect()
+    };
+    let (rows, columns) = (places(height), places(width));
+    let mix = |a: f32, b: f32, share: f32| a + (b - a) * share;
+    let mut result = Vec::with_capacity(planes.len() * factor * factor);
+    for plane in planes.chunks(height * width) {
+        for &(above, below, down) in &rows {
+            let at = |row: usize, column: usize| plane[row * width + column];
+            result.extend(columns.iter().map(|&(left, right, along)| {
+                let above = mix(at(above, left), at(above, right), along);
+                mix(above, mix(at(below, left), at(below, right), along), down)
+            }));
+        }
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The centres of the pixels are a quarter before and a quarter behind that of their element, and outside those at the edges.
+    #[test]
+    fn planes_are_enlarged_along_straight_lines() {
+        let enlarged = enlarged(&[0.0, 4.0, 8.0, 0.0, 2.0, 4.0], [1, 3], 2);
+        let row = [0.0, 1.0, 3.0, 5.0, 7.0, 8.0];
+        let half = row.map(|value| value / 2.0);
+        assert_eq!(enlarged, [row, row, half, half].concat());
+    }
+
+    #[test]
+    fn previews_are_no_larger_than_the_result_and_512_pixels() {
+        assert_eq!(enlargement(16, 4), 4);
+        assert_eq!(enlargement(64, 8), 8);
+        assert_eq!(enlargement(96, 8), 4);
+        assert_eq!(enlargement(128, 8), 4);
+        assert_eq!(enlargement(1000, 8), 1);
+    }
 }

@@ -112,10 +112,10 @@ impl Session {
         self.ranks.iter().map(Rank::worker)
     }
 
-    /// What makes pictures of the unfinished latents of `run`, of this session's pipeline.
+    /// What makes pictures of the unfinished latents of a run of this session.
     #[must_use]
-    pub fn previewer(&self, run: &Run, content: &Content) -> Previewer {
-        self.parts.previewer(run, content)
+    pub fn previewer(&self) -> Previewer {
+        self.parts.previewer()
     }
 
     /// Loads those of the denoiser's blocks that each rank of `run` owns and has not loaded yet. Blocks that it does not own stay

@@ -129,7 +129,7 @@ pub fn run(args: &Generate) -> Result<()> {
         job.prompt.clone_into(&mut content.prompt);
         content.seed = job.seed;
         let place = (index + 1, jobs.len());
-        let previewer = session.previewer(&run, content).heeding(progress.cancel());
+        let previewer = session.previewer().heeding(progress.cancel());
         progress.inner().follow(previewer);
         let made = progress.watch(place, run.plan.calls, |progress| {
             session.generate(&run, content, progress)

@@ -113,9 +113,9 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
     ///
     /// On another process.
     #[must_use]
-    pub fn previewer(&self, run: &Run, content: &Content) -> Previewer {
+    pub fn previewer(&self) -> Previewer {
         let parts = self.parts.as_ref().expect("process 0 leads");
-        parts.previewer(run, content)
+        parts.previewer()
     }
 
     /// Makes pictures of `content`, on process 0, as [`Session::generate`](super::Session::generate) does.

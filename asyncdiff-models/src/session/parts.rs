@@ -7,11 +7,12 @@ use burn::tensor::{Device, FloatDType};
 use super::animate;
 use super::start::{Beside, Start, start};
 use crate::cancel::Cancel;
+use crate::decode::{Decoding, PictureDecoder, images};
 use crate::encoders::LoadedEncoders;
 use crate::error::Error;
 use crate::image::Image;
 use crate::pipeline::{Run, StableDiffusion};
-use crate::preview::{Decoding, PictureDecoder, Previewer, images};
+use crate::preview::{Colours, Previewer};
 use crate::request::{Content, RequestError, Shape};
 use crate::tensors::{Latents, repeat_each};
 use crate::text::LoadedTextEncoders;
@@ -26,6 +27,7 @@ pub struct Parts {
     device: Device,
     encoders: LoadedEncoders,
     vae: Arc<AutoencoderKl>,
+    colours: Arc<Colours>,
     cancel: Cancel,
 }
 
@@ -52,13 +54,17 @@ impl Parts {
         } else {
             dtype
         };
-        let vae = AutoencoderKl::load(&pipeline.vae, &weights.on(device, dtype))?;
+        let vae = Arc::new(AutoencoderKl::load(
+            &pipeline.vae,
+            &weights.on(device, dtype),
+        )?);
         weights.finish(|name| pipeline.vae.leaves_out(name))?;
         Ok(Self {
             pipeline: Arc::clone(pipeline),
             device: device.clone(),
             encoders,
-            vae: Arc::new(vae),
+            colours: Arc::new(Colours::new(Arc::clone(&vae), device.clone())),
+            vae,
             cancel: Cancel::default(),
         })
     }
@@ -116,8 +122,8 @@ impl Parts {
 
     /// What makes pictures of unfinished latents.
     #[must_use]
-    pub fn previewer(&self, run: &Run, content: &Content) -> Previewer {
-        Previewer::new(self.decoder(Cancel::default()), run, content)
+    pub fn previewer(&self) -> Previewer {
+        Previewer::new(Arc::clone(&self.colours))
     }
 
     /// The pictures of final latents, the frames of each video next to each other; and the same before it is rounded to bytes,
@@ -132,17 +138,13 @@ impl Parts {
         content: &Content,
         latents: Latents,
     ) -> Result<(Vec<Image>, Vec<f32>), Error> {
-        let decoder = self.decoder(self.cancel.clone());
-        let (samples, shape) = decoder.samples(latents, Decoding::of(run, content))?;
-        Ok((images(&samples, shape)?, samples))
-    }
-
-    fn decoder(&self, cancel: Cancel) -> PictureDecoder {
-        PictureDecoder {
+        let decoder = PictureDecoder {
             vae: Arc::clone(&self.vae),
             device: self.device.clone(),
-            cancel,
-        }
+            cancel: self.cancel.clone(),
+        };
+        let (samples, shape) = decoder.samples(latents, Decoding::of(run, content))?;
+        Ok((images(&samples, shape)?, samples))
     }
 }
 

@@ -9,6 +9,7 @@ mod inference;
 #[cfg(feature = "hub")]
 mod lying_hub;
 mod original;
+mod previews;
 mod published;
 #[cfg(feature = "hub")]
 mod server;
