@@ -3,7 +3,7 @@
 //! [`picture`] reads PNG, JPEG and WebP files into an [`Image`](asyncdiff_models::image::Image) or a
 //! [`Mask`](asyncdiff_models::image::Mask), and writes an image as the format that the file's name asks for.
 //! [`video`] writes images one after the other as MP4, GIF, animated WebP or PNG, or as a folder of pictures. Whatever is
-//! written appears whole or not at all. Everything that can go wrong is a [`MediaError`], a sentence that names the file.
+//! written appears whole or not at all. [`Parameters`] is the text that says how a picture was made. Everything that can go wrong is a [`MediaError`], a sentence that names the file.
 //!
 //! ```
 //! use asyncdiff_media::{picture, video};
@@ -32,8 +32,10 @@ mod error;
 mod exif;
 pub mod file;
 mod limits;
+mod parameters;
 pub mod picture;
 mod stale;
 pub mod video;
 
 pub use error::{MediaError, ReadProblem, WriteProblem};
+pub use parameters::Parameters;

@@ -1,7 +1,8 @@
-//! Pictures as PNG, JPEG and WebP files.
+//! Pictures as PNG, JPEG and WebP files, and as the bytes of such files.
 
 mod decode;
 pub(crate) mod encode;
+mod text;
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use asyncdiff_models::files;
 use asyncdiff_models::image::{Image, Mask};
 
-use crate::error::{MediaError, WriteProblem};
+use crate::error::{MediaError, ReadProblem, WriteProblem};
 use crate::file;
 use crate::limits::{PNG_SIDES, SIDES_OF_16_BITS, WEBP_SIDES, check_sides};
 
@@ -19,11 +20,16 @@ const MOST_PIXELS: usize = 178_956_970;
 /// The most bytes of a picture's file that are read: those of that many pixels, not compressed, of 16 bits, and then some.
 const MOST_BYTES: u64 = 2 << 30;
 
+pub use text::text;
+
 /// A file format for pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
+pub enum Format {
+    /// PNG, without loss.
     Png,
+    /// JPEG, colours at full resolution.
     Jpeg,
+    /// WebP, without loss.
     WebP,
 }
 
@@ -58,6 +64,16 @@ impl Format {
                 ..,
             ] => Some(Self::WebP),
             _ => None,
+        }
+    }
+
+    /// The media type, as in `image/png`.
+    #[must_use]
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Png => "image/png",
+            Self::Jpeg => "image/jpeg",
+            Self::WebP => "image/webp",
         }
     }
 
@@ -100,8 +116,24 @@ pub fn write(path: &Path, image: &Image, text: &str) -> Result<(), MediaError> {
 /// As [`write()`], of the picture and the text.
 pub fn encode(path: &Path, image: &Image, text: &str) -> Result<Vec<u8>, MediaError> {
     Format::by_name(path)
-        .and_then(|format| encode::encode(format, image, text))
+        .and_then(|format| encode::encode(format, image, text, encode::JPEG_QUALITY))
         .map_err(|problem| MediaError::write(path, problem))
+}
+
+/// The bytes of a file of that format, as [`write()`] would write it; a JPEG of the quality asked for, from 1 to 100, or the usual
+/// one.
+///
+/// # Errors
+///
+/// [`WriteProblem`] of the picture and the text.
+pub fn to_bytes(
+    format: Format,
+    image: &Image,
+    text: &str,
+    jpeg_quality: Option<u8>,
+) -> Result<Vec<u8>, WriteProblem> {
+    let quality = jpeg_quality.unwrap_or(encode::JPEG_QUALITY).clamp(1, 100);
+    encode::encode(format, image, text, quality)
 }
 
 /// Writes several pictures, each with its text, as [`write()`] does. All are encoded before the first is written.
@@ -168,24 +200,47 @@ pub fn check_size(path: &Path, width: usize, height: usize) -> Result<(), MediaE
 /// [`MediaError::Read`] if there is no such file, or it is no such picture, is damaged or too large.
 pub fn read(path: &Path) -> Result<Image, MediaError> {
     let bytes = files::read(path, MOST_BYTES).map_err(|error| MediaError::read(path, error))?;
-    decode::decode(&bytes).map_err(|problem| MediaError::read(path, problem))
+    from_bytes(&bytes, MOST_PIXELS).map_err(|problem| MediaError::read(path, problem))
 }
 
-/// Reads a picture as [`read`] does, and keeps how bright it is: the luma of ITU-R BT.601, as Pillow's mode `L`.
+/// The picture in the bytes of a file, as [`read`] reads it, if it has no more than `most_pixels`.
+///
+/// # Errors
+///
+/// [`ReadProblem`] of the bytes.
+pub fn from_bytes(bytes: &[u8], most_pixels: usize) -> Result<Image, ReadProblem> {
+    decode::decode(bytes, most_pixels)
+}
+
+/// What of the picture in the bytes of a file is transparent: white where nothing is to be seen, black where it is opaque.
+/// `None` for a picture without transparency.
+///
+/// # Errors
+///
+/// [`ReadProblem`] of the bytes.
+pub fn transparency(bytes: &[u8], most_pixels: usize) -> Result<Option<Mask>, ReadProblem> {
+    decode::transparency(bytes, most_pixels)
+}
+
+/// Reads a picture as [`read`] does, and keeps its [`brightness`].
 ///
 /// # Errors
 ///
 /// As [`read`].
 pub fn read_mask(path: &Path) -> Result<Mask, MediaError> {
-    let Image { width, height, rgb } = read(path)?;
+    Ok(brightness(&read(path)?))
+}
+
+/// How bright a picture is: the luma of ITU-R BT.601, as Pillow's mode `L`.
+#[must_use]
+pub fn brightness(image: &Image) -> Mask {
     let luma = |pixel: &[u8; 3]| {
         let [red, green, blue] = pixel.map(u32::from);
         ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16) as u8
     };
-    let grey = rgb.as_chunks().0.iter().map(luma).collect();
-    Ok(Mask {
-        width,
-        height,
-        grey,
-    })
+    Mask {
+        width: image.width,
+        height: image.height,
+        grey: image.rgb.as_chunks().0.iter().map(luma).collect(),
+    }
 }

@@ -2,12 +2,12 @@
 
 use std::io::Cursor;
 
-use asyncdiff_models::image::Image;
+use asyncdiff_models::image::{Image, Mask};
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 
-use super::{Format, MOST_PIXELS};
+use super::Format;
 use crate::error::ReadProblem;
 use crate::exif;
 
@@ -23,14 +23,43 @@ struct Raw {
     orientation: u8,
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Image, ReadProblem> {
+/// The colours of a picture that has no more than `limit` pixels.
+pub(super) fn decode(bytes: &[u8], limit: usize) -> Result<Image, ReadProblem> {
+    let raw = stored(bytes, limit)?;
+    let color = |at: usize| match raw.channels {
+        1 | 2 => [raw.bytes[at]; 3],
+        _ => [raw.bytes[at], raw.bytes[at + 1], raw.bytes[at + 2]],
+    };
+    let (width, height, pixels) = upright(&raw, color);
+    Ok(Image {
+        width,
+        height,
+        rgb: pixels.into_flattened(),
+    })
+}
+
+/// White where the picture is transparent, black where it is opaque; `None` if it has no transparency.
+pub(super) fn transparency(bytes: &[u8], limit: usize) -> Result<Option<Mask>, ReadProblem> {
+    let raw = stored(bytes, limit)?;
+    if ![2, 4].contains(&raw.channels) {
+        return Ok(None);
+    }
+    let (width, height, grey) = upright(&raw, |at| 255 - raw.bytes[at + raw.channels - 1]);
+    Ok(Some(Mask {
+        width,
+        height,
+        grey,
+    }))
+}
+
+fn stored(bytes: &[u8], limit: usize) -> Result<Raw, ReadProblem> {
     let format = Format::by_content(bytes).ok_or(ReadProblem::NotAPicture)?;
     let raw = match format {
-        Format::Png => png(bytes),
-        Format::Jpeg => jpeg(bytes),
-        Format::WebP => webp(bytes),
+        Format::Png => png(bytes, limit),
+        Format::Jpeg => jpeg(bytes, limit),
+        Format::WebP => webp(bytes, limit),
     };
-    raw.map(upright).map_err(|failure| match failure {
+    raw.map_err(|failure| match failure {
         Failure::Damaged(reason) => ReadProblem::Damaged {
             format: format.name(),
             reason,
@@ -38,7 +67,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Image, ReadProblem> {
         Failure::TooLarge(width, height) => ReadProblem::TooLarge {
             width,
             height,
-            limit: MOST_PIXELS,
+            limit,
         },
     })
 }
@@ -69,14 +98,14 @@ impl From<image_webp::DecodingError> for Failure {
 }
 
 /// Before memory is taken for what a header promises.
-fn check_size(width: usize, height: usize) -> Result<(), Failure> {
+fn check_size(width: usize, height: usize, limit: usize) -> Result<(), Failure> {
     match width.checked_mul(height) {
-        Some(pixels) if pixels <= MOST_PIXELS => Ok(()),
+        Some(pixels) if pixels <= limit => Ok(()),
         _ => Err(Failure::TooLarge(width, height)),
     }
 }
 
-fn png(bytes: &[u8]) -> Result<Raw, Failure> {
+fn png(bytes: &[u8], limit: usize) -> Result<Raw, Failure> {
     let mut decoder = png::Decoder::new(Cursor::new(bytes));
     // Palettes and few bits become 8 bits a channel, and of 16 bits the upper eight are kept.
     decoder.set_transformations(png::Transformations::normalize_to_color8());
@@ -84,7 +113,7 @@ fn png(bytes: &[u8]) -> Result<Raw, Failure> {
     decoder.set_ignore_text_chunk(true);
     let mut reader = decoder.read_info()?;
     let (width, height) = (reader.info().width as usize, reader.info().height as usize);
-    check_size(width, height)?;
+    check_size(width, height, limit)?;
     let size = reader
         .output_buffer_size()
         .ok_or(Failure::TooLarge(width, height))?;
@@ -139,7 +168,7 @@ fn jpeg_reaches_its_end(bytes: &[u8]) -> bool {
     false
 }
 
-fn jpeg(bytes: &[u8]) -> Result<Raw, Failure> {
+fn jpeg(bytes: &[u8], limit: usize) -> Result<Raw, Failure> {
     let options = DecoderOptions::default()
         .set_max_width(u16::MAX.into())
         .set_max_height(u16::MAX.into())
@@ -151,7 +180,7 @@ fn jpeg(bytes: &[u8]) -> Result<Raw, Failure> {
     let (width, height) = decoder
         .dimensions()
         .ok_or_else(|| Failure::Damaged("it has no size".to_owned()))?;
-    check_size(width, height)?;
+    check_size(width, height, limit)?;
     let pixels = decoder.decode()?;
     if !jpeg_reaches_its_end(bytes) {
         return Err(Failure::Damaged("it has no end".to_owned()));
@@ -165,11 +194,11 @@ fn jpeg(bytes: &[u8]) -> Result<Raw, Failure> {
     })
 }
 
-fn webp(bytes: &[u8]) -> Result<Raw, Failure> {
+fn webp(bytes: &[u8], limit: usize) -> Result<Raw, Failure> {
     let mut decoder = image_webp::WebPDecoder::new(Cursor::new(bytes))?;
     let (width, height) = decoder.dimensions();
     let (width, height) = (width as usize, height as usize);
-    check_size(width, height)?;
+    check_size(width, height, limit)?;
     let channels = if decoder.has_alpha() { 4 } else { 3 };
     let mut pixels = vec![0; width * height * channels];
     decoder.read_image(&mut pixels)?;
@@ -183,23 +212,16 @@ fn webp(bytes: &[u8]) -> Result<Raw, Failure> {
     })
 }
 
-/// Turned as its orientation says, in three channels.
-fn upright(raw: Raw) -> Image {
-    let Raw {
+/// Width, height and pixels of the picture turned as its orientation says; `pixel` is told where one's first byte is stored.
+fn upright<T>(raw: &Raw, pixel: impl Fn(usize) -> T) -> (usize, usize, Vec<T>) {
+    let &Raw {
         width,
         height,
         channels,
-        bytes,
         orientation,
+        ..
     } = raw;
     let (right, bottom) = (width - 1, height - 1);
-    let color = |x: usize, y: usize| {
-        let at = (y * width + x) * channels;
-        match channels {
-            1 | 2 => [bytes[at]; 3],
-            _ => [bytes[at], bytes[at + 1], bytes[at + 2]],
-        }
-    };
     // Where the pixel of the upright picture is stored.
     let stored = |x: usize, y: usize| match orientation {
         2 => (right - x, y),
@@ -215,16 +237,12 @@ fn upright(raw: Raw) -> Image {
         5..=8 => (height, width),
         _ => (width, height),
     };
-    let rgb = (0..rows)
+    let pixels = (0..rows)
         .flat_map(|y| (0..columns).map(move |x| (x, y)))
-        .flat_map(|(x, y)| {
+        .map(|(x, y)| {
             let (x, y) = stored(x, y);
-            color(x, y)
+            pixel((y * width + x) * channels)
         })
         .collect();
-    Image {
-        width: columns,
-        height: rows,
-        rgb,
-    }
+    (columns, rows, pixels)
 }

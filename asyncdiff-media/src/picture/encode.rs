@@ -8,18 +8,23 @@ use crate::exif;
 use crate::limits::{check_bytes, check_sides};
 
 /// Nothing to be seen of the compression, at about a quarter of the bytes of PNG.
-const JPEG_QUALITY: u8 = 95;
+pub(super) const JPEG_QUALITY: u8 = 95;
 /// The most bytes of Exif data in a JPEG file (a segment's 16-bit length, less itself and `Exif\0\0`).
 const JPEG_EXIF: usize = 65535 - 2 - 6;
 
-/// The whole file. Sides are in the range of the format, so they are not cut below.
-pub(crate) fn encode(format: Format, image: &Image, text: &str) -> Result<Vec<u8>, WriteProblem> {
+/// The whole file, a JPEG of that quality. Sides are in the range of the format, so they are not cut below.
+pub(super) fn encode(
+    format: Format,
+    image: &Image,
+    text: &str,
+    jpeg_quality: u8,
+) -> Result<Vec<u8>, WriteProblem> {
     let size = [image.width, image.height];
     check_sides(format.name(), &format.sides(), size)?;
     check_bytes(image)?;
     match format {
         Format::Png => png(image, text),
-        Format::Jpeg => jpeg(image, text),
+        Format::Jpeg => jpeg(image, text, jpeg_quality),
         Format::WebP => webp(image, text),
     }
 }
@@ -65,9 +70,9 @@ pub(crate) fn add_png_text<W: std::io::Write>(
     }
 }
 
-fn jpeg(image: &Image, text: &str) -> Result<Vec<u8>, WriteProblem> {
+fn jpeg(image: &Image, text: &str, quality: u8) -> Result<Vec<u8>, WriteProblem> {
     let mut output = Vec::new();
-    let mut encoder = jpeg_encoder::Encoder::new(&mut output, JPEG_QUALITY);
+    let mut encoder = jpeg_encoder::Encoder::new(&mut output, quality);
     encoder.set_sampling_factor(jpeg_encoder::SamplingFactor::F_1_1);
     let written = if text.is_empty() {
         Ok(())

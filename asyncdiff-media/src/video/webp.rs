@@ -5,7 +5,7 @@ use asyncdiff_models::image::Image;
 use super::duration;
 use crate::error::WriteProblem;
 use crate::exif;
-use crate::picture::{Format, encode as picture};
+use crate::picture::{Format, to_bytes};
 
 /// The flag of an animation in the header.
 const ANIMATION: u8 = 0x02;
@@ -33,7 +33,7 @@ pub(super) fn encode(
     push_chunk(&mut chunks, b"VP8X", &header);
     push_chunk(&mut chunks, b"ANIM", &animation);
     for (index, frame) in frames.iter().enumerate() {
-        let picture = picture::encode(Format::WebP, frame, "")?;
+        let picture = to_bytes(Format::WebP, frame, "", None)?;
         let at_the_origin = [0; 6];
         let content = [
             &at_the_origin,
