@@ -74,11 +74,15 @@ pub enum EngineError<E: std::error::Error> {
 /// Says which shape and element type a value has when another rank sends it.
 pub type Forms<'a> = dyn Fn(Versioned) -> Form + 'a;
 
+/// Is told of every action that a rank has done, and when it began with it.
+pub type Clock<'a> = dyn Fn(&Action, Instant) + 'a;
+
 /// Runs the actions of one rank.
 pub struct Engine<'a> {
     plan: &'a Plan,
     rank: usize,
     forms: &'a Forms<'a>,
+    clock: Option<&'a Clock<'a>>,
 }
 
 impl<'a> Engine<'a> {
@@ -94,7 +98,21 @@ impl<'a> Engine<'a> {
             "rank {rank} of {}",
             plan.ranks.len()
         );
-        Self { plan, rank, forms }
+        Self {
+            plan,
+            rank,
+            forms,
+            clock: None,
+        }
+    }
+
+    /// The same, that tells `clock` of every action.
+    #[must_use]
+    pub fn timed(self, clock: &'a Clock<'a>) -> Self {
+        Self {
+            clock: Some(clock),
+            ..self
+        }
     }
 
     /// Runs all actions. `latents` are the initial latents, for the rank that starts from them
@@ -138,6 +156,7 @@ impl<'a> Engine<'a> {
             .collect();
         let mut patience = Patience::new();
         for instruction in &self.plan.ranks[self.rank] {
+            let begun = self.clock.map(|clock| (clock, Instant::now()));
             for read in instruction.action.reads() {
                 if read.value.is_given() && !values.contains_key(&read) {
                     values.insert(read, denoiser.given(read).map_err(EngineError::Compute)?);
@@ -186,6 +205,9 @@ impl<'a> Engine<'a> {
                     None
                 }
             };
+            if let Some((clock, begun)) = begun {
+                clock(&instruction.action, begun);
+            }
             if let Some(what) = instruction.action.writes() {
                 patience.see(what.version, Instant::now());
             }

@@ -55,7 +55,7 @@ pub mod timeline;
 pub mod unet;
 pub mod value;
 
-pub use engine::{Denoiser, Engine, EngineError, Forms};
+pub use engine::{Clock, Denoiser, Engine, EngineError, Forms};
 pub use graph::{Block, Input, SegmentGraph};
 pub use machine::{LATENT_BYTES, Machine};
 pub use partition::{Partition, PartitionError};

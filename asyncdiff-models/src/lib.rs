@@ -84,7 +84,9 @@ pub use measured::{MeasureError, MeasuredMachine};
 pub use pipeline::{Choices, MotionAdapter, Run, StableDiffusion};
 pub use preview::Previewer;
 pub use request::{Content, ImageToVideo, InitImage, Request, RequestError, Shape, StartFrom};
-pub use session::{Lead, Member, Output, Parts, Progress, Rank, Session, Start, Timings};
+pub use session::{
+    Doing, Lead, Member, Output, Parts, Progress, Rank, Session, Span, Start, Timeline, Timings,
+};
 pub use tensors::{Clean, Latents};
 
 /// The README's example is a test.

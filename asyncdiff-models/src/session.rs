@@ -8,6 +8,7 @@ mod parts;
 mod progress;
 mod rank;
 mod start;
+mod timeline;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub use parts::Parts;
 pub use progress::Progress;
 pub use rank::{Lead, Rank};
 pub use start::Start;
+pub use timeline::{Doing, Span, Timeline};
 
 /// How long the parts of a generation took.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -173,17 +175,22 @@ impl Session {
     ) -> Result<Output, Error> {
         self.pipeline.check_complete(&run.shape, content)?;
         self.prepare(run)?;
-        self.heed(&progress.cancel());
+        let timeline = progress.timeline();
+        self.heed(&progress.cancel(), timeline.as_ref());
         let made = self.make(run, content, progress);
-        // What comes next has nothing to do with who could end this run.
-        self.heed(&Cancel::default());
+        // What comes next has nothing to do with who could end this run, or looked at it.
+        self.heed(&Cancel::default(), None);
+        if let Some(timeline) = timeline {
+            timeline.close();
+        }
         made
     }
 
-    fn heed(&mut self, cancel: &Cancel) {
+    fn heed(&mut self, cancel: &Cancel, timeline: Option<&Timeline>) {
         self.parts.heed(cancel.clone());
         for rank in &mut self.ranks {
             rank.heed(cancel.clone());
+            rank.write_on(timeline.cloned());
         }
     }
 

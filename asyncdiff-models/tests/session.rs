@@ -15,9 +15,9 @@ use asyncdiff_models::image::{Image, Mask};
 use asyncdiff_models::quality::{psnr, relative_error};
 use asyncdiff_models::random::TorchRng;
 use asyncdiff_models::{
-    Cancel, Checkpoint, Clean, Error, InitImage, Latents, Lead, MeasuredMachine, NamedTensor,
-    Output, PartitionChoice, Parts, Previewer, Progress, Rank, Request, Session, Shape, Spread,
-    StableDiffusion, Strategy,
+    Cancel, Checkpoint, Clean, Doing, Error, InitImage, Latents, Lead, MeasuredMachine,
+    NamedTensor, Output, PartitionChoice, Parts, Previewer, Progress, Rank, Request, Session,
+    Shape, Spread, StableDiffusion, Strategy, Timeline,
 };
 
 fn pipeline() -> Arc<StableDiffusion> {
@@ -590,5 +590,63 @@ fn a_run_ends_between_two_blocks_and_in_encoding_and_decoding() {
         // The next run knows nothing of that.
         session.generate(&run, &request.content, &mut ()).unwrap();
         session.encode(&request.shape, &request.content).unwrap();
+    }
+}
+
+/// Has a time line.
+struct Timed(Timeline);
+
+impl Progress for Timed {
+    fn step(&mut self, _: usize, _: usize, _: &Latents) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    fn timeline(&self) -> Option<Timeline> {
+        Some(self.0.clone())
+    }
+}
+
+#[test]
+fn a_time_line_has_every_call_of_every_rank() {
+    let pipeline = pipeline();
+    let request = request(&pipeline, 6);
+    let strategy = Strategy::from(Spread::ring());
+    let run = pipeline.plan(&request.shape, &strategy).unwrap();
+    let mut session = Session::new(&pipeline, workers("cpu:2", None).unwrap()).unwrap();
+    let plain = session.generate(&run, &request.content, &mut ()).unwrap();
+    let mut progress = Timed(Timeline::new());
+    let output = session
+        .generate(&run, &request.content, &mut progress)
+        .unwrap();
+    // Who looks changes nothing.
+    assert_eq!(output.latents, plain.latents);
+    let spans = progress.0.after(0);
+    assert_eq!(progress.0.after(spans.len()), []);
+    for (rank, actions) in run.plan.ranks.iter().enumerate() {
+        let lane: Vec<_> = spans.iter().filter(|span| span.rank == rank).collect();
+        let mut calls: Vec<_> = lane
+            .iter()
+            .filter(|span| span.doing == Doing::Call)
+            .map(|span| span.call)
+            .collect();
+        calls.sort_unstable();
+        calls.dedup();
+        let mut planned: Vec<_> = actions
+            .iter()
+            .filter_map(|instruction| match &instruction.action {
+                Action::Run(Run { version, .. }) => Some(*version),
+                _ => None,
+            })
+            .collect();
+        planned.sort_unstable();
+        planned.dedup();
+        assert_eq!(calls, planned, "rank {rank}");
+        assert!(
+            lane.windows(2).all(|pair| pair[0].to <= pair[1].from),
+            "{lane:?}"
+        );
+        let busy: f64 = lane.iter().map(|span| span.to - span.from).sum();
+        let denoising = output.timings.denoise.as_secs_f64();
+        assert!(0.0 < busy && busy <= denoising, "{busy} of {denoising}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use super::timeline::Timeline;
 use crate::cancel::Cancel;
 use crate::tensors::{Clean, Latents};
 
@@ -20,6 +21,11 @@ pub trait Progress: Send {
     /// decoding look at it, too. Asked once, before the run.
     fn cancel(&self) -> Cancel {
         Cancel::default()
+    }
+
+    /// Where the ranks are to write what they do when, if anybody wants to know. Asked once, before the run.
+    fn timeline(&self) -> Option<Timeline> {
+        None
     }
 }
 

@@ -9,12 +9,13 @@ use asyncdiff_burn::device::Worker;
 use asyncdiff_burn::exchange::{OnDevice, Parcel};
 use asyncdiff_burn::weights::WeightSet;
 use asyncdiff_comm::PeerExchange;
-use asyncdiff_core::plan::{Value, Versioned};
+use asyncdiff_core::plan::{Action, Value, Versioned};
 use asyncdiff_core::{BlockId, Engine, EngineError};
 use burn::tensor::{Tensor, TensorData};
 
 use super::progress::Progress;
 use super::start::{Start, noise};
+use super::timeline::Timeline;
 use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::lora::{Part, PartDeltas};
@@ -32,6 +33,7 @@ pub struct Rank {
     worker: Worker,
     loaded: Option<Loaded>,
     cancel: Cancel,
+    timeline: Option<Timeline>,
 }
 
 #[derive(Debug)]
@@ -67,12 +69,18 @@ impl Rank {
             worker,
             loaded: None,
             cancel: Cancel::default(),
+            timeline: None,
         })
     }
 
     /// Lets runs from now on end with [`EngineError::Cancelled`] after the block at which `cancel` asks for it.
     pub fn heed(&mut self, cancel: Cancel) {
         self.cancel = cancel;
+    }
+
+    /// Lets runs from now on write what they do on a time line, or on none.
+    pub fn write_on(&mut self, timeline: Option<Timeline>) {
+        self.timeline = timeline;
     }
 
     /// Its worker.
@@ -252,7 +260,18 @@ impl Rank {
         let conditioning = conditioning.to_device(device);
         let mut denoiser = self.unet().denoiser(conditioning, [height, width], given);
         let mut peers = OnDevice::new(peers, device);
-        Engine::new(plan, rank, &|what| run.form(what)).run(
+        let forms = |what| run.form(what);
+        let note = |action: &Action, begun| {
+            if let Some(timeline) = &self.timeline {
+                timeline.note(rank, action, begun);
+            }
+        };
+        let engine = Engine::new(plan, rank, &forms);
+        let engine = match self.timeline {
+            Some(_) => engine.timed(&note),
+            None => engine,
+        };
+        engine.run(
             &mut denoiser,
             &mut peers,
             latents,
