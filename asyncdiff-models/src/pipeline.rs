@@ -279,7 +279,8 @@ impl StableDiffusion {
     }
 
     /// Whether the denoiser reads a mask and the picture outside it beside the latents (an inpainting UNet).
-    pub(crate) fn reads_mask(&self) -> bool {
+    #[must_use]
+    pub fn reads_mask(&self) -> bool {
         let latents = self.vae.latent_channels;
         self.unet.config.in_channels == 2 * latents + 1
     }
@@ -383,6 +384,18 @@ impl StableDiffusion {
             Encoders::Texts(_) => None,
             Encoders::Picture(encoder) => Some(encoder),
         }
+    }
+
+    /// What a width and a height in pixels have to be a multiple of.
+    #[must_use]
+    pub fn size_multiple(&self) -> usize {
+        self.vae.scale_factor()
+    }
+
+    /// Whether shapes of several frames are possible.
+    #[must_use]
+    pub fn can_move(&self) -> bool {
+        self.motion.is_some() || self.class == Class::Video
     }
 
     /// The structure of the denoiser of pictures.

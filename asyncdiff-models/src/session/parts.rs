@@ -1,6 +1,6 @@
 //! What a run needs beside the denoiser: the encoders and the autoencoder.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, FloatDType};
 
@@ -15,7 +15,7 @@ use crate::pipeline::{Run, StableDiffusion};
 use crate::preview::{Colours, Previewer};
 use crate::request::{Content, RequestError, Shape};
 use crate::tensors::{Latents, repeat_each};
-use crate::text::LoadedTextEncoders;
+use crate::text::{LoadedTextEncoders, PromptEmbedding};
 use crate::unet::{AddedConditioning, Conditioning};
 use crate::vae::AutoencoderKl;
 
@@ -29,7 +29,20 @@ pub struct Parts {
     vae: Arc<AutoencoderKl>,
     colours: Arc<Colours>,
     cancel: Cancel,
+    encoded: Mutex<Vec<Encoded>>,
 }
+
+/// Prompts, and what the encoders made of them.
+#[derive(Debug)]
+struct Encoded {
+    negative: Option<String>,
+    prompt: String,
+    weighting: bool,
+    embedding: PromptEmbedding,
+}
+
+/// How many of them are kept, the newest: some MiB of the largest encoders'.
+const ENCODED: usize = 16;
 
 impl Parts {
     /// Loads them.
@@ -66,6 +79,7 @@ impl Parts {
             colours: Arc::new(Colours::new(Arc::clone(&vae), device.clone())),
             vae,
             cancel: Cancel::default(),
+            encoded: Mutex::default(),
         })
     }
 
@@ -86,7 +100,8 @@ impl Parts {
         match (&self.encoders, &content.image_to_video) {
             (LoadedEncoders::Texts(encoders), _) => {
                 let ids = self.pipeline.class.time_ids(shape.height, shape.width);
-                Ok(encode_texts(encoders, shape, content, guided, ids))
+                let prompts = self.prompts(encoders, content, guided);
+                Ok(conditioning(prompts, shape, ids))
             }
             (LoadedEncoders::Picture(encoder, model), Some(video)) => {
                 let (fps, device) = (content.fps, &self.device);
@@ -96,6 +111,37 @@ impl Parts {
             }
             (LoadedEncoders::Picture(..), None) => Err(RequestError::NeedsPicture.into()),
         }
+    }
+
+    /// What the encoders make of a content's prompts, or have made of them before.
+    fn prompts(
+        &self,
+        encoders: &LoadedTextEncoders,
+        content: &Content,
+        guided: bool,
+    ) -> PromptEmbedding {
+        let (prompt, weighting) = (&content.prompt, content.prompt_weighting);
+        let negative = guided.then_some(&content.negative_prompt);
+        let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |kept: &Encoded| {
+            kept.prompt == *prompt
+                && kept.negative.as_ref() == negative
+                && kept.weighting == weighting
+        };
+        if let Some(kept) = encoded.iter().find(|kept| same(kept)) {
+            return kept.embedding.clone();
+        }
+        let embedding = encoders.encode(negative.map(String::as_str), prompt, weighting);
+        if encoded.len() >= ENCODED {
+            encoded.remove(0);
+        }
+        encoded.push(Encoded {
+            negative: negative.cloned(),
+            prompt: prompt.clone(),
+            weighting,
+            embedding: embedding.clone(),
+        });
+        embedding
     }
 
     /// What a run starts from; and `conditioning` gets what the denoiser is told of a mask, or of the picture that a video is made of.
@@ -149,15 +195,7 @@ impl Parts {
 }
 
 /// What the denoiser is told of prompts, and of `ids`, the numbers that go with them if it reads any.
-fn encode_texts(
-    encoders: &LoadedTextEncoders,
-    shape: &Shape,
-    content: &Content,
-    guided: bool,
-    ids: Option<[f64; 6]>,
-) -> Conditioning {
-    let negative = guided.then_some(content.negative_prompt.as_str());
-    let prompts = encoders.encode(negative, &content.prompt, content.prompt_weighting);
+fn conditioning(prompts: PromptEmbedding, shape: &Shape, ids: Option<[f64; 6]>) -> Conditioning {
     let context = repeat_each(prompts.context, shape.num_images);
     let samples = context.dims()[0];
     let added = prompts
