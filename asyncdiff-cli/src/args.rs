@@ -1,6 +1,7 @@
 //! The flags. Help, shell completions and the man page all come from here.
 
 mod ranks;
+mod serve;
 mod spread;
 mod video;
 
@@ -15,6 +16,7 @@ use crate::jobs::{Seeds, parse_seed};
 use crate::lora_flag::LoraFlag;
 
 pub use ranks::Ranks;
+pub use serve::Serve;
 pub use spread::{Choice, LookAhead, Spreading, Spreadings, Switch};
 pub use video::Video;
 
@@ -38,6 +40,8 @@ pub enum Command {
     Measure(Measure),
     /// Print what a checkpoint is, without loading weights
     Info(Info),
+    /// Keep models loaded and answer over HTTP: a page to make pictures on, and the interfaces of OpenAI and of web UIs
+    Serve(Serve),
     /// Print completions for a shell
     Completions {
         /// The shell

@@ -12,6 +12,7 @@ pub mod generate;
 pub mod info;
 pub mod measure;
 pub mod plan;
+pub mod serve;
 
 use std::io::Write;
 

@@ -147,6 +147,29 @@ impl<P: Progress> Progress for Interruptible<P> {
     }
 }
 
+/// Calls `stop` when the first signal comes; a second one ends the program at once.
+///
+/// # Errors
+///
+/// If the system does not allow it.
+pub fn once(stop: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let asked = Arc::new(AtomicBool::new(false));
+    for number in SIGNALS {
+        flag::register_conditional_shutdown(number, exit_code(number), Arc::clone(&asked))?;
+        flag::register(number, Arc::clone(&asked))?;
+    }
+    let wait = move || {
+        while !asked.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        complain!("asked to end: nothing new is begun; once more to end at once");
+        stop();
+    };
+    // It ends with the program.
+    std::thread::Builder::new().spawn(wait)?;
+    Ok(())
+}
+
 /// Hears of it when a signal has been announced.
 type Announced = mpsc::Receiver<()>;
 

@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => commands::plan::run(&args),
         Command::Measure(args) => commands::measure::run(&args),
         Command::Info(args) => commands::info::run(&args),
+        Command::Serve(args) => commands::serve::run(&args),
         Command::Completions { shell } => commands::completions(shell),
         Command::Man => commands::man(),
     };

@@ -12,8 +12,13 @@ use crate::result::Result;
 
 /// Opens the model of that name, or the embedded one; `quiet` hides how far a download is.
 pub fn open(model: Option<&Path>, files: &ModelFiles, quiet: bool) -> Result<StableDiffusion> {
+    Ok(StableDiffusion::open(checkpoint(model, files, quiet)?)?)
+}
+
+/// The files of the model of that name, or of the embedded one; `quiet` hides how far a download is.
+pub fn checkpoint(model: Option<&Path>, files: &ModelFiles, quiet: bool) -> Result<Checkpoint> {
     let Some(model) = model else {
-        return Ok(StableDiffusion::open(embedded()?)?);
+        return embedded();
     };
     let location = Location::find(model)?;
     if let (Location::Folder(_) | Location::Hub(_), Some(config)) = (&location, &files.config) {
@@ -36,7 +41,7 @@ pub fn open(model: Option<&Path>, files: &ModelFiles, quiet: bool) -> Result<Sta
     if let Some(assumption) = checkpoint.assumption() {
         complain!("warning: {assumption}");
     }
-    Ok(StableDiffusion::open(checkpoint)?)
+    Ok(checkpoint)
 }
 
 /// Where a motion adapter comes from.
@@ -58,16 +63,20 @@ pub fn motion_source(sample: &Sample) -> Option<MotionSource<'_>> {
 
 /// Opens a motion adapter; `quiet` hides how far a download is.
 pub fn open_adapter(adapter: MotionSource<'_>, quiet: bool) -> Result<MotionAdapter> {
-    let files = match adapter {
-        MotionSource::Embedded => embedded_motion_adapter()?,
+    Ok(MotionAdapter::open(adapter_files(adapter, quiet)?)?)
+}
+
+/// The files of a motion adapter; `quiet` hides how far a download is.
+pub fn adapter_files(adapter: MotionSource<'_>, quiet: bool) -> Result<Checkpoint> {
+    match adapter {
+        MotionSource::Embedded => embedded_motion_adapter(),
         MotionSource::Named(named) => {
             match Location::find(named).map_err(|error| no_adapter(named, error))? {
-                Location::Hub(id) => fetch_part(&id, quiet)?,
-                Location::Folder(path) | Location::File(path) => Checkpoint::part(path)?,
+                Location::Hub(id) => fetch_part(&id, quiet),
+                Location::Folder(path) | Location::File(path) => Ok(Checkpoint::part(path)?),
             }
         }
-    };
-    Ok(MotionAdapter::open(files)?)
+    }
 }
 
 /// Says of a motion adapter what `error` says of a model.

@@ -19,6 +19,7 @@ mod previews;
 mod processes;
 mod requests;
 mod sandbox;
+mod serve;
 mod settings;
 mod sources;
 mod videos;

@@ -1,0 +1,84 @@
+//! What there is to choose from.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use super::samplers::SAMPLERS;
+use crate::service::Service;
+
+/// `GET /sdapi/v1/sd-models`
+pub(super) async fn models(State(service): State<Arc<Service>>) -> Json<Value> {
+    let models = service.catalog.models().iter();
+    let all = models.map(|model| {
+        json!({
+            "title": model.name, "model_name": model.name, "hash": null, "sha256": null,
+            // Where it is, is nobody's business.
+            "filename": model.name, "config": null,
+        })
+    });
+    Json(all.collect())
+}
+
+/// `GET /sdapi/v1/samplers`
+pub(super) async fn samplers() -> Json<Value> {
+    let all = SAMPLERS.iter().filter(|(_, own, _)| !own.is_empty());
+    let names = all.flat_map(|(name, _, karras)| {
+        let with = karras.map(|_| format!("{name} Karras"));
+        std::iter::once((*name).to_owned()).chain(with)
+    });
+    let all = names.map(|name| json!({ "name": name, "aliases": [], "options": {} }));
+    Json(all.collect())
+}
+
+/// `GET /sdapi/v1/schedulers`
+pub(super) async fn schedulers() -> Json<Value> {
+    let all = ["Automatic", "Karras"].map(|label| {
+        json!({
+            "name": label.to_ascii_lowercase(), "label": label, "aliases": null,
+            "default_rho": -1.0, "need_inner_model": false,
+        })
+    });
+    Json(json!(all))
+}
+
+/// `GET /sdapi/v1/loras`
+pub(super) async fn loras(State(service): State<Arc<Service>>) -> Json<Value> {
+    let loras = service.catalog.loras.iter();
+    let all = loras.map(
+        |lora| json!({ "name": lora.name, "alias": lora.name, "path": lora.name, "metadata": {} }),
+    );
+    Json(all.collect())
+}
+
+/// Of these, there are none.
+pub(super) async fn empty() -> Json<Value> {
+    Json(json!([]))
+}
+
+/// `GET /sdapi/v1/embeddings`
+pub(super) async fn embeddings() -> Json<Value> {
+    Json(json!({ "loaded": {}, "skipped": {} }))
+}
+
+/// `GET /sdapi/v1/scripts`
+pub(super) async fn scripts() -> Json<Value> {
+    Json(json!({ "txt2img": [], "img2img": [] }))
+}
+
+/// `GET /sdapi/v1/cmd-flags`
+pub(super) async fn flags() -> Json<Value> {
+    Json(json!({ "api": true }))
+}
+
+/// `GET /sdapi/v1/memory`
+pub(super) async fn memory() -> Json<Value> {
+    Json(json!({ "ram": {}, "cuda": {} }))
+}
+
+/// What is found when the service starts is all there is.
+pub(super) async fn nothing() -> Json<Value> {
+    Json(json!({}))
+}

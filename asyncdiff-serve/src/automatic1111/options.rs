@@ -1,0 +1,46 @@
+//! Settings of the service: which model is taken where a request names none.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::fields::model_name;
+use crate::body::Json;
+use crate::refusal::Refusal;
+use crate::service::{Service, blocking};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Options {
+    sd_model_checkpoint: Option<String>,
+}
+
+/// `GET /sdapi/v1/options`
+pub(super) async fn get(State(service): State<Arc<Service>>) -> axum::Json<Value> {
+    axum::Json(json!({
+        "sd_model_checkpoint": service.model().name,
+        "sd_checkpoint_hash": null,
+        "sd_vae": "Automatic",
+        "CLIP_stop_at_last_layers": 1,
+        "samples_format": "png",
+    }))
+}
+
+/// `POST /sdapi/v1/options`: the model is opened now, its weights are loaded with the first picture. Other settings change nothing.
+pub(super) async fn set(
+    State(service): State<Arc<Service>>,
+    Json(options): Json<Options>,
+) -> Result<axum::Json<Value>, Refusal> {
+    if let Some(title) = options.sd_model_checkpoint {
+        blocking(move || {
+            let model = service.catalog.model(model_name(&title))?;
+            model.pipeline()?;
+            service.set_model(model);
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(axum::Json(Value::Null))
+}

@@ -1,0 +1,183 @@
+//! Who waits, who goes, and the end of the service.
+
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use asyncdiff_serve::Settings;
+use serde_json::{Value, json};
+
+use super::client::{PROMPT, Response, Service, bytes, picture, settings};
+
+/// One that makes long pictures.
+fn patient() -> Settings {
+    let mut settings = settings();
+    settings.limits.steps = 10_000;
+    settings
+}
+
+fn long() -> Value {
+    json!({ "prompt": PROMPT, "steps": 500, "seed": 1 })
+}
+
+/// Waits until the metrics say so.
+fn until(service: &Service, line: &str) {
+    let start = Instant::now();
+    while !service
+        .get("/metrics")
+        .text()
+        .lines()
+        .any(|found| found == line)
+    {
+        assert!(
+            start.elapsed() < Duration::from_secs(30),
+            "not {line}:\n{}",
+            service.get("/metrics").text()
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn start(service: &Service, body: &Value) -> TcpStream {
+    service
+        .request("POST", "/sdapi/v1/txt2img")
+        .json(body)
+        .open()
+}
+
+#[test]
+fn whoever_goes_away_frees_the_place() {
+    let service = Service::start(patient());
+    let first = start(&service, &long());
+    until(&service, "asyncdiff_requests_running 1");
+    let second = start(&service, &long());
+    until(&service, "asyncdiff_requests_waiting 1");
+    // One that waits, then the one at work.
+    drop(second);
+    until(&service, "asyncdiff_requests_waiting 0");
+    first.shutdown(Shutdown::Both).unwrap();
+    until(&service, "asyncdiff_requests_running 0");
+    // A stream that nobody reads on.
+    let body = json!({ "prompt": PROMPT, "num_inference_steps": 500, "stream": true, "partial_images": 3 });
+    let stream = service
+        .request("POST", "/v1/images/generations")
+        .json(&body)
+        .open();
+    until(&service, "asyncdiff_requests_running 1");
+    drop(stream);
+    until(&service, "asyncdiff_requests_running 0");
+    until(
+        &service,
+        "asyncdiff_requests_total{interface=\"automatic1111\",result=\"cancelled\"} 2",
+    );
+    until(
+        &service,
+        "asyncdiff_requests_total{interface=\"openai\",result=\"cancelled\"} 1",
+    );
+}
+
+#[test]
+fn a_full_queue_refuses_and_tells_places() {
+    let mut settings = patient();
+    settings.limits.queue = 2;
+    let service = Service::start(settings);
+    let at_work = start(&service, &long());
+    until(&service, "asyncdiff_requests_running 1");
+    let place = |body: &Value| service.post("/api/jobs", body).json(202);
+    let (first, second) = (place(&long()), place(&long()));
+    assert_eq!((&first["place"], &second["place"]), (&json!(1), &json!(2)));
+    let refused = service.post("/v1/images/generations", &json!({ "prompt": PROMPT }));
+    assert_eq!(refused.header("retry-after"), Some("5"));
+    let error = refused.json(429);
+    assert_eq!(error["error"]["code"], "rate_limit_exceeded");
+    // The one behind moves up.
+    let path = |job: &Value| format!("/api/jobs/{}", job["id"].as_str().unwrap());
+    let request = service.request("GET", &format!("{}/events", path(&second)));
+    let mut events = request.events();
+    assert_eq!(
+        events.next().unwrap(),
+        json!({ "type": "queued", "place": 2 })
+    );
+    assert_eq!(service.request("DELETE", &path(&first)).send().status, 204);
+    assert_eq!(
+        events.next().unwrap(),
+        json!({ "type": "queued", "place": 1 })
+    );
+    drop(at_work);
+    assert_eq!(events.next().unwrap()["type"], "started");
+    service.request("DELETE", &path(&second)).send();
+    until(&service, "asyncdiff_requests_running 0");
+}
+
+#[test]
+fn several_sets_of_devices_work_at_the_same_time() {
+    let mut settings = patient();
+    let set = settings.devices[0].clone();
+    settings.devices.push(set);
+    let service = Service::start(settings);
+    let both = [start(&service, &long()), start(&service, &long())];
+    until(&service, "asyncdiff_requests_running 2");
+    drop(both);
+    until(&service, "asyncdiff_requests_running 0");
+}
+
+#[test]
+fn a_service_that_is_stopped_ends_what_is_at_work() {
+    let service = Service::start(patient());
+    let at_work = start(&service, &long());
+    until(&service, "asyncdiff_requests_running 1");
+    let waits = start(&service, &long());
+    until(&service, "asyncdiff_requests_waiting 1");
+    let begin = Instant::now();
+    service.server().stopper().stop();
+    for stream in [at_work, waits] {
+        let response = Response::read(stream);
+        assert_eq!(response.status, 503, "{}", response.text());
+        assert_eq!(response.header("retry-after"), Some("5"));
+    }
+    service.wait();
+    assert!(
+        begin.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begin.elapsed()
+    );
+}
+
+#[test]
+fn a_service_that_drains_finishes_what_is_at_work() {
+    let mut settings = patient();
+    settings.drain = true;
+    let service = Service::start(settings);
+    let body = json!({ "prompt": PROMPT, "steps": 100, "seed": 1 });
+    let at_work = start(&service, &body);
+    until(&service, "asyncdiff_requests_running 1");
+    let waits = start(&service, &long());
+    until(&service, "asyncdiff_requests_waiting 1");
+    service.server().stopper().stop();
+    assert_eq!(Response::read(waits).status, 503);
+    // Until then, who comes is told so.
+    let late = service.post("/sdapi/v1/txt2img", &body);
+    assert_eq!(late.status, 503, "{}", late.text());
+    assert_eq!(service.get("/health").status, 503);
+    let made = Response::read(at_work).json(200);
+    assert_eq!(picture(&bytes(&made["images"][0])).width, 64);
+    service.wait();
+}
+
+#[test]
+fn models_make_room_for_each_other() {
+    let mut settings = settings();
+    settings.loaded = 1;
+    settings.loras = vec![super::client::lora()];
+    let service = Service::start(settings);
+    let make = |prompt: &str| {
+        let body = json!({ "prompt": prompt, "steps": 2, "seed": 1 });
+        service.post("/sdapi/v1/txt2img", &body).json(200)["images"][0].clone()
+    };
+    let tagged = format!("{PROMPT} <lora:motion:0.5>");
+    let (plain, with) = (make(PROMPT), make(&tagged));
+    let pixels = |image: &Value| picture(&bytes(image));
+    assert_ne!(pixels(&plain), pixels(&with));
+    assert_eq!(pixels(&plain), pixels(&make(PROMPT)));
+    assert_eq!(pixels(&with), pixels(&make(&tagged)));
+}
