@@ -10,8 +10,8 @@ use crate::error::Error;
 use crate::tensors::values;
 use crate::vae::AutoencoderKl;
 
-/// Pictures that the map is fitted to.
-const PICTURES: usize = 16;
+/// Pictures that the map is fitted to: with more of them it gets no better.
+const PICTURES: usize = 4;
 /// Their side, in elements of the latents.
 const SIDE: usize = 16;
 /// Elements whose channels a colour is made of: the one itself and its neighbours.
