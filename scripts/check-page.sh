@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The page of `asyncdiff serve` in a real browser, with the real service and the model that is built in.
+# Installs Debian's Chromium and Node.js where they are missing, and the packages of the tests beside these.
+# Usage: scripts/check-page.sh [folder for screenshots, target/page if there is none]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+missing=()
+command -v chromium > /dev/null || missing+=(chromium fonts-dejavu-core)
+command -v node > /dev/null || missing+=(nodejs)
+command -v npm > /dev/null || missing+=(npm)
+if [ ${#missing[@]} -gt 0 ]; then
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+fi
+
+cargo build --release --locked --quiet -p asyncdiff-cli -p workspace-features
+export ASYNCDIFF=$PWD/target/release/asyncdiff
+export SCREENSHOTS=${1:-$PWD/target/page}
+CHROMIUM=$(command -v chromium)
+export CHROMIUM
+
+cd asyncdiff-serve/tests/page
+# Debian 12's Node.js is version 18, on which the newest playwright-core does not run.
+npm install --no-package-lock --no-audit --no-fund --silent
+npm test --silent
