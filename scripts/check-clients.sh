@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Whether clients that others have written get on with `asyncdiff serve`: the Python packages openai and webuiapi, in a virtual
-# environment of their own, against a service with the embedded model.
+# environment of their own, against a service with the embedded model. Ends with 77 where they cannot be installed.
 #
 #     scripts/check-clients.sh [PROGRAM]
 set -euo pipefail
@@ -18,8 +18,8 @@ finish() {
 }
 trap finish EXIT
 
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet --disable-pip-version-check -r scripts/check-clients.txt
+python3 -m venv "$folder/venv" || exit 77
+"$folder/venv/bin/pip" install --quiet --disable-pip-version-check -r scripts/check-clients.txt || exit 77
 
 echo sesame > "$folder/key"
 "$program" serve --listen 127.0.0.1:0 --api-key-file "$folder/key" --log warn > "$folder/address" &
