@@ -5,6 +5,8 @@
 //! Frames go over it as they are: shape and type of a message, then its elements. (gRPC over HTTP/2 was measured, too: its
 //! flow control cost half of the throughput between two processes of one host.)
 //!
+//! A process that belongs to no run may [lend](Lender) itself to those of others: it waits, and rank 0 opens the connection.
+//!
 //! Two threads serve each connection, so that sending never waits for the network, or for the copy from a device, and a
 //! message is there before it is asked for. A rank that dies, is stopped, or cannot be reached is known as failed on all
 //! others within 5 seconds.
@@ -24,10 +26,13 @@
 mod channel;
 mod frame;
 mod identity;
+mod lender;
 mod link;
+mod note;
 mod rendezvous;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io;
 use std::marker::PhantomData;
 use std::net::{SocketAddr, TcpListener};
@@ -39,9 +44,11 @@ use crate::launch::Rendezvous;
 use crate::mailbox::{Failure, Mailbox};
 use crate::{CommError, Form, Message, PeerExchange};
 use link::{Link, Mail, Order};
-use rendezvous::Met;
+use note::Met;
 
 pub use identity::{Secret, digest};
+pub use lender::{Invitation, Lender};
+pub use rendezvous::Guests;
 
 /// What a rank has to know to join its run.
 #[derive(Clone, Debug)]
@@ -92,7 +99,7 @@ pub enum ConnectError {
         rendezvous: Rendezvous,
     },
     /// The rendezvous is no address, or none of this host.
-    #[error("rank 0 cannot wait for the others at {rendezvous}: {source}")]
+    #[error("nobody can be waited for at {rendezvous}: {source}")]
     Listen {
         /// Where.
         rendezvous: Rendezvous,
@@ -150,6 +157,16 @@ pub enum ConnectError {
     System(#[from] io::Error),
 }
 
+impl ConnectError {
+    fn unreachable(rank: usize, address: impl Display, source: io::Error) -> Self {
+        Self::Unreachable {
+            rank,
+            address: address.to_string(),
+            source,
+        }
+    }
+}
+
 fn ranks(ranks: &[usize]) -> String {
     let names: Vec<_> = ranks.iter().map(usize::to_string).collect();
     match names.as_slice() {
@@ -173,19 +190,21 @@ fn strangers(refused: usize) -> String {
 ///
 /// [`ConnectError`].
 pub fn connect<M: Message>(setup: &Setup) -> Result<NetworkPeer<M>, ConnectError> {
-    start(setup, rendezvous::meet(setup, None)?)
+    start(setup, rendezvous::meet(setup, None, &Guests::default())?)
 }
 
-/// The same for a rank 0 that listens already: whoever starts the other ranks can tell them its address.
+/// The same for a rank 0 that listens already, so that it can tell the ranks that it starts where, and that invites `guests`.
+/// Without a listener, it listens at the rendezvous, if there are ranks that it does not invite.
 ///
 /// # Errors
 ///
 /// [`ConnectError`].
 pub fn host<M: Message>(
     setup: &Setup,
-    listener: TcpListener,
+    listener: Option<TcpListener>,
+    guests: &Guests<'_>,
 ) -> Result<NetworkPeer<M>, ConnectError> {
-    start(setup, rendezvous::meet(setup, Some(listener))?)
+    start(setup, rendezvous::meet(setup, listener, guests)?)
 }
 
 fn start<M: Message>(

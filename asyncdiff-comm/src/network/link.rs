@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::channel::{Incoming, Outgoing};
 use super::frame::Frame;
-use super::rendezvous::Met;
+use super::note::Met;
 use crate::mailbox::{Failure, Mailbox};
 use crate::{CommError, Form, Message};
 

@@ -1,118 +1,91 @@
-//! How the ranks of a run find each other: all come to rank 0, which tells them where the others are; then every rank opens a
-//! connection to every lower one, and rank 0 lets them start.
+//! How the ranks of a run find each other: all come to rank 0, but those that it invites; it tells them where the others are; then
+//! every rank opens a connection to every lower one, and rank 0 lets them start.
 
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
-use super::channel::{Channel, End, Incoming, Outgoing};
-use super::identity::Identity;
+use super::channel::{Channel, End};
+use super::identity::{Identity, Secret};
+use super::note::{Met, Note, PROOF, unexpected};
 use super::{ConnectError, Setup};
+use crate::launch::Rendezvous;
 
 /// How long to wait before another try, or another look.
-const PAUSE: Duration = Duration::from_millis(10);
-/// How long somebody who connects may take to prove that it knows the secret, and to say who it is.
-const PROOF: Duration = Duration::from_secs(10);
-/// Most bytes of a note.
-const NOTE: usize = 1 << 16;
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
 
-/// What ranks tell each other before the run.
-#[derive(Debug, Serialize, Deserialize)]
-enum Note {
-    Hello {
-        rank: usize,
-        world_size: usize,
-        facts: Vec<(String, String)>,
-        /// Where it listens, on the address that it comes from.
-        port: u16,
-    },
-    /// Where the ranks 1, 2, … listen.
-    Welcome {
-        addresses: Vec<SocketAddr>,
-    },
-    /// It is connected to all others.
-    Ready,
-    /// All are.
-    Go,
-    Refused {
-        reason: String,
-    },
-}
-
-/// A connection to another rank.
-pub(super) struct Met {
-    pub channel: Arc<Channel>,
-    pub incoming: Incoming,
-    pub outgoing: Outgoing,
-}
-
-impl Met {
-    fn new(channel: Arc<Channel>) -> Self {
-        Self {
-            incoming: Incoming::new(&channel, PROOF),
-            outgoing: Outgoing::new(&channel),
-            channel,
-        }
-    }
-
-    fn tell(&mut self, note: &Note) -> io::Result<()> {
-        let text = serde_json::to_vec(note)?;
-        let length = text.len() as u32;
-        self.outgoing
-            .write(&[&length.to_le_bytes()[..], &text].concat())
-    }
-
-    fn hear(&mut self, patience: Duration) -> io::Result<Note> {
-        self.incoming.wait(patience);
-        let mut length = [0; 4];
-        self.incoming.read_exact(&mut length)?;
-        let length = u32::from_le_bytes(length) as usize;
-        if length > NOTE {
-            return Err(io::Error::new(
-                ErrorKind::InvalidData,
-                "it speaks otherwise than this program",
-            ));
-        }
-        let mut text = vec![0; length];
-        self.incoming.read_exact(&mut text)?;
-        Ok(serde_json::from_slice(&text)?)
-    }
-}
-
-/// Connects this rank to all others; rank 0 waits for them at `listener`, or at the rendezvous.
+/// Connects this rank to all others. Rank 0 invites `guests`, and waits for the rest at `listener`, or at the rendezvous.
 pub(super) fn meet(
     setup: &Setup,
     listener: Option<TcpListener>,
+    guests: &Guests<'_>,
 ) -> Result<BTreeMap<usize, Met>, ConnectError> {
-    let Setup {
-        rank, world_size, ..
-    } = *setup;
     let identity = Identity::new(setup.secret.as_ref()).map_err(io::Error::other)?;
-    let meeting = Meeting {
-        setup,
-        identity: Arc::new(identity),
-        start: Instant::now(),
-    };
-    if rank == 0 {
-        meeting.host(world_size, listener)
-    } else {
-        meeting.join(rank)
+    let meeting = Meeting::new(setup, Arc::new(identity));
+    match setup.rank {
+        0 => meeting.host(listener, guests),
+        rank => meeting.join(rank),
     }
 }
 
-struct Meeting<'a> {
+/// Processes that wait to be invited, which become the ranks 1, 2, ….
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Guests<'a> {
+    /// Where they wait.
+    pub at: &'a [Rendezvous],
+    /// What they are told of the run.
+    pub job: &'a str,
+}
+
+/// The addresses of `place`; without a secret, only those that other hosts cannot reach.
+pub(super) fn addresses(
+    place: &Rendezvous,
+    secret: Option<&Secret>,
+) -> Result<io::Result<Vec<SocketAddr>>, ConnectError> {
+    let addresses = (place.host.as_str(), place.port).to_socket_addrs();
+    let addresses = addresses.map(Iterator::collect::<Vec<_>>);
+    let elsewhere =
+        |addresses: &Vec<SocketAddr>| addresses.iter().any(|address| !address.ip().is_loopback());
+    if secret.is_none() && addresses.as_ref().is_ok_and(elsewhere) {
+        return Err(ConnectError::NoSecret {
+            rendezvous: place.clone(),
+        });
+    }
+    Ok(addresses)
+}
+
+/// Listens at `place`, without a secret for this host only.
+pub(super) fn listen(
+    place: &Rendezvous,
+    secret: Option<&Secret>,
+) -> Result<TcpListener, ConnectError> {
+    let listen = |source| ConnectError::Listen {
+        rendezvous: place.clone(),
+        source,
+    };
+    let addresses = addresses(place, secret)?.map_err(listen)?;
+    TcpListener::bind(&addresses[..]).map_err(listen)
+}
+
+pub(super) struct Meeting<'a> {
     setup: &'a Setup,
     identity: Arc<Identity>,
     start: Instant,
 }
 
-impl Meeting<'_> {
+impl<'a> Meeting<'a> {
+    pub fn new(setup: &'a Setup, identity: Arc<Identity>) -> Self {
+        Self {
+            setup,
+            identity,
+            start: Instant::now(),
+        }
+    }
+
     fn left(&self) -> Duration {
         self.setup.patience.saturating_sub(self.start.elapsed())
     }
@@ -126,47 +99,35 @@ impl Meeting<'_> {
         }
     }
 
-    /// The addresses of the rendezvous; without a secret, only those that other hosts cannot reach.
-    fn rendezvous(&self) -> Result<io::Result<Vec<SocketAddr>>, ConnectError> {
-        let rendezvous = &self.setup.rendezvous;
-        let addresses = (rendezvous.host.as_str(), rendezvous.port).to_socket_addrs();
-        let addresses = addresses.map(Iterator::collect::<Vec<_>>);
-        let elsewhere = |addresses: &Vec<SocketAddr>| {
-            addresses.iter().any(|address| !address.ip().is_loopback())
-        };
-        if self.setup.secret.is_none() && addresses.as_ref().is_ok_and(elsewhere) {
-            return Err(ConnectError::NoSecret {
-                rendezvous: rendezvous.clone(),
-            });
-        }
-        Ok(addresses)
+    fn addresses(&self, place: &Rendezvous) -> Result<io::Result<Vec<SocketAddr>>, ConnectError> {
+        addresses(place, self.setup.secret.as_ref())
     }
 
     /// Rank 0's part.
     fn host(
         &self,
-        world_size: usize,
         listener: Option<TcpListener>,
+        guests: &Guests<'_>,
     ) -> Result<BTreeMap<usize, Met>, ConnectError> {
-        let listen = |source| ConnectError::Listen {
-            rendezvous: self.setup.rendezvous.clone(),
-            source,
-        };
+        let coming = guests.at.len() + 1..self.setup.world_size;
         let listener = match listener {
-            Some(listener) => listener,
-            None => {
-                let addresses = self.rendezvous()?.map_err(listen)?;
-                TcpListener::bind(&addresses[..]).map_err(listen)?
+            None if !coming.is_empty() => {
+                let place = &self.setup.rendezvous;
+                Some(listen(place, self.setup.secret.as_ref())?)
             }
+            listener => listener,
         };
         let mut met = BTreeMap::new();
-        let result = self
-            .receive(&listener, 1..world_size, &mut met)
-            .and_then(|addresses| self.welcome(&mut met, &addresses));
+        let result = self.invite(guests, &mut met).and_then(|mut addresses| {
+            if let Some(listener) = &listener {
+                addresses.extend(self.receive(listener, coming, &mut met)?);
+            }
+            self.welcome(&mut met, &addresses)
+        });
         match result {
             Ok(()) => Ok(met),
             Err(error) => {
-                // All who wait learn why it does not start; whoever is gone does not have to.
+                // All who wait learn why it does not start.
                 let reason = match &error {
                     ConnectError::Refused { rank, reason } => {
                         format!("rank {rank} cannot start: {reason}")
@@ -174,13 +135,49 @@ impl Meeting<'_> {
                     other => other.to_string(),
                 };
                 for met in met.values_mut() {
-                    let reason = reason.clone();
-                    let _ = met.tell(&Note::Refused { reason });
-                    let _ = met.outgoing.finish();
+                    met.refuse(&reason);
                 }
                 Err(error)
             }
         }
+    }
+
+    /// Invites those who wait for it, and answers with where each of them listens for the others.
+    fn invite(
+        &self,
+        guests: &Guests<'_>,
+        met: &mut BTreeMap<usize, Met>,
+    ) -> Result<BTreeMap<usize, SocketAddr>, ConnectError> {
+        for (rank, place) in (1..).zip(guests.at) {
+            // They wait: whoever is not there now will not come.
+            let mut guest = self.reach(rank, Duration::ZERO, || self.addresses(place))?;
+            let invitation = Note::Invitation {
+                rank,
+                world_size: self.setup.world_size,
+                job: guests.job.to_owned(),
+            };
+            let told = guest.tell(&invitation);
+            told.map_err(|source| ConnectError::unreachable(rank, place, source))?;
+            met.insert(rank, guest);
+        }
+        let mut addresses = BTreeMap::new();
+        for ((rank, guest), place) in met.iter_mut().zip(guests.at) {
+            let address = guest.channel.socket().peer_addr()?.ip();
+            match guest.hear(self.left()) {
+                Ok(Note::Refused { reason }) => {
+                    return Err(ConnectError::Refused {
+                        rank: *rank,
+                        reason,
+                    });
+                }
+                Ok(note) => {
+                    let (rank, port) = self.belongs(&note, &(*rank..*rank + 1))?;
+                    addresses.insert(rank, SocketAddr::new(address, port));
+                }
+                Err(source) => return Err(ConnectError::unreachable(*rank, place, source)),
+            }
+        }
+        Ok(addresses)
     }
 
     fn welcome(
@@ -191,11 +188,7 @@ impl Meeting<'_> {
         let welcome = Note::Welcome {
             addresses: addresses.values().copied().collect(),
         };
-        let lost = |rank: usize, source| ConnectError::Unreachable {
-            rank,
-            address: addresses[&rank].to_string(),
-            source,
-        };
+        let lost = |rank: usize, source| ConnectError::unreachable(rank, &addresses[&rank], source);
         for (rank, met) in met.iter_mut() {
             met.tell(&welcome).map_err(|error| lost(*rank, error))?;
         }
@@ -220,12 +213,15 @@ impl Meeting<'_> {
 
     /// The part of any other rank.
     fn join(&self, rank: usize) -> Result<BTreeMap<usize, Met>, ConnectError> {
-        let mut zero = self.reach(0, || self.rendezvous())?;
-        let unreachable = |source| ConnectError::Unreachable {
-            rank: 0,
-            address: self.setup.rendezvous.to_string(),
-            source,
-        };
+        let place = &self.setup.rendezvous;
+        let zero = self.reach(0, self.setup.patience, || self.addresses(place))?;
+        self.enter(rank, zero)
+    }
+
+    /// The same for a rank that is connected to rank 0.
+    pub fn enter(&self, rank: usize, mut zero: Met) -> Result<BTreeMap<usize, Met>, ConnectError> {
+        let address = zero.channel.socket().peer_addr()?;
+        let unreachable = |source| ConnectError::unreachable(0, address, source);
         // The address that rank 0 is reached from is one that the others can reach, too.
         let here = zero
             .channel
@@ -245,10 +241,7 @@ impl Meeting<'_> {
         };
         let mut met = BTreeMap::new();
         if let Err(error) = self.mesh(rank, &addresses, &listener, &mut met) {
-            let reason = error.to_string();
-            // If rank 0 is gone, too, the error says more.
-            let _ = zero.tell(&Note::Refused { reason });
-            let _ = zero.outgoing.finish();
+            zero.refuse(&error.to_string());
             return Err(error);
         }
         zero.tell(&Note::Ready).map_err(unreachable)?;
@@ -273,24 +266,20 @@ impl Meeting<'_> {
         for lower in 1..rank {
             let address = addresses.get(lower - 1).copied();
             let address = address.ok_or_else(|| ConnectError::System(unexpected()))?;
-            let mut other = self.reach(lower, || Ok(Ok(vec![address])))?;
-            other
-                .tell(&self.hello(0))
-                .map_err(|source| ConnectError::Unreachable {
-                    rank: lower,
-                    address: address.to_string(),
-                    source,
-                })?;
+            let mut other = self.reach(lower, self.setup.patience, || Ok(Ok(vec![address])))?;
+            let told = other.tell(&self.hello(0));
+            told.map_err(|source| ConnectError::unreachable(lower, address, source))?;
             met.insert(lower, other);
         }
         self.receive(listener, rank + 1..self.setup.world_size, met)?;
         Ok(())
     }
 
-    /// Opens a connection to `rank`, which may not be there yet.
+    /// Opens a connection to `rank`, which may not be there yet, before `patience` is over.
     fn reach(
         &self,
         rank: usize,
+        patience: Duration,
         addresses: impl Fn() -> Result<io::Result<Vec<SocketAddr>>, ConnectError>,
     ) -> Result<Met, ConnectError> {
         loop {
@@ -304,12 +293,9 @@ impl Meeting<'_> {
                 },
                 Err(error) => (None, error),
             };
-            if self.left().is_zero() {
-                return Err(ConnectError::Unreachable {
-                    rank,
-                    address: address.unwrap_or_else(|| self.setup.rendezvous.to_string()),
-                    source: error,
-                });
+            if self.start.elapsed() >= patience {
+                let address = address.unwrap_or_else(|| self.setup.rendezvous.to_string());
+                return Err(ConnectError::unreachable(rank, address, error));
             }
             thread::sleep(PAUSE);
         }
@@ -330,11 +316,7 @@ impl Meeting<'_> {
                 Some(rustls::Error::InvalidCertificate(_)) => {
                     ConnectError::Secret { rank, address }
                 }
-                _ => ConnectError::Unreachable {
-                    rank,
-                    address: address.to_string(),
-                    source,
-                },
+                _ => ConnectError::unreachable(rank, address, source),
             }
         })
     }
@@ -356,7 +338,8 @@ impl Meeting<'_> {
                 Ok((socket, _)) => {
                     socket.set_nonblocking(false)?;
                     let (identity, proved) = (Arc::clone(&self.identity), proved.clone());
-                    thread::spawn(move || admit(socket, &identity, &proved));
+                    // Nobody listens any more once all ranks are there.
+                    thread::spawn(move || proved.send(admit(socket, &identity)));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(PAUSE),
                 // Whoever knocked has gone again.
@@ -371,9 +354,7 @@ impl Meeting<'_> {
                 let (rank, port) = match self.belongs(&note, &awaited) {
                     Ok(place) => place,
                     Err(error) => {
-                        let reason = error.to_string();
-                        let _ = other.tell(&Note::Refused { reason });
-                        let _ = other.outgoing.finish();
+                        other.refuse(&error.to_string());
                         return Err(error);
                     }
                 };
@@ -445,17 +426,15 @@ impl Meeting<'_> {
 }
 
 /// Somebody who knows the secret, what it says first and where it comes from; `None` for everybody else.
-type Comer = Option<(Met, Note, IpAddr)>;
+pub(super) type Comer = Option<(Met, Note, IpAddr)>;
 
 /// Lets somebody prove that it knows the secret.
-fn admit(socket: TcpStream, identity: &Identity, proved: &Sender<Comer>) {
-    let comer = socket.peer_addr().and_then(|address| {
-        let mut met = Met::new(Channel::open(socket, End::Accepting, identity, PROOF)?);
-        let note = met.hear(PROOF)?;
-        Ok((met, note, address.ip()))
-    });
-    // Nobody listens any more once all ranks are there.
-    let _ = proved.send(comer.ok());
+pub(super) fn admit(socket: TcpStream, identity: &Identity) -> Comer {
+    let address = socket.peer_addr().ok()?;
+    let channel = Channel::open(socket, End::Accepting, identity, PROOF).ok()?;
+    let mut met = Met::new(channel);
+    let note = met.hear(PROOF).ok()?;
+    Some((met, note, address.ip()))
 }
 
 fn connect_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
@@ -467,11 +446,4 @@ fn connect_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
         }
     }
     Err(last)
-}
-
-fn unexpected() -> io::Error {
-    io::Error::new(
-        ErrorKind::InvalidData,
-        "it does not speak as the ranks of this program do",
-    )
 }
