@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use asyncdiff_burn::ranks::RankError;
 use asyncdiff_burn::weights::WeightError;
 use asyncdiff_comm::CommError;
+use asyncdiff_comm::network::ConnectError;
 use asyncdiff_core::scheduler::ScheduleError;
 use asyncdiff_core::unet::UNetError;
 use asyncdiff_core::{EngineError, PartitionError, PlanError};
@@ -15,6 +16,7 @@ use crate::fit::FitError;
 use crate::image::ImageError;
 use crate::lora::LoraError;
 use crate::measured::MeasureError;
+use crate::pipeline::AssignmentError;
 use crate::quality::QualityError;
 use crate::request::RequestError;
 use crate::text::TextError;
@@ -118,6 +120,12 @@ pub enum Error {
     /// Another process of the run.
     #[error(transparent)]
     Peer(#[from] CommError),
+    /// The connection to other processes.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// What another process asks this one to help with.
+    #[error(transparent)]
+    Assignment(#[from] AssignmentError),
     /// A rank of the run.
     #[error(transparent)]
     Rank(#[from] RankError<EngineError<Infallible>>),

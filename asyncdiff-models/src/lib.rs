@@ -81,7 +81,7 @@ pub use dtype::{Dtype, UnknownDtype};
 pub use error::Error;
 pub use fit::FitError;
 pub use measured::{MeasureError, MeasuredMachine};
-pub use pipeline::{Choices, MotionAdapter, Run, StableDiffusion};
+pub use pipeline::{Assignment, AssignmentError, Choices, MotionAdapter, Run, StableDiffusion};
 pub use preview::Previewer;
 pub use request::{Content, ImageToVideo, InitImage, Request, RequestError, Shape, StartFrom};
 pub use session::{

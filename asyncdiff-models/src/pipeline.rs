@@ -1,6 +1,7 @@
 //! The Stable Diffusion and Stable Video Diffusion pipelines: what a checkpoint is, and what a request asks of it. Weights come later, with
 //! [`Session`](crate::Session).
 
+mod assignment;
 mod checks;
 mod choices;
 mod loras;
@@ -28,6 +29,7 @@ use crate::text::{TextEncoders, pieces};
 use crate::vae::VaeConfig;
 use crate::vision::ImageEncoder;
 
+pub use assignment::{Assignment, AssignmentError};
 pub use choices::Choices;
 use motion::Motion;
 pub use motion::MotionAdapter;

@@ -25,7 +25,7 @@ use crate::image::Image;
 use crate::pipeline::{Run, StableDiffusion};
 use crate::preview::Previewer;
 use crate::request::{Content, Shape};
-use crate::tensors::{Latents, values};
+use crate::tensors::Latents;
 use crate::unet::Conditioning;
 
 pub use member::Member;
@@ -203,36 +203,11 @@ impl Session {
     ) -> Result<Output, Error> {
         let start = Instant::now();
         let (parts, first) = (&self.parts, self.ranks[0].worker());
-        let (conditioning, initial) = first.install(|| -> Result<_, Error> {
-            let mut conditioning = parts.encode(&run.shape, content)?;
-            let start = parts.start(run, content, &mut conditioning)?;
-            Ok((conditioning, start))
-        })?;
+        let (conditioning, initial) = first.install(|| parts.begin(run, content))?;
         let encode = start.elapsed();
-
         let start = Instant::now();
-        let tensor = self.denoise(run, conditioning, initial, progress)?;
-        // A GPU computes behind the program's back: only when the values are here has the time passed.
-        let latents = values(tensor.clone());
-        let denoise = start.elapsed();
-        if latents.iter().any(|value| !value.is_finite()) {
-            return Err(Error::NotFinite);
-        }
-
-        let start = Instant::now();
-        let (images, samples) = first.install(|| parts.pictures(run, content, tensor))?;
-        let decode = start.elapsed();
-        Ok(Output {
-            images,
-            samples,
-            frames: run.shape.frames,
-            latents,
-            timings: Timings {
-                encode,
-                denoise,
-                decode,
-            },
-        })
+        let latents = self.denoise(run, conditioning, initial, progress)?;
+        first.install(|| parts.finish(run, content, latents, (encode, start)))
     }
 
     /// [`Parts::encode`], on the first worker's device.

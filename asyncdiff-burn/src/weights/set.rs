@@ -7,6 +7,9 @@ use safetensors::tensor::TensorView;
 
 use super::{Entry, WeightError, WeightFile, Weights};
 
+/// Bytes of a tensor that are looked at to tell it from another one.
+const MARK: usize = 64;
+
 /// The weights of one part of a model: a file, the shards of one, or a choice of a file's tensors under other names.
 #[derive(Debug)]
 pub struct WeightSet {
@@ -89,6 +92,22 @@ impl WeightSet {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size() as u64).sum()
+    }
+
+    /// Tells what these weights are told apart by: of each tensor its name, type and shape, and the first of its bytes. Reads a page
+    /// of each, so that this takes no longer for large ones.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightError`] of [`WeightSet::read`].
+    pub fn marks(&self, mut tell: impl FnMut(&[u8])) -> Result<(), WeightError> {
+        for (name, entry) in self.read()?.tensors {
+            let bytes = entry.view.data();
+            let form = (name, entry.dtype(), entry.shape());
+            tell(format!("{form:?}").as_bytes());
+            tell(&bytes[..bytes.len().min(MARK)]);
+        }
+        Ok(())
     }
 
     /// Reads the headers.

@@ -72,6 +72,28 @@ impl StableDiffusion {
         }
     }
 
+    /// The same for one rank of a run, in a process of its own: without what is beside the denoiser.
+    pub(crate) fn check_memory_of_rank(
+        &self,
+        run: &Run,
+        rank: usize,
+        worker: &Worker,
+    ) -> Result<(), Error> {
+        let part = &run.summary.ranks[rank];
+        let weights = part.weight_bytes;
+        let needed = weights.saturating_add(part.activation_bytes);
+        match memory::total() {
+            Some(found) if needed > found && worker.threads().is_some() => {
+                Err(Error::TooMuchMemory {
+                    needed,
+                    weights,
+                    found,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Bytes of the weights of the encoders and the autoencoder.
     fn bytes_beside_denoiser(&self) -> Result<u64, Error> {
         let texts = self.text_encoders().into_iter();

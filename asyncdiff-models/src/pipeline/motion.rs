@@ -90,6 +90,20 @@ impl MotionAdapter {
     pub(crate) fn weights(&self) -> Result<WeightSet, CheckpointError> {
         self.files.weights("", "diffusion_pytorch_model")
     }
+
+    pub(super) fn files(&self) -> &Checkpoint {
+        &self.files
+    }
+
+    /// Tells what the adapter is told apart by, its LoRA included.
+    pub(super) fn marks(&self, mut tell: impl FnMut(&[u8])) -> Result<(), Error> {
+        tell(&self.files.read("config.json")?);
+        self.weights()?.marks(&mut tell)?;
+        if self.files.has(LORA) {
+            WeightSet::from(self.files.weight_file(LORA)?).marks(&mut tell)?;
+        }
+        Ok(())
+    }
 }
 
 /// The noise scheduler that AnimateDiff was published with: DDIM with the image model's settings, but a linear β schedule and

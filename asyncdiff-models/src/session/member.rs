@@ -1,5 +1,6 @@
 //! One rank in a process of its own.
 
+mod help;
 mod told;
 
 use std::sync::Arc;
@@ -11,21 +12,23 @@ use asyncdiff_burn::ranks::{RankError, on_each};
 use asyncdiff_comm::{CommError, Element, Form, PeerExchange};
 use asyncdiff_core::EngineError;
 
+use super::Output;
 use super::parts::Parts;
 use super::progress::Progress;
 use super::rank::{Lead, Rank};
-use super::{Output, Timings};
 use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::pipeline::{Run, StableDiffusion};
 use crate::preview::Previewer;
 use crate::request::Content;
-use crate::tensors::values;
 use crate::unet::Conditioning;
 
 /// How long ranks wait for each other where nobody knows how long it takes: while weights are loaded, and texts encoded. A rank
 /// that dies meanwhile is noticed at once, by its transport.
 const LONG: Duration = Duration::from_secs(3600);
+
+/// How long a process waits that the plan has no rank for, if nobody ends it before.
+const REST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Tags of what does not belong to a plan. A plan's have the version of a value in their upper half.
 const READY: u64 = u64::MAX;
@@ -34,7 +37,8 @@ const TOLD: u64 = u64::MAX - 1;
 /// One rank of a run whose ranks are processes: its blocks, and its peers.
 ///
 /// Process 0 leads: it encodes, tells the others what the denoiser is told, advances the latents, and decodes. The others
-/// [serve](Member::serve) it, whatever it makes with the run that all of them have planned.
+/// [serve](Member::serve) it, whatever it makes with the run that all of them have planned. Processes that the plan has no rank
+/// for, the last ones, load nothing and rest until all is made.
 pub struct Member<P> {
     pipeline: Arc<StableDiffusion>,
     rank: Rank,
@@ -49,7 +53,7 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotEnoughWorkers`] if the plan has another number of ranks than there are processes; [`Error`] of
+    /// [`Error::NotEnoughWorkers`] if the plan has more ranks than there are processes; [`Error::TooMuchMemory`]; [`Error`] of
     /// [`Rank::prepare`] and [`Parts::load`]; [`Error::Peer`] if another process fails.
     pub fn join(
         pipeline: &Arc<StableDiffusion>,
@@ -78,11 +82,15 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
         peers: &mut Seated<P>,
     ) -> Result<(Rank, Option<Parts>), Error> {
         let (needed, found) = (run.plan.ranks.len(), peers.world_size());
-        if needed != found {
+        if needed > found {
             return Err(Error::NotEnoughWorkers { needed, found });
         }
         let mut rank = Rank::new(pipeline, worker)?;
         let seat = peers.rank();
+        if seat >= needed {
+            return Ok((rank, None));
+        }
+        pipeline.check_memory_of_rank(run, seat, rank.worker())?;
         let leads = seat == run.plan.latents_rank;
         let parts = leads.then(|| {
             let worker = rank.worker();
@@ -91,7 +99,7 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
         let parts = parts.transpose()?;
         rank.prepare(run, seat)?;
         let nothing = Form::new([1, 1, 1, 0], Element::U8);
-        for other in (0..found).filter(|other| *other != seat) {
+        for other in (0..needed).filter(|other| *other != seat) {
             if leads {
                 peers.recv(other, READY, &nothing, LONG)?;
             } else if other == run.plan.latents_rank {
@@ -158,14 +166,9 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
         let start = Instant::now();
         let parts = self.parts.as_ref().expect("process 0 leads");
         let worker = self.rank.worker();
-        let (conditioning, initial) = worker.install(|| -> Result<_, Error> {
-            let mut conditioning = parts.encode(&run.shape, content)?;
-            let start = parts.start(run, content, &mut conditioning)?;
-            Ok((conditioning, start))
-        })?;
-        told::tell(&mut self.peers, Some(&conditioning))?;
+        let (conditioning, initial) = worker.install(|| parts.begin(run, content))?;
+        told::tell(&mut self.peers, run, &conditioning)?;
         let encode = start.elapsed();
-
         let start = Instant::now();
         let lead = Lead {
             start: initial,
@@ -173,26 +176,7 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
         };
         let latents = run_plan(&self.rank, &mut self.peers, run, conditioning, Some(lead))?;
         let latents = latents.expect("a valid plan ends with the final latents");
-        // A GPU computes behind the program's back: only when the values are here has the time passed.
-        let numbers = values(latents.clone());
-        let denoise = start.elapsed();
-        if numbers.iter().any(|value| !value.is_finite()) {
-            return Err(Error::NotFinite);
-        }
-
-        let start = Instant::now();
-        let (images, samples) = worker.install(|| parts.pictures(run, content, latents))?;
-        Ok(Output {
-            images,
-            samples,
-            frames: run.shape.frames,
-            latents: numbers,
-            timings: Timings {
-                encode,
-                denoise,
-                decode: start.elapsed(),
-            },
-        })
+        worker.install(|| parts.finish(run, content, latents, (encode, start)))
     }
 
     /// Tells the other processes that nothing more will be made, on process 0.
@@ -201,7 +185,7 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
     ///
     /// [`Error::Peer`] if another process has failed.
     pub fn finish(mut self) -> Result<(), Error> {
-        Ok(told::tell(&mut self.peers, None)?)
+        Ok(told::tell_the_end(&mut self.peers)?)
     }
 
     /// Does its part of whatever process 0 makes with `run`, until that has [finished](Member::finish).
@@ -212,8 +196,10 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
     pub fn serve(&mut self, run: &Run) -> Result<(), Error> {
         let leading = run.plan.latents_rank;
         let device = self.rank.worker().device().clone();
+        let rests = self.peers.rank() >= run.plan.ranks.len();
+        let within = if rests { REST } else { LONG };
         let result = loop {
-            let conditioning = match told::hear(&mut self.peers, leading, &device, LONG) {
+            let conditioning = match told::hear(&mut self.peers, leading, &device, within) {
                 Ok(Some(conditioning)) => conditioning,
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error.into()),

@@ -1,11 +1,13 @@
 //! What a run needs beside the denoiser: the encoders and the autoencoder.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, FloatDType};
 
 use super::animate;
 use super::start::{Beside, Start, start};
+use super::{Output, Timings};
 use crate::cancel::Cancel;
 use crate::decode::{Decoding, PictureDecoder, images};
 use crate::encoders::LoadedEncoders;
@@ -14,7 +16,7 @@ use crate::image::Image;
 use crate::pipeline::{Run, StableDiffusion};
 use crate::preview::{Colours, Previewer};
 use crate::request::{Content, RequestError, Shape};
-use crate::tensors::{Latents, repeat_each};
+use crate::tensors::{Latents, repeat_each, values};
 use crate::text::{LoadedTextEncoders, PromptEmbedding};
 use crate::unet::{AddedConditioning, Conditioning};
 use crate::vae::AutoencoderKl;
@@ -164,6 +166,47 @@ impl Parts {
         conditioning.concat = concat;
         conditioning.mask = mask;
         Ok(start)
+    }
+
+    /// What comes before the denoising: what the denoiser is told, and what the run starts from.
+    pub(super) fn begin(
+        &self,
+        run: &Run,
+        content: &Content,
+    ) -> Result<(Conditioning, Start), Error> {
+        let mut conditioning = self.encode(&run.shape, content)?;
+        let start = self.start(run, content, &mut conditioning)?;
+        Ok((conditioning, start))
+    }
+
+    /// What comes after it: the pictures of the final latents, and how long all took; `encode` is what came before, and the
+    /// denoising began at `start`.
+    pub(super) fn finish(
+        &self,
+        run: &Run,
+        content: &Content,
+        latents: Latents,
+        (encode, start): (Duration, Instant),
+    ) -> Result<Output, Error> {
+        // A GPU computes behind the program's back: only when the values are here has the time passed.
+        let numbers = values(latents.clone());
+        let denoise = start.elapsed();
+        if numbers.iter().any(|value| !value.is_finite()) {
+            return Err(Error::NotFinite);
+        }
+        let start = Instant::now();
+        let (images, samples) = self.pictures(run, content, latents)?;
+        Ok(Output {
+            images,
+            samples,
+            frames: run.shape.frames,
+            latents: numbers,
+            timings: Timings {
+                encode,
+                denoise,
+                decode: start.elapsed(),
+            },
+        })
     }
 
     /// What makes pictures of unfinished latents.

@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::TOLD;
+use crate::pipeline::Run;
 use crate::unet::{AddedConditioning, Conditioning};
 
 /// Most bytes of a [`Note`].
@@ -44,33 +45,26 @@ impl Shaped {
     }
 }
 
-/// Tells all others: `conditioning`, or that it is over.
+/// Tells all other ranks of `run` what the denoiser is told.
 pub(super) fn tell<P: PeerExchange<Parcel<4>>>(
     peers: &mut P,
-    conditioning: Option<&Conditioning>,
+    run: &Run,
+    told: &Conditioning,
 ) -> Result<(), CommError> {
-    let note = match conditioning {
-        Some(told) => Note::Run {
-            context: Shaped::of(&told.context),
-            text_embeds: embeds(told).map(Shaped::of),
-            time_ids: told.added.as_ref().map(|added| {
-                let bits = |row: &Vec<f64>| row.iter().map(|id| id.to_bits()).collect();
-                added.time_ids.iter().map(bits).collect()
-            }),
-            concat: told.concat.as_ref().map(Shaped::of),
-            mask: told.mask.as_ref().map(Shaped::of),
-            frames: told.frames,
-        },
-        None => Note::Over,
+    let note = Note::Run {
+        context: Shaped::of(&told.context),
+        text_embeds: embeds(told).map(Shaped::of),
+        time_ids: told.added.as_ref().map(|added| {
+            let bits = |row: &Vec<f64>| row.iter().map(|id| id.to_bits()).collect();
+            added.time_ids.iter().map(bits).collect()
+        }),
+        concat: told.concat.as_ref().map(Shaped::of),
+        mask: told.mask.as_ref().map(Shaped::of),
+        frames: told.frames,
     };
-    let text =
-        serde_json::to_vec(&note).map_err(|error| CommError::Transport(error.to_string()))?;
-    let length = (text.len() as u64).to_le_bytes().to_vec();
     let here = peers.rank();
-    for other in (0..peers.world_size()).filter(|other| *other != here) {
-        peers.send(other, TOLD, Parcel::of_bytes(length.clone()))?;
-        peers.send(other, TOLD, Parcel::of_bytes(text.clone()))?;
-        let Some(told) = conditioning else { continue };
+    for other in (0..run.plan.ranks.len()).filter(|other| *other != here) {
+        send(peers, other, &note)?;
         let tensors = [
             Some(told.context.clone().unsqueeze::<4>()),
             embeds(told).map(|text| text.clone().unsqueeze::<4>()),
@@ -82,6 +76,24 @@ pub(super) fn tell<P: PeerExchange<Parcel<4>>>(
         }
     }
     Ok(())
+}
+
+/// Tells all others, also those that the plan has no rank for, that it is over.
+pub(super) fn tell_the_end<P: PeerExchange<Parcel<4>>>(peers: &mut P) -> Result<(), CommError> {
+    let here = peers.rank();
+    let mut others = (0..peers.world_size()).filter(|other| *other != here);
+    others.try_for_each(|other| send(peers, other, &Note::Over))
+}
+
+fn send<P: PeerExchange<Parcel<4>>>(
+    peers: &mut P,
+    to: usize,
+    note: &Note,
+) -> Result<(), CommError> {
+    let text = serde_json::to_vec(note).map_err(|error| CommError::Transport(error.to_string()))?;
+    let length = (text.len() as u64).to_le_bytes().to_vec();
+    peers.send(to, TOLD, Parcel::of_bytes(length))?;
+    peers.send(to, TOLD, Parcel::of_bytes(text))
 }
 
 fn embeds(told: &Conditioning) -> Option<&Tensor<2>> {
