@@ -4,6 +4,7 @@ mod ranks;
 mod serve;
 mod spread;
 mod video;
+mod worker;
 
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub use ranks::Ranks;
 pub use serve::Serve;
 pub use spread::{Choice, LookAhead, Spreading, Spreadings, Switch};
 pub use video::Video;
+pub use worker::Worker;
 
 /// Pictures and videos from Stable Diffusion checkpoints, sooner: asynchronous denoising on several devices
 #[derive(Debug, Parser)]
@@ -38,6 +40,8 @@ pub enum Command {
     Plan(Plan),
     /// Time each block of the denoiser, and a message between devices: plan, generate and compare balance by it (--machine)
     Measure(Measure),
+    /// Lend a device of this machine to runs that other processes lead, one after another, until this one is ended
+    Worker(Worker),
     /// Print what a checkpoint is, without loading weights
     Info(Info),
     /// Keep models loaded and answer over HTTP: a page to make pictures on, and the interfaces of OpenAI and of web UIs
@@ -293,7 +297,8 @@ pub struct ModelFiles {
 
 #[derive(Debug, Args)]
 pub struct Devices {
-    /// Devices, as cpu, cpu:2 (two CPU workers), cuda:0,1, tch:cuda:0, wgpu:0. Where nothing else is said, a way to use
+    /// Devices, as cpu, cpu:2 (two CPU workers), cuda:0,1, tch:cuda:0, wgpu:0, or joined by +, as cuda:0+cpu; for generate and
+    /// plan also tcp://HOST:PORT, one that asyncdiff worker lends there. Where nothing else is said, a way to use
     /// them is chosen. With 4 cores, cpu is one device that computes with all four, and cpu:2 is two with two cores each;
     /// which is sooner, and how much alike, says asyncdiff compare --devices cpu:2 [default: the CPU workers that the plan
     /// needs]

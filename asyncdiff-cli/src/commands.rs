@@ -13,6 +13,7 @@ pub mod info;
 pub mod measure;
 pub mod plan;
 pub mod serve;
+pub mod worker;
 
 use std::io::Write;
 

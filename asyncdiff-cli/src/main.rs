@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => commands::compare::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
         Command::Measure(args) => commands::measure::run(&args),
+        Command::Worker(args) => commands::worker::run(&args),
         Command::Info(args) => commands::info::run(&args),
         Command::Serve(args) => commands::serve::run(&args),
         Command::Completions { shell } => commands::completions(shell),

@@ -12,15 +12,16 @@ use std::time::{Duration, Instant};
 
 use asyncdiff_burn::exchange::Parcel;
 use asyncdiff_comm::launch::{self, Environment, Launcher, Place, Rendezvous};
-use asyncdiff_comm::network::{self, NetworkPeer, Secret, Watch};
+use asyncdiff_comm::network::{self, ConnectError, Guests, NetworkPeer, Secret, Watch};
 use asyncdiff_models::device::{Worker, workers};
 use asyncdiff_models::{
-    Content, Error, Member, Output, Previewer, Progress, Run, Session, StableDiffusion,
+    Assignment, Content, Error, MeasuredMachine, Member, Output, Previewer, Progress, Run, Session,
+    Shape, StableDiffusion, Strategy,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::args::{Devices, Ranks};
-use crate::setup::Result;
+use crate::setup::{self, Result};
 
 /// Set for a process that another one has started, which ends when its standard input does.
 const STARTED: &str = "ASYNCDIFF_STARTED";
@@ -31,65 +32,133 @@ const END: Duration = Duration::from_secs(1);
 pub struct Together {
     place: Place,
     secret: Option<Secret>,
-    /// Of a process that starts the others.
+    /// Of a process that starts others.
     listener: Option<TcpListener>,
+    /// Where those wait that lend their devices: the ranks 1, 2, ….
+    lent: Vec<Rendezvous>,
+    /// What they are told of the run.
+    job: String,
     children: Owned,
 }
 
 impl Together {
     /// The place of this process, if it is not alone.
-    pub fn find(ranks: &Ranks) -> Result<Option<Self>> {
+    pub fn find(ranks: &Ranks, devices: &Devices) -> Result<Option<Self>> {
+        let (own, lent) = setup::lent_devices(devices)?;
+        let secret = setup::secret(ranks.secret_file.as_deref())?;
         if let Some(processes) = ranks.processes {
-            return match processes {
-                0 => Err("0 processes cannot run anything: use --processes 1 or more".into()),
-                1 => Ok(None),
-                _ => Self::starting(processes).map(Some),
+            return match (processes, lent.first()) {
+                (0, _) => Err("0 processes cannot run anything: use --processes 1 or more".into()),
+                (_, Some(lent)) => Err(format!(
+                    "with tcp://{lent}, every device of this machine has a process anyway: leave out --processes"
+                )
+                .into()),
+                (1, _) => Ok(None),
+                _ => Self::starting(processes, Vec::new(), Some(Secret::random()?)).map(Some),
             };
         }
         let environment: Environment = env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        let Some(place) = launch::place(&ranks.settings(), &environment)? else {
-            return Ok(None);
-        };
-        let secret = match environment.get("ASYNCDIFF_SECRET") {
-            Some(text) => Some(Secret::new(text).ok_or_else(|| {
-                format!(
-                    "ASYNCDIFF_SECRET is too short to be one: use {} or more characters that nobody can guess",
-                    Secret::SHORTEST
-                )
-            })?),
-            None => None,
-        };
-        if environment.contains_key(STARTED) {
-            end_with_input();
+        let place = launch::place(&ranks.settings(), &environment)?;
+        let started = environment.contains_key(STARTED);
+        match (place, lent.first()) {
+            (Some(_), Some(lent)) if !started => Err(format!(
+                "tcp://{lent} is a rank of a run that this process leads, and here others are started as ranks: leave out one of both"
+            )
+            .into()),
+            (Some(place), _) => {
+                if started {
+                    end_with_input();
+                }
+                Ok(Some(Self {
+                    place,
+                    secret,
+                    listener: None,
+                    lent,
+                    job: String::new(),
+                    children: Owned::default(),
+                }))
+            }
+            (None, None) => Ok(None),
+            (None, Some(first)) => {
+                let Some(own) = own else {
+                    return Err(format!(
+                        "this process encodes and decodes, so it needs a device of this machine, too: use --devices cpu+tcp://{first}"
+                    )
+                    .into());
+                };
+                let own = workers(&own, devices.threads)?.len();
+                Self::starting(own, lent, secret).map(Some)
+            }
         }
-        Ok(Some(Self {
-            place,
-            secret,
-            listener: None,
-            children: Owned::default(),
-        }))
     }
 
-    /// Rank 0 of processes that are still to be started.
-    fn starting(processes: usize) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let rendezvous = Rendezvous::loopback(listener.local_addr()?.port());
+    /// Rank 0 of a run with that many processes on this machine, of which the others are still to be started.
+    fn starting(own: usize, lent: Vec<Rendezvous>, secret: Option<Secret>) -> Result<Self> {
+        let listener = match own {
+            1 => None,
+            _ => Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?),
+        };
+        let address = listener.as_ref().map(TcpListener::local_addr).transpose()?;
         Ok(Self {
             place: Place {
                 rank: 0,
-                world_size: processes,
+                world_size: own + lent.len(),
                 local_rank: 0,
-                local_world_size: processes,
-                rendezvous,
+                local_world_size: own,
+                rendezvous: Rendezvous::loopback(address.map_or(0, |address| address.port())),
                 job: String::new(),
                 launcher: Launcher::Hand,
             },
-            secret: Some(Secret::random()?),
-            listener: Some(listener),
+            secret,
+            listener,
+            lent,
+            job: String::new(),
             children: Owned::default(),
         })
+    }
+
+    /// Plans by what those are told that lend their devices, if there are any: then all plan the same, to the last bit.
+    pub fn plan(
+        &mut self,
+        pipeline: &StableDiffusion,
+        shape: &Shape,
+        strategy: &Strategy,
+        machine: Option<&MeasuredMachine>,
+    ) -> Result<Option<Run>> {
+        if self.lent.is_empty() {
+            return Ok(None);
+        }
+        self.job = Assignment::new(pipeline, shape, strategy, machine)?.to_text()?;
+        let run = Assignment::of_text(&self.job)?.plan(pipeline)?;
+        Ok(Some(run))
+    }
+
+    /// The devices that others lend, as they are named.
+    pub fn lent(&self) -> impl Iterator<Item = String> {
+        self.lent.iter().map(|place| format!("tcp://{place}"))
+    }
+
+    /// Says what went wrong with those who lend their devices in words that name them.
+    fn explain(&self, error: ConnectError) -> Box<dyn std::error::Error> {
+        let place = |rank: usize| self.lent.get(rank.checked_sub(1)?);
+        match &error {
+            ConnectError::Unreachable { rank, source, .. } => match place(*rank) {
+                Some(place) => format!(
+                    "the worker at {place} cannot be reached: {source}; start it there with asyncdiff worker --listen {place}"
+                )
+                .into(),
+                None => error.into(),
+            },
+            ConnectError::Refused { rank, reason } => match place(*rank) {
+                Some(place) => {
+                    format!("the worker at {place} does not take part: {reason}").into()
+                }
+                None => error.into(),
+            },
+            _ => error.into(),
+        }
     }
 
     /// Number of processes.
@@ -109,9 +178,9 @@ impl Together {
             local_world_size,
             ..
         } = self.place;
-        let share = format!("cpu:{local_world_size}");
-        let spec = devices.devices.as_deref().unwrap_or(&share);
-        let mut workers = workers(spec, devices.threads)?;
+        let share = || format!("cpu:{local_world_size}");
+        let spec = setup::lent_devices(devices)?.0.unwrap_or_else(share);
+        let mut workers = workers(&spec, devices.threads)?;
         let found = workers.len();
         match found {
             1 => Ok(workers.remove(0)),
@@ -131,29 +200,75 @@ impl Together {
         run: &Run,
     ) -> Result<Joined> {
         let (needed, found) = (run.plan.ranks.len(), self.place.world_size);
-        if needed != found {
+        if needed > found {
             return Err(format!(
                 "the plan is for {needed} ranks, and there are {found} processes: use as many"
             )
             .into());
         }
         let setup = run.joining(&self.place, self.secret.clone());
-        let peers = match self.listener.take() {
-            Some(listener) => {
-                self.children.0.start(&self.place, self.secret.as_ref())?;
-                network::host(&setup, listener)?
+        let peers = match self.leads() {
+            true => {
+                let listener = self.listener.take();
+                if listener.is_some() {
+                    self.start_others()?;
+                }
+                let (at, job) = (&self.lent[..], &self.job[..]);
+                network::host(&setup, listener, &Guests { at, job })
             }
-            None => network::connect(&setup)?,
+            false => network::connect(&setup),
         };
+        let peers = peers.map_err(|error| self.explain(error))?;
         let watch = peers.watch();
         self.children.0.end_all_if(watch.clone());
         if !self.leads() {
-            end_with_signals(watch)?;
+            let watched = Watched::default();
+            watched.set(Some(watch));
+            end_with_signals(&watched)?;
         }
         Ok(Joined {
             member: Member::join(pipeline, worker, run, peers)?,
             children: self.children,
         })
+    }
+
+    /// Starts the other ranks of this machine, the last ones, as this program was started.
+    fn start_others(&self) -> Result<()> {
+        let program = env::current_exe()?;
+        let Place {
+            world_size,
+            local_world_size,
+            rendezvous,
+            ..
+        } = &self.place;
+        let first = 1 + self.lent.len();
+        for (local, rank) in (1..).zip(first..*world_size) {
+            let mut command = Command::new(&program);
+            command
+                .args(without_processes(env::args_os().skip(1)))
+                .env("ASYNCDIFF_RANK", rank.to_string())
+                .env("ASYNCDIFF_LOCAL_RANK", local.to_string())
+                .env("ASYNCDIFF_WORLD_SIZE", world_size.to_string())
+                .env("ASYNCDIFF_LOCAL_WORLD_SIZE", local_world_size.to_string())
+                .env("ASYNCDIFF_RENDEZVOUS", rendezvous.to_string())
+                .env(STARTED, "1")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null());
+            match &self.secret {
+                Some(secret) => command.env("ASYNCDIFF_SECRET", secret.reveal()),
+                None => command.env_remove("ASYNCDIFF_SECRET"),
+            };
+            #[cfg(unix)]
+            {
+                // Ctrl-C is for the first process alone, which ends the run at its next step.
+                use std::os::unix::process::CommandExt;
+                command.process_group(0);
+            }
+            let child = command.spawn()?;
+            self.children.0.lock().push(child);
+        }
+        self.children.0.end_all_if_one_does(first);
+        Ok(())
     }
 }
 
@@ -258,35 +373,6 @@ impl Maker {
 struct Children(Arc<Mutex<Vec<Child>>>);
 
 impl Children {
-    /// Starts the ranks from 1 on, as this program was started.
-    fn start(&self, place: &Place, secret: Option<&Secret>) -> Result<()> {
-        let program = env::current_exe()?;
-        for rank in 1..place.world_size {
-            let mut command = Command::new(&program);
-            command
-                .args(without_processes(env::args_os().skip(1)))
-                .env("ASYNCDIFF_RANK", rank.to_string())
-                .env("ASYNCDIFF_LOCAL_RANK", rank.to_string())
-                .env("ASYNCDIFF_WORLD_SIZE", place.world_size.to_string())
-                .env("ASYNCDIFF_LOCAL_WORLD_SIZE", place.world_size.to_string())
-                .env("ASYNCDIFF_RENDEZVOUS", place.rendezvous.to_string())
-                .env("ASYNCDIFF_SECRET", secret.map_or("", Secret::reveal))
-                .env(STARTED, "1")
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null());
-            #[cfg(unix)]
-            {
-                // Ctrl-C is for the first process alone, which ends the run at its next step.
-                use std::os::unix::process::CommandExt;
-                command.process_group(0);
-            }
-            let child = command.spawn()?;
-            self.lock().push(child);
-        }
-        self.end_all_if_one_does();
-        Ok(())
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Child>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -304,8 +390,9 @@ impl Children {
         });
     }
 
-    /// Ends all processes if one that was started ends with an error: it may not have come so far that the others know it.
-    fn end_all_if_one_does(&self) {
+    /// Ends all processes if one that was started, the ranks from `first` on, ends with an error: it may not have come so far that
+    /// the others know it.
+    fn end_all_if_one_does(&self, first: usize) {
         let children = self.clone();
         thread::spawn(move || {
             loop {
@@ -316,7 +403,7 @@ impl Children {
                     .enumerate()
                     .find_map(|(index, child)| {
                         let status = child.try_wait().ok().flatten()?;
-                        (!status.success()).then_some((index + 1, status))
+                        (!status.success()).then_some((first + index, status))
                     });
                 if let Some((rank, status)) = failed {
                     thread::sleep(END);
@@ -391,12 +478,28 @@ fn end_with_input() {
     });
 }
 
+/// The run that this process takes part in, if any.
+#[derive(Clone, Default)]
+pub struct Watched(Arc<Mutex<Option<Watch>>>);
+
+impl Watched {
+    pub fn set(&self, watch: Option<Watch>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = watch;
+    }
+
+    fn get(&self) -> Option<Watch> {
+        let watch = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        watch.clone()
+    }
+}
+
 /// A process that helps another one and is told to end says so.
-fn end_with_signals(watch: Watch) -> Result<()> {
+pub fn end_with_signals(watched: &Watched) -> Result<()> {
     let asked = [SIGINT, SIGTERM].map(|signal| (signal, Arc::new(AtomicBool::new(false))));
     for (signal, flag) in &asked {
         signal_hook::flag::register(*signal, Arc::clone(flag))?;
     }
+    let watched = watched.clone();
     thread::spawn(move || {
         loop {
             thread::sleep(Duration::from_millis(50));
@@ -406,8 +509,10 @@ fn end_with_signals(watch: Watch) -> Result<()> {
                 } else {
                     "SIGTERM"
                 };
-                watch.fail(&format!("it was told to end by {name}"));
-                thread::sleep(END);
+                if let Some(watch) = watched.get() {
+                    watch.fail(&format!("it was told to end by {name}"));
+                    thread::sleep(END);
+                }
                 process::exit(128 + signal);
             }
         }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use asyncdiff_burn::device::{Worker, workers};
 use asyncdiff_burn::weights::read_tensors;
+use asyncdiff_comm::launch::{Rendezvous, lent};
+use asyncdiff_comm::network::Secret;
 use asyncdiff_core::quoted;
 use asyncdiff_media::picture;
 use asyncdiff_models::files::{self, MOST_BYTES_OF_TEXT};
@@ -154,12 +156,60 @@ pub fn machine(path: Option<&Path>) -> Result<Option<MeasuredMachine>> {
     Ok(Some(measured))
 }
 
-/// The workers that `--devices` names, if it is given.
+/// The workers that `--devices` names, if it is given: all of this machine.
 pub fn named_devices(devices: &Devices) -> Result<Option<Vec<Worker>>> {
-    let spec = devices.devices.as_deref();
-    Ok(spec
-        .map(|spec| workers(spec, devices.threads))
-        .transpose()?)
+    match lent_devices(devices)? {
+        (_, lent) if !lent.is_empty() => Err(format!(
+            "tcp://{} is a device of another process, which only generate and plan use: leave it out",
+            lent[0]
+        )
+        .into()),
+        (own, _) => Ok(own
+            .map(|spec| workers(&spec, devices.threads))
+            .transpose()?),
+    }
+}
+
+/// Those of the devices that `--devices` names that are this machine's, and where the others are.
+pub fn lent_devices(devices: &Devices) -> Result<(Option<String>, Vec<Rendezvous>)> {
+    match &devices.devices {
+        Some(names) => Ok(lent(names)?),
+        None => Ok((None, Vec::new())),
+    }
+}
+
+/// How many devices `--devices` names, here and elsewhere, if it is given.
+pub fn count_devices(devices: &Devices) -> Result<Option<usize>> {
+    let (own, lent) = lent_devices(devices)?;
+    let own = own
+        .map(|spec| workers(&spec, devices.threads))
+        .transpose()?;
+    Ok(match (own, lent.len()) {
+        (None, 0) => None,
+        (own, lent) => Some(own.map_or(0, |own| own.len()) + lent),
+    })
+}
+
+/// What all ranks of a run know, and nobody else: from a file or, without one, `ASYNCDIFF_SECRET`.
+pub fn secret(file: Option<&Path>) -> Result<Option<Secret>> {
+    let (name, text) = match (file, std::env::var("ASYNCDIFF_SECRET")) {
+        (Some(file), _) => {
+            let name = file.display().to_string();
+            let text = files::read(file, MOST_BYTES_OF_TEXT)
+                .map_err(|error| format!("cannot read the secret {name}: {error}"))?;
+            (name, String::from_utf8_lossy(&text).trim().to_owned())
+        }
+        (None, Ok(text)) => ("ASYNCDIFF_SECRET".to_owned(), text),
+        (None, Err(_)) => return Ok(None),
+    };
+    match Secret::new(text) {
+        Some(secret) => Ok(Some(secret)),
+        None => Err(format!(
+            "{name} is too short to be a secret: use {} or more characters that nobody can guess",
+            Secret::SHORTEST
+        )
+        .into()),
+    }
 }
 
 /// As many CPU workers as a plan needs.

@@ -89,6 +89,34 @@ impl FromStr for Rendezvous {
     }
 }
 
+/// What a name of a device begins with that another process lends.
+const LENT: &str = "tcp://";
+
+/// Devices in `+`-separated names: those that other processes lend, as `tcp://HOST:PORT`, and the names of all others.
+///
+/// ```
+/// let (own, lent) = asyncdiff_comm::launch::lent("cuda:0,1+tcp://node1:29500")?;
+/// assert_eq!(own.as_deref(), Some("cuda:0,1"));
+/// assert_eq!(lent[0].to_string(), "node1:29500");
+/// # Ok::<(), asyncdiff_comm::launch::LaunchError>(())
+/// ```
+///
+/// # Errors
+///
+/// [`LaunchError::Rendezvous`].
+pub fn lent(names: &str) -> Result<(Option<String>, Vec<Rendezvous>), LaunchError> {
+    let mut own = Vec::new();
+    let mut lent = Vec::new();
+    for name in names.split('+') {
+        match name.trim().strip_prefix(LENT) {
+            Some(place) => lent.push(place.parse()?),
+            None => own.push(name),
+        }
+    }
+    let own = (!own.is_empty()).then(|| own.join("+"));
+    Ok((own, lent))
+}
+
 /// A rank's place in a run of several processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {

@@ -50,7 +50,7 @@ fn number() -> Form {
 
 /// Takes part in one run: answers one number with the next one.
 fn help(lender: &mut Lender) -> Result<(), CommError> {
-    let invitation = lender.next().unwrap();
+    let invitation = lender.wait().unwrap();
     assert_eq!(invitation.job(), "what is to be done");
     assert!(invitation.from().is_loopback());
     let setup = setup(invitation.rank(), invitation.world_size());
@@ -95,7 +95,7 @@ fn those_who_are_invited_meet_each_other_and_those_who_come() {
     thread::scope(|scope| {
         for mut lender in lenders {
             scope.spawn(move || {
-                let invitation = lender.next().unwrap();
+                let invitation = lender.wait().unwrap();
                 let setup = setup(invitation.rank(), invitation.world_size());
                 meet(invitation.accept(&setup).unwrap());
             });
@@ -156,7 +156,7 @@ fn a_lender_that_refuses_or_is_busy_says_why() {
         let at = at.clone();
         move || lead(&setup(0, 2), &at).err().unwrap()
     });
-    let invitation = lender.next().unwrap();
+    let invitation = lender.wait().unwrap();
     let busy = lead(&setup(0, 2), &at).err().unwrap();
     assert_eq!(
         busy.to_string(),
@@ -175,7 +175,7 @@ fn facts_that_differ_are_an_error_on_both_sides() {
     let mut lender = lender();
     let at = [place(lender.address())];
     let helping = thread::spawn(move || {
-        let invitation = lender.next().unwrap();
+        let invitation = lender.wait().unwrap();
         let mut setup = setup(1, 2);
         setup.facts[0].1 = "beef".to_owned();
         invitation.accept::<u32>(&setup).err().unwrap().to_string()

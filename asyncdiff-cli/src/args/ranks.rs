@@ -1,5 +1,7 @@
 //! Several processes.
 
+use std::path::PathBuf;
+
 use asyncdiff_comm::launch::{Rendezvous, Settings};
 use clap::Args;
 
@@ -18,6 +20,9 @@ pub struct Ranks {
     /// [default: what torchrun, srun or ASYNCDIFF_RENDEZVOUS say]
     #[arg(long, value_name = "HOST:PORT")]
     pub rendezvous: Option<Rendezvous>,
+    /// File with what all ranks know, and nobody else: 16 or more characters [default: ASYNCDIFF_SECRET; none on one host]
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
 }
 
 impl Ranks {

@@ -31,7 +31,7 @@ pub fn run(args: &Generate) -> Result<()> {
     if let Some(preview) = &preview {
         picture::check_path(&preview.file)?;
     }
-    let together = Together::find(&args.ranks)?;
+    let mut together = Together::find(&args.ranks, &args.devices)?;
     let leads = together.as_ref().is_none_or(Together::leads);
     let prompts = match &args.prompt_file {
         // The others learn from the first what is made.
@@ -73,7 +73,11 @@ pub fn run(args: &Generate) -> Result<()> {
     if args.spreading.warm_up.is_none() {
         spread::fit_warm_up(&mut strategy, args.printing.quiet, plan)?;
     }
-    let run = plan(&strategy)?;
+    let mut run = plan(&strategy)?;
+    if let Some(together) = &mut together {
+        let told = together.plan(&pipeline, &request.shape, &strategy, machine.as_ref())?;
+        run = told.unwrap_or(run);
+    }
     pipeline.check_complete(&request.shape, &request.content)?;
     if request.content.latents.is_some() && args.seeds.as_slice().len() > 1 {
         return Err("--latents is the noise of every run, so several seeds make the same picture: name one seed".into());
@@ -100,11 +104,9 @@ pub fn run(args: &Generate) -> Result<()> {
     }
     let ranks = run.plan.ranks.len();
     let workers = workers.map_or_else(|| setup::cpu_workers(&args.devices, ranks), Ok)?;
-    let devices: Vec<_> = workers
-        .iter()
-        .take(ranks)
-        .map(|worker| worker.name().to_owned())
-        .collect();
+    let own = workers.iter().take(ranks);
+    let mut devices: Vec<_> = own.map(|worker| worker.name().to_owned()).collect();
+    devices.extend(together.iter().flat_map(Together::lent));
     let text = !quiet;
     let lines = Lines::beside(args.output.as_deref(), text);
     lines.print(format_args!("{}", heading(&run, &args.seeds)))?;
@@ -114,6 +116,13 @@ pub fn run(args: &Generate) -> Result<()> {
             describe(&run)
         ))?,
         _ => lines.print(format_args!("{}", describe(&run)))?,
+    }
+    match processes.map_or(0, |processes| processes.saturating_sub(ranks)) {
+        0 => {}
+        1 => lines.print(format_args!("1 process rests: the plan is for {ranks}"))?,
+        rest => lines.print(format_args!(
+            "{rest} processes rest: the plan is for {ranks}"
+        ))?,
     }
     lines.print(format_args!("devices {}", devices.join(", ")))?;
 

@@ -15,7 +15,7 @@ pub fn run(args: &Plan) -> Result<()> {
     let pipeline = setup::pipeline(&args.sample, args.printing.quiet || args.printing.json)?;
     let request = setup::request(&pipeline, &args.sample, args.seed.seed, None)?;
     let measured = setup::machine(args.spreading.choice.machine.as_deref())?;
-    let devices = setup::named_devices(&args.devices)?.map(|workers| workers.len());
+    let devices = setup::count_devices(&args.devices)?;
     let Some(mut strategy) = spread::named(&args.spreading, devices)? else {
         return table(args, &pipeline, measured.as_ref(), &request, devices);
     };

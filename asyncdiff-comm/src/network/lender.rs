@@ -64,7 +64,7 @@ impl Lender {
     /// # Errors
     ///
     /// [`ConnectError::System`] if nobody can come any more.
-    pub fn next(&mut self) -> Result<Invitation, ConnectError> {
+    pub fn wait(&mut self) -> Result<Invitation, ConnectError> {
         self.busy.store(false, Ordering::SeqCst);
         let gone = |_| io::Error::other("the thread that waits for leaders has ended");
         Ok(self.invitations.recv().map_err(gone)?)

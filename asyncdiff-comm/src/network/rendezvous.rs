@@ -188,7 +188,7 @@ impl<'a> Meeting<'a> {
         let welcome = Note::Welcome {
             addresses: addresses.values().copied().collect(),
         };
-        let lost = |rank: usize, source| ConnectError::unreachable(rank, &addresses[&rank], source);
+        let lost = |rank: usize, source| ConnectError::unreachable(rank, addresses[&rank], source);
         for (rank, met) in met.iter_mut() {
             met.tell(&welcome).map_err(|error| lost(*rank, error))?;
         }
@@ -339,7 +339,7 @@ impl<'a> Meeting<'a> {
                     socket.set_nonblocking(false)?;
                     let (identity, proved) = (Arc::clone(&self.identity), proved.clone());
                     // Nobody listens any more once all ranks are there.
-                    thread::spawn(move || proved.send(admit(socket, &identity)));
+                    thread::spawn(move || drop(proved.send(admit(socket, &identity))));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(PAUSE),
                 // Whoever knocked has gone again.
