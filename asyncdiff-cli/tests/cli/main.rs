@@ -8,6 +8,7 @@ mod info;
 mod init_images;
 #[cfg(target_os = "linux")]
 mod interrupts;
+mod links;
 mod lists;
 mod loras;
 mod machines;
@@ -24,3 +25,4 @@ mod settings;
 mod sources;
 mod videos;
 mod weights;
+mod workers;

@@ -133,16 +133,42 @@ fn ranks_with_different_plans_do_not_start() {
 }
 
 #[test]
-fn a_plan_for_another_number_of_ranks_is_an_error() {
+fn a_plan_for_more_ranks_than_processes_is_an_error() {
     let sandbox = Sandbox::new();
     let output =
-        sandbox.run(&[&PROMPT[..], &["9", "--processes", "3", "--segments", "2"]].concat());
+        sandbox.run(&[&PROMPT[..], &["9", "--processes", "2", "--segments", "3"]].concat());
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(
         said,
-        "error: the plan is for 2 ranks, and there are 3 processes: use as many\n"
+        "error: the plan is for 3 ranks, and there are 2 processes: use as many\n"
     );
+}
+
+#[test]
+fn processes_that_the_plan_has_no_rank_for_rest() {
+    let sandbox = Sandbox::new();
+    for (more, rest) in [
+        (
+            &["--segments", "2"][..],
+            "1 process rests: the plan is for 2",
+        ),
+        // One that is chosen: too few steps for a look-ahead, and no guidance to split.
+        (
+            &["--guidance-scale", "1"],
+            "2 processes rest: the plan is for 1",
+        ),
+    ] {
+        let start = ["generate", "red apple", "--steps", "5", "--threads"];
+        let all = [&start[..], &["3", "--processes", "3", "-o", "a.png"], more].concat();
+        let text = sandbox.ok(&all);
+        assert!(text.lines().any(|line| line == rest), "{text}");
+        let ranks = if more[0] == "--segments" { "2" } else { "1" };
+        let all = [&start[..], &[ranks, "-o", "b.png"], more].concat();
+        sandbox.ok(&all);
+        let read = |name| fs::read(sandbox.path(name)).unwrap();
+        assert!(read("a.png") == read("b.png"), "{more:?}");
+    }
 }
 
 #[test]
