@@ -131,10 +131,10 @@ fn a_device_that_is_lent_makes_the_picture_that_threads_make() {
         let with = |threads| [more, &["--threads", threads]].concat();
         if several {
             for (stem, devices, threads) in [
-                ("a", ranks.clone(), threads),
-                ("b", lending.devices(own), "1"),
+                ("a.png", ranks.clone(), threads),
+                ("b.png", lending.devices(own), "1"),
             ] {
-                let all = [&["-o", &name(stem)][..], &with(threads)].concat();
+                let all = [&["-o", stem], &with(threads)[..]].concat();
                 assert!(led(&sandbox, &devices, &all).status().unwrap().success());
             }
             for index in 0..2 {
