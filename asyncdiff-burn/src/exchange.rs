@@ -1,9 +1,27 @@
 //! Tensors between ranks.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use asyncdiff_comm::{CommError, Element, Form, Message, PeerExchange};
 use burn::tensor::{DType, Device, Tensor, TensorData};
+
+/// Copies from one device to another.
+static COPIES: Mutex<()> = Mutex::new(());
+
+/// The tensor on `device`.
+///
+/// Where NCCL copies between GPUs, each copy is put into the queues of both, and waits in each until the other has come to it. So ranks
+/// that are threads have to put copies into all queues in one order: they do it one after the other.
+#[must_use]
+pub fn to_device<const D: usize>(tensor: Tensor<D>, device: &Device) -> Tensor<D> {
+    if tensor.device() == *device {
+        return tensor;
+    }
+    // It guards nothing that a panic could leave half-changed.
+    let _in_one_order = COPIES.lock().unwrap_or_else(PoisonError::into_inner);
+    tensor.to_device(device)
+}
 
 /// A tensor on its way: on a device, or its elements.
 #[derive(Clone, Debug)]
@@ -38,7 +56,7 @@ impl<const D: usize> Parcel<D> {
     #[must_use]
     pub fn unpack(self, device: &Device) -> Tensor<D> {
         match self.0 {
-            Content::Tensor(tensor) => tensor.to_device(device),
+            Content::Tensor(tensor) => to_device(tensor, device),
             Content::Data(data) => {
                 let dtype = data.dtype();
                 Tensor::from_data(data, (device, dtype))

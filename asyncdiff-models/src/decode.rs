@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use asyncdiff_burn::exchange::to_device;
 use burn::tensor::Device;
 
 use crate::cancel::Cancel;
@@ -58,7 +59,7 @@ impl PictureDecoder {
             true => decoding.chunk.unwrap_or(frames),
             false => 1,
         };
-        let latents = self.vae.unscale(latents.to_device(&self.device));
+        let latents = self.vae.unscale(to_device(latents, &self.device));
         let (mut samples, mut shape) = (Vec::new(), [0; 3]);
         for video in (0..batch).step_by(frames) {
             for start in (0..frames).step_by(chunk) {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use asyncdiff_burn::device::Worker;
+use asyncdiff_burn::exchange::to_device;
 use asyncdiff_burn::ranks::{RankError, on_each};
 use asyncdiff_comm::{CommError, local};
 use asyncdiff_core::EngineError;
@@ -258,7 +259,7 @@ impl Session {
                 _,
             ) => Err(Error::Cancelled),
             (Some(error), _) => Err(error.into()),
-            (None, Some(latents)) => Ok(latents.to_device(self.ranks[0].worker().device())),
+            (None, Some(latents)) => Ok(to_device(latents, self.ranks[0].worker().device())),
             (None, None) => unreachable!("a valid plan ends with the final latents"),
         }
     }

@@ -1,5 +1,6 @@
 //! What a denoiser is told beside the latents and the timestep.
 
+use asyncdiff_burn::exchange::to_device;
 use asyncdiff_core::plan::Branch;
 use burn::tensor::{Device, Tensor};
 
@@ -39,13 +40,13 @@ impl Conditioning {
     #[must_use]
     pub fn to_device(self, device: &Device) -> Self {
         Self {
-            context: self.context.to_device(device),
+            context: to_device(self.context, device),
             added: self.added.map(|added| AddedConditioning {
-                text_embeds: added.text_embeds.map(|text| text.to_device(device)),
+                text_embeds: added.text_embeds.map(|text| to_device(text, device)),
                 ..added
             }),
-            concat: self.concat.map(|concat| concat.to_device(device)),
-            mask: self.mask.map(|mask| mask.to_device(device)),
+            concat: self.concat.map(|concat| to_device(concat, device)),
+            mask: self.mask.map(|mask| to_device(mask, device)),
             frames: self.frames,
         }
     }
