@@ -106,9 +106,11 @@ pub fn group_norm(
     }
 }
 
-/// For each channel, the factor, and after all of them the summand, that normalise it.
+/// For each channel the centre, after all of them the factors, and then the summands, that normalise it:
+/// `(x - centre) · factor + summand`.
 ///
-/// What is summed is the difference from the `pivot`, so that a large mean does not cancel the variance.
+/// The centre is the mean in single precision, and the summand has what that leaves: where the variance is small, the factor is
+/// large, and would make the rounding of a mean that is only in the summand seen. What is summed is the difference from the `pivot`, so that a large mean does not cancel the variance.
 fn factors(
     shape: Groups,
     affine: Affine<'_>,
@@ -127,7 +129,7 @@ fn factors(
     };
     let size = channels / groups;
     let count = (positions * size) as f64;
-    let mut factors = vec![0.0; 2 * channels];
+    let mut factors = vec![0.0; 3 * channels];
     for group in 0..groups {
         let members = group * size..(group + 1) * size;
         let sum: f64 = members
@@ -146,8 +148,12 @@ fn factors(
         let scale = 1.0 / ((squares / count).max(0.0) + affine.epsilon).sqrt();
         for channel in members {
             let factor = scale * f64::from(affine.scale[channel]);
-            factors[channel] = factor as f32;
-            factors[channels + channel] = (f64::from(affine.shift[channel]) - mean * factor) as f32;
+            let centre = mean as f32;
+            let rest = mean - f64::from(centre);
+            factors[channel] = centre;
+            factors[channels + channel] = factor as f32;
+            factors[2 * channels + channel] =
+                (f64::from(affine.shift[channel]) - rest * factor) as f32;
         }
     }
     factors
@@ -221,7 +227,7 @@ impl Sums<'_> {
     }
 }
 
-/// `activation(x · factor + summand)`
+/// `activation((x - centre) · factor + summand)`
 struct Apply<'a> {
     x: &'a [f32],
     factors: &'a [f32],
@@ -244,22 +250,26 @@ impl Kernel for Apply<'_> {
 impl Apply<'_> {
     #[inline(always)]
     fn with<S: Simd>(self, activation: Activation) {
-        let channels = self.factors.len() / 2;
-        let (factors, summands) = self.factors.split_at(channels);
+        let channels = self.factors.len() / 3;
+        let (centres, rest) = self.factors.split_at(channels);
+        let (factors, summands) = rest.split_at(channels);
         let rows = self.x.chunks_exact(channels);
         for (x, out) in rows.zip(self.out.chunks_exact_mut(channels)) {
             let whole = channels / S::LANES * S::LANES;
             let vectors = x.chunks_exact(S::LANES).zip(out.chunks_exact_mut(S::LANES));
+            let centres_of = centres.chunks_exact(S::LANES);
             let affine = factors
                 .chunks_exact(S::LANES)
                 .zip(summands.chunks_exact(S::LANES));
-            for ((x, out), (factor, summand)) in vectors.zip(affine) {
-                let normal = S::of(x).mul_add(S::of(factor), S::of(summand));
+            for (((x, out), centre), (factor, summand)) in vectors.zip(centres_of).zip(affine) {
+                let off = S::of(x).sub(S::of(centre));
+                let normal = off.mul_add(S::of(factor), S::of(summand));
                 activation.of(normal).put(out);
             }
             if whole < channels {
                 let load = |numbers: &[f32]| S::of_some(&numbers[whole..], 0.0);
-                let normal = load(x).mul_add(load(factors), load(summands));
+                let off = load(x).sub(load(centres));
+                let normal = off.mul_add(load(factors), load(summands));
                 activation.of(normal).put_some(&mut out[whole..]);
             }
         }
