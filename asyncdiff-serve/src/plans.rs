@@ -3,7 +3,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use asyncdiff_core::choice::{Candidate, Preference};
-use asyncdiff_models::{Error, MeasuredMachine, Run, Shape, Spread, StableDiffusion, Strategy};
+use asyncdiff_core::scheduler::ScheduleError;
+use asyncdiff_models::{
+    Error, MeasuredMachine, RequestError, Run, Shape, Spread, StableDiffusion, Strategy,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -164,13 +167,36 @@ impl Planner {
 /// What is wrong with a request that cannot be planned, or made.
 pub(crate) fn wrong(error: &Error) -> Refusal {
     match error {
-        Error::Request(_) | Error::Schedule(_) | Error::Plan(_) | Error::Partition(_) => {
-            Refusal::bad(error.to_string())
-        }
+        Error::Request(request) => Refusal {
+            field: of_request(request),
+            ..Refusal::bad(error.to_string())
+        },
+        Error::Schedule(schedule) => Refusal {
+            field: Some(match schedule {
+                ScheduleError::Name(_) | ScheduleError::Class(_) => "scheduler",
+                _ => "steps",
+            }),
+            ..Refusal::bad(error.to_string())
+        },
+        Error::Plan(_) | Error::Partition(_) => Refusal::field("plan", error.to_string()),
         Error::NotFinite | Error::Memory { .. } | Error::TooMuchMemory { .. } => {
             Refusal::bad(error.to_string())
         }
         _ => Refusal::internal(error.to_string()),
+    }
+}
+
+/// The field that a request's error is about.
+fn of_request(error: &RequestError) -> Option<&'static str> {
+    match error {
+        RequestError::Size { side, .. } => Some(side),
+        RequestError::TooManyFrames { .. } | RequestError::NeedsMotionAdapter(_) => Some("frames"),
+        RequestError::Guidance(_) => Some("guidance_scale"),
+        RequestError::Strength(_) => Some("strength"),
+        RequestError::NeedsMask => Some("mask"),
+        RequestError::NeedsPicture => Some("init_image"),
+        RequestError::ReadsNoText => Some("prompt"),
+        _ => None,
     }
 }
 

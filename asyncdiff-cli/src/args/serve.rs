@@ -77,8 +77,12 @@ pub struct Access {
     /// [default: none]
     #[arg(long, value_name = "NAME")]
     pub allow_host: Vec<String>,
-    /// Site whose pages may ask, such as http://chat.local:3000, or * for any; may be given several times [default: none]
-    #[arg(long, value_name = "SITE")]
+    // Not a doc comment: its address would have to be a link.
+    #[arg(
+        long,
+        value_name = "SITE",
+        help = "Site whose pages may ask, such as http://chat.local:3000, or * for any; may be given several times [default: none]"
+    )]
     pub allow_origin: Vec<String>,
 }
 

@@ -121,7 +121,7 @@ impl Progress for Watching<'_> {
         let Some(round) = &self.round else {
             return ControlFlow::Continue(());
         };
-        // Of several pictures, the first is shown.
+        // Of several rounds, the first is shown.
         let due = round.index == 0 && (0..partial).any(|index| self.due(calls, index) == done);
         // After the last call comes the picture itself.
         let seen = done < calls && self.job.is_watched();
@@ -132,15 +132,19 @@ impl Progress for Watching<'_> {
         let Ok(pictures) = round.previewer.pictures(clean) else {
             return ControlFlow::Continue(());
         };
-        if due && let Some(first) = pictures.first() {
+        // One frame of a video at a time, so that the preview moves while it comes; of several pictures, the first.
+        let frames = self.job.task.rounds[round.index].shape.frames;
+        let Some(shown) = pictures.into_iter().nth(done % frames) else {
+            return ControlFlow::Continue(());
+        };
+        let shown = Arc::new(shown);
+        if due {
             let times = (0..partial).filter(|index| self.due(calls, *index) == done);
-            let first = Arc::new(first.clone());
-            let all = std::iter::repeat_n(first, times.count());
+            let all = std::iter::repeat_n(Arc::clone(&shown), times.count());
             self.job.change(|state| state.partial_images.extend(all));
         }
-        let beside = Image::beside(&pictures.iter().collect::<Vec<_>>());
-        if let (Some(round), Ok(beside)) = (&mut self.round, beside) {
-            round.preview = Some(Arc::new(beside));
+        if let Some(round) = &mut self.round {
+            round.preview = Some(shown);
         }
         ControlFlow::Continue(())
     }

@@ -237,6 +237,16 @@ fn what_is_wrong_is_said_in_the_shape_of_the_interface() {
         ),
         (json!({ "prompt": "x", "seed": -2 }), "seed", "0 or more"),
         (
+            json!({ "prompt": "x", "size": "63x64" }),
+            "width",
+            "multiple of",
+        ),
+        (
+            json!({ "prompt": "x", "scheduler": "magic" }),
+            "scheduler",
+            "magic",
+        ),
+        (
             json!({ "prompt": "x", "plan": "warp" }),
             "plan",
             "guidance-split",
@@ -254,15 +264,13 @@ fn what_is_wrong_is_said_in_the_shape_of_the_interface() {
         let message = error["message"].as_str().unwrap();
         assert!(message.contains(words), "{body}: {message}");
     }
-    for (body, words) in [
-        (json!({ "prompt": "x", "size": "63x64" }), "multiple of"),
-        (json!({ "prompt": "x", "scheduler": "magic" }), "magic"),
-        (json!({ "prompt": "x", "n": "many" }), "many"),
-    ] {
-        let error = service.post("/v1/images/generations", &body).json(400);
-        let message = error["error"]["message"].as_str().unwrap();
-        assert!(message.contains(words), "{body}: {message}");
-    }
+    let error = service
+        .post(
+            "/v1/images/generations",
+            &json!({ "prompt": "x", "n": "many" }),
+        )
+        .json(400);
+    assert!(error["error"]["message"].as_str().unwrap().contains("many"));
     let image = slants(64, 64);
     let opaque = png(&image);
     let parts: &[&[Part<'_>]] = &[
