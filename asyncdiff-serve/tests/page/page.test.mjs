@@ -1,7 +1,7 @@
 // The page in a real browser, with the real service and the model that is built in.
 
 import assert from "node:assert/strict";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { mkdtempSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -204,6 +204,45 @@ visiting("a phone has room for it, and fingers paint", { viewport: { width: 360,
   await shot(page, "phone");
   await send(page, () => page.locator("#go").tap());
   assert.ok(page.jobs.at(-1).mask.startsWith("data:image/png;base64,"));
+});
+
+test("the form follows the model", { timeout: 180_000 }, async () => {
+  const folder = mkdtempSync(join(tmpdir(), "asyncdiff-page-"));
+  const fixture = (name) => new URL(`../../../fixtures/${name}/checkpoint`, import.meta.url).pathname;
+  symlinkSync(fixture("sd15"), join(folder, "pictures"));
+  symlinkSync(fixture("svd"), join(folder, "videos"));
+  const service = await serve("--models-dir", folder);
+  try {
+    const page = await visit(browser, service.address);
+    await page.evaluate(() => { document.querySelector("#settings").open = true; });
+    await page.selectOption("#model", "videos");
+    await page.waitForSelector("#frames:visible");
+    assert.ok(await page.isHidden("#prompt"));
+    await page.click("#go");
+    assert.equal(await page.textContent("#error"), "This model starts from a picture: choose one.");
+    await page.setInputFiles("#file", new URL("../../../docs/rocket.png", import.meta.url).pathname);
+    await page.waitForSelector("#start-image:visible");
+    assert.ok(await page.isHidden("#mask") && await page.isHidden("#strength"));
+    await set(page, { steps: 2, frames: 3, width: 128, height: 64 });
+    await send(page, () => page.click("#go"));
+    assert.equal(page.jobs.at(-1).model, "videos");
+    await page.waitForFunction(() => {
+      const video = document.querySelector("#frame video");
+      return video?.readyState >= 2 && video.videoWidth === 128 && !video.error;
+    });
+    await page.selectOption("#model", "pictures");
+    await page.waitForSelector("#frames", { state: "hidden" });
+    await page.click("#unstart");
+    await generate(page, "noise", { steps: 2, width: 64, height: 64 });
+    // Back to the video: its model, its settings.
+    await page.locator("#thumbs button").nth(1).click();
+    await page.waitForSelector("#frames:visible");
+    assert.deepEqual([await page.inputValue("#model"), await page.inputValue("#frames"), await page.inputValue("#steps")], ["videos", "3", "2"]);
+    assert.deepEqual(page.faults, []);
+    await page.context().close();
+  } finally {
+    await service.stop();
+  }
 });
 
 test("a key is asked for once", { timeout: 180_000 }, async () => {
