@@ -1,0 +1,278 @@
+//! The transforms of squares, their results and the weights.
+//!
+//! A square of the result of side `m` and the 3x3 weights are seen as polynomials, whose product is found from its values at
+//! `m + 1` points and at infinity (Toom and Cook): 0, 1 and -1 for `m = 2`. The four points beside 0 for `m = 4` are chosen
+//! for small rounding errors; those at which numbers are halved and doubled only have twice as large ones.
+
+use std::ops::Range;
+
+use crate::convolution::Surroundings;
+use crate::product::Finish;
+use crate::simd::Simd;
+use crate::split::Shared;
+
+/// The points are these, their negatives, 0 and infinity.
+const A: f64 = 0.625;
+const B: f64 = 1.5;
+
+/// Transforms 3x3 weights, `LANES` of them side by side, and puts each number of the square where it belongs.
+pub(super) fn of_weights<const SIDE: usize, const LANES: usize>(
+    taps: &[[f64; LANES]; 9],
+    put: &mut impl FnMut(usize, &[f64; LANES]),
+) {
+    let sum = |factors: [f64; 3], numbers: [&[f64; LANES]; 3]| -> [f64; LANES] {
+        std::array::from_fn(|lane| {
+            let terms = factors.iter().zip(numbers);
+            terms.map(|(factor, number)| factor * number[lane]).sum()
+        })
+    };
+    for row in 0..SIDE {
+        let factors = weight_factors::<SIDE>(row);
+        let line: [_; 3] = std::array::from_fn(|column| {
+            sum(
+                factors,
+                [&taps[column], &taps[3 + column], &taps[6 + column]],
+            )
+        });
+        for column in 0..SIDE {
+            let factors = weight_factors::<SIDE>(column);
+            put(SIDE * row + column, &sum(factors, line.each_ref()));
+        }
+    }
+}
+
+/// What row (or column) `position` of the transformed weights is made of.
+fn weight_factors<const SIDE: usize>(position: usize) -> [f64; 3] {
+    let value_at = |point: f64, divisor: f64| [1.0, point, point * point].map(|x| x / divisor);
+    if SIDE == 4 {
+        match position {
+            0 => value_at(0.0, 1.0),
+            1 => value_at(1.0, 2.0),
+            2 => value_at(-1.0, 2.0),
+            _ => [0.0, 0.0, 1.0],
+        }
+    } else {
+        let (a, b) = (2.0 * A * A * (A * A - B * B), 2.0 * B * B * (B * B - A * A));
+        match position {
+            0 => value_at(0.0, A * A * B * B),
+            1 => value_at(A, a),
+            2 => value_at(-A, a),
+            3 => value_at(B, b),
+            4 => value_at(-B, b),
+            _ => [0.0, 0.0, 1.0],
+        }
+    }
+}
+
+/// Transforms a row of a square.
+#[inline(always)]
+fn transform<S: Simd, const SIDE: usize>(x: [S; SIDE]) -> [S; SIDE] {
+    let mut out = [S::zero(); SIDE];
+    if SIDE == 4 {
+        out[0] = x[0].sub(x[2]);
+        out[1] = x[1].add(x[2]);
+        out[2] = x[2].sub(x[1]);
+        out[3] = x[1].sub(x[3]);
+    } else {
+        let constant = |number: f64| S::splat(number as f32);
+        let (minus_a, minus_b) = (constant(-A * A), constant(-B * B));
+        let (both, product) = (constant(-(A * A + B * B)), constant(A * A * B * B));
+        out[0] = x[0].mul_add(product, x[2].mul_add(both, x[4]));
+        // The even and the odd part of the polynomial at a point and its negative.
+        let even = x[2].mul_add(minus_b, x[4]);
+        let odd = x[1].mul_add(minus_b, x[3]).mul(constant(A));
+        out[1] = even.add(odd);
+        out[2] = even.sub(odd);
+        let even = x[2].mul_add(minus_a, x[4]);
+        let odd = x[1].mul_add(minus_a, x[3]).mul(constant(B));
+        out[3] = even.add(odd);
+        out[4] = even.sub(odd);
+        out[5] = x[1].mul_add(product, x[3].mul_add(both, x[5]));
+    }
+    out
+}
+
+/// Makes a row of the result.
+#[inline(always)]
+fn untransform<S: Simd, const SIDE: usize, const RESULT: usize>(x: [S; SIDE]) -> [S; RESULT] {
+    let mut out = [S::zero(); RESULT];
+    if SIDE == 4 {
+        out[0] = x[0].add(x[1]).add(x[2]);
+        out[1] = x[1].sub(x[2]).sub(x[3]);
+    } else {
+        let constant = |number: f64| S::splat(number as f32);
+        let (sum_a, difference_a) = (x[1].add(x[2]), x[1].sub(x[2]));
+        let (sum_b, difference_b) = (x[3].add(x[4]), x[3].sub(x[4]));
+        out[0] = x[0].add(sum_a).add(sum_b);
+        out[1] = difference_a
+            .mul(constant(A))
+            .add(difference_b.mul(constant(B)));
+        out[2] = sum_a.mul(constant(A * A)).add(sum_b.mul(constant(B * B)));
+        let odd = difference_a.mul_add(constant(A * A * A), x[5]);
+        out[3] = difference_b.mul_add(constant(B * B * B), odd);
+    }
+    out
+}
+
+/// Squares of pictures.
+#[derive(Clone, Copy)]
+pub(super) struct Grid {
+    pub down: usize,
+    pub across: usize,
+    /// `[height, width]` of the result.
+    pub size: [usize; 2],
+}
+
+impl Grid {
+    /// Picture, row and column of a square.
+    fn place(&self, square: usize) -> [usize; 3] {
+        let (line, column) = (square / self.across, square % self.across);
+        [line / self.down, line % self.down, column]
+    }
+}
+
+/// Transforms squares of the input.
+pub(super) struct Into<'a> {
+    pub source: &'a Surroundings<'a>,
+    pub grid: Grid,
+    /// The first square of the chunk.
+    pub first: usize,
+    /// Squares of the chunk.
+    pub squares: Range<usize>,
+    pub out: &'a Shared<'a>,
+    /// From a matrix to the next.
+    pub stride: usize,
+}
+
+impl Into<'_> {
+    #[inline(always)]
+    pub fn compute<S: Simd, const SIDE: usize>(self) {
+        for square in self.squares.clone() {
+            self.square::<S, SIDE>(square);
+        }
+    }
+
+    #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "columns of a matrix")]
+    fn square<S: Simd, const SIDE: usize>(&self, square: usize) {
+        let [picture, line, column] = self.grid.place(self.first + square);
+        let (line, column) = (line * (SIDE - 2), column * (SIDE - 2));
+        let mut pixels = [[&[] as &[f32]; SIDE]; SIDE];
+        for (row, pixels) in pixels.iter_mut().enumerate() {
+            for (index, pixel) in pixels.iter_mut().enumerate() {
+                *pixel = self.source.pixel(picture, line + row, column + index);
+            }
+        }
+        let channels = pixels[0][0].len();
+        for from in (0..channels).step_by(S::LANES) {
+            let to = channels.min(from + S::LANES);
+            let mut rows = [[S::zero(); SIDE]; SIDE];
+            for (row, pixels) in rows.iter_mut().zip(&pixels) {
+                let mut numbers = [S::zero(); SIDE];
+                for (number, pixel) in numbers.iter_mut().zip(pixels) {
+                    let pixel = &pixel[from..to];
+                    *number = match pixel.get(..S::LANES) {
+                        Some(all) => S::of(all),
+                        None => S::of_some(pixel, 0.0),
+                    };
+                }
+                *row = transform(numbers);
+            }
+            for column in 0..SIDE {
+                let mut numbers = [S::zero(); SIDE];
+                for row in 0..SIDE {
+                    numbers[row] = rows[row][column];
+                }
+                for (row, number) in transform(numbers).into_iter().enumerate() {
+                    let at = (SIDE * row + column) * self.stride + square * channels + from;
+                    // SAFETY: this square has a row of its own in each of the matrices.
+                    let out = unsafe { self.out.part(at, to - from) };
+                    match to - from == S::LANES {
+                        true => number.put(out),
+                        false => number.put_some(out),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Makes squares of the result of the products.
+pub(super) struct From<'a> {
+    pub products: &'a [f32],
+    pub grid: Grid,
+    /// The first square of the chunk.
+    pub first: usize,
+    /// Squares of the chunk.
+    pub squares: Range<usize>,
+    /// From a matrix to the next.
+    pub stride: usize,
+    pub bias: &'a [f32],
+    pub finish: &'a Finish<'a>,
+    pub out: &'a Shared<'a>,
+}
+
+impl From<'_> {
+    #[inline(always)]
+    pub fn compute<S: Simd, const SIDE: usize, const RESULT: usize>(self) {
+        for square in self.squares.clone() {
+            self.square::<S, SIDE, RESULT>(square);
+        }
+    }
+
+    #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "columns of a matrix")]
+    fn square<S: Simd, const SIDE: usize, const RESULT: usize>(&self, square: usize) {
+        let [picture, line, column] = self.grid.place(self.first + square);
+        let (line, column) = (line * RESULT, column * RESULT);
+        let [height, width] = self.grid.size;
+        let columns = self.bias.len();
+        for from in (0..columns).step_by(S::LANES) {
+            let count = S::LANES.min(columns - from);
+            let load = |numbers: &[f32], at: usize| match numbers.get(at..at + S::LANES) {
+                Some(all) if count == S::LANES => S::of(all),
+                _ => S::of_some(&numbers[at..at + count], 0.0),
+            };
+            let mut rows = [[S::zero(); RESULT]; SIDE];
+            for (row, rows) in rows.iter_mut().enumerate() {
+                let mut numbers = [S::zero(); SIDE];
+                for (index, number) in numbers.iter_mut().enumerate() {
+                    let at = (SIDE * row + index) * self.stride + square * columns + from;
+                    *number = load(self.products, at);
+                }
+                *rows = untransform(numbers);
+            }
+            let bias = load(self.bias, from);
+            for right in 0..RESULT {
+                let mut numbers = [S::zero(); SIDE];
+                for row in 0..SIDE {
+                    numbers[row] = rows[row][right];
+                }
+                let numbers: [S; RESULT] = untransform(numbers);
+                for (below, number) in numbers.into_iter().enumerate() {
+                    let (line, column) = (line + below, column + right);
+                    if line >= height || column >= width {
+                        continue;
+                    }
+                    let row = (picture * height + line) * width + column;
+                    let mut result = number.add(bias);
+                    if let Some(shift) = self.finish.shift {
+                        let at = row / shift.rows * columns + from;
+                        result = result.add(load(shift.numbers, at));
+                    }
+                    result = self.finish.activation.of(result);
+                    let at = row * columns + from;
+                    if let Some(residual) = self.finish.residual {
+                        result = result.add(load(residual, at));
+                    }
+                    // SAFETY: every pixel of the result is in one square.
+                    let out = unsafe { self.out.part(at, count) };
+                    match count == S::LANES {
+                        true => result.put(out),
+                        false => result.put_some(out),
+                    }
+                }
+            }
+        }
+    }
+}
