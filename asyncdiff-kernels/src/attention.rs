@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::math::exp;
+use crate::math::exp2_of_negative;
 use crate::product::tile::{ROWS, sums};
 use crate::simd::{Kernel, Simd, run};
 use crate::split::{Shared, worth_splitting};
@@ -249,7 +249,8 @@ impl Attend<'_> {
         state.resize(count, [f32::NEG_INFINITY, 0.0]);
         let stride = KEYS.min(keys).next_multiple_of(S::LANES);
         scores.resize(tiles * ROWS * stride, 0.0);
-        let scale = (1.0 / (features as f64).sqrt()) as f32;
+        // In powers of two.
+        let scale = (std::f64::consts::LOG2_E / (features as f64).sqrt()) as f32;
         let mut from = 0;
         while from < keys {
             let some = KEYS.min(keys - from);
@@ -352,18 +353,18 @@ fn softmax<S: Simd>(scores: &mut [f32], seen: usize, scale: f32, state: &mut [f3
         .max(greatest[2].max(greatest[3]));
     let [before, total] = *state;
     let greatest = before.max(greatest.greatest() * scale);
-    let shrink = (before - greatest).exp();
+    let shrink = (before - greatest).exp2();
     let (scales, offset) = (S::splat(scale), S::splat(-greatest));
     let mut totals = [S::zero(); 4];
     let mut vectors = seen.chunks_exact_mut(S::LANES);
     for (index, vector) in vectors.by_ref().enumerate() {
-        let weight = exp(S::of(vector).mul_add(scales, offset));
+        let weight = exp2_of_negative(S::of(vector).mul_add(scales, offset));
         totals[index % 4] = totals[index % 4].add(weight);
         weight.put(vector);
     }
     let rest = vectors.into_remainder();
     if !rest.is_empty() {
-        let weight = exp(S::of_some(rest, f32::NEG_INFINITY).mul_add(scales, offset));
+        let weight = exp2_of_negative(S::of_some(rest, f32::NEG_INFINITY).mul_add(scales, offset));
         totals[0] = totals[0].add(weight);
         weight.put_some(rest);
     }

@@ -2,29 +2,44 @@
 
 use crate::simd::Simd;
 
-/// `e^x` with a relative error of about 1e-7; 0 below -87, where normal numbers end.
-///
-/// The polynomial is that of Cephes' `expf`.
+/// `e^x` with a relative error of about 1e-7; below -87, where normal numbers end, next to nothing.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(x: S) -> S {
     // In this order of the operands NaN stays NaN.
     let bounded = S::splat(-87.3).max(S::splat(88.0).min(x));
-    let power = bounded.mul(S::splat(std::f32::consts::LOG2_E)).round();
+    let shifted = bounded.mul(S::splat(std::f32::consts::LOG2_E)).shifted();
+    let power = shifted.unshifted();
     // ln 2 in two parts, the first, 355/512, of few bits, so that its products are exact.
     let rest = power.mul_add(S::splat(-355.0 / 512.0), bounded);
     let rest = power.mul_add(S::splat(2.121_944_4e-4), rest);
-    let mut polynomial = S::splat(1.987_569_1e-4);
+    power_of_two(shifted, rest.mul(S::splat(std::f32::consts::LOG2_E)))
+}
+
+/// `2^x` for `x` of at most 0, with a relative error of about 1e-7; below -126 next to nothing.
+#[inline(always)]
+pub(crate) fn exp2_of_negative<S: Simd>(x: S) -> S {
+    let bounded = S::splat(-126.0).max(x);
+    let shifted = bounded.shifted();
+    power_of_two(shifted, bounded.sub(shifted.unshifted()))
+}
+
+/// 2 to a whole number, which is [shifted](Simd::shifted), and a rest between -1/2 and 1/2.
+///
+/// The polynomial is exact at 0 and interpolates `(2^r - 1) / r` at Chebyshev's nodes.
+#[inline(always)]
+fn power_of_two<S: Simd>(shifted: S, rest: S) -> S {
+    let mut polynomial = S::splat(1.545_316_3e-4);
     for coefficient in [
-        1.398_199_9e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        1.666_666_5e-1,
-        0.5,
+        1.339_086_3e-3,
+        9.618_083e-3,
+        5.550_357e-2,
+        2.402_265e-1,
+        6.931_472e-1,
+        1.0,
     ] {
         polynomial = polynomial.mul_add(rest, S::splat(coefficient));
     }
-    let fraction = rest.mul(rest).mul_add(polynomial, rest).add(S::splat(1.0));
-    fraction.mul(power.exp2_whole())
+    polynomial.times_power_of_two(shifted)
 }
 
 /// `x / (1 + e^-x)`

@@ -153,6 +153,35 @@ impl Packed {
         weight: impl Fn(usize, usize, usize) -> f32 + Sync,
         gated: bool,
     ) -> Self {
+        let mut packed = Self::empty([outputs, taps, channels], gated);
+        if let Some(bias) = bias {
+            let rows = if gated { 2 * outputs } else { outputs };
+            assert_eq!(bias.len(), rows, "a bias has a number for each output");
+            packed.set_bias(bias);
+        }
+        packed
+            .fill(storage, 1, |columns, input, numbers| {
+                let (tap, channel) = (input / channels, input % channels);
+                for (number, output) in numbers.iter_mut().zip(columns) {
+                    *number = output.map_or(0.0, |output| weight(output, tap, channel));
+                }
+            })
+            .pop()
+            .expect("one was asked for")
+    }
+
+    /// Packs `count` matrices of `[outputs, channels]` at once. `weights(columns, channel, numbers)` gives, for some of the
+    /// outputs, a number of each matrix; there is none where a column only pads a panel.
+    pub(crate) fn several(
+        storage: Storage,
+        count: usize,
+        [outputs, channels]: [usize; 2],
+        weights: impl Fn(&[Option<usize>], usize, &mut [f32]) + Sync,
+    ) -> Vec<Self> {
+        Self::empty([outputs, 1, channels], false).fill(storage, count, weights)
+    }
+
+    fn empty([outputs, taps, channels]: [usize; 3], gated: bool) -> Self {
         let (lanes, width) = tile();
         let mut packed = Self {
             taps,
@@ -164,51 +193,73 @@ impl Packed {
             numbers: Numbers::F32(Vec::new()),
             bias: Vec::new(),
         };
-        if let Some(bias) = bias {
-            let rows = if gated { 2 * outputs } else { outputs };
-            assert_eq!(bias.len(), rows, "a bias has a number for each output");
-        }
-        packed.bias = (0..packed.panels())
-            .flat_map(|panel| {
-                let columns = 0..packed.vectors(panel) * lanes;
-                columns.map(move |column| (panel, column))
-            })
-            .map(
-                |(panel, column)| match (bias, packed.output(panel, column)) {
-                    (Some(bias), Some(output)) => bias[output],
-                    _ => 0.0,
-                },
-            )
-            .collect();
-        packed.numbers = match storage {
-            Storage::F32 => Numbers::F32(packed.arrange(&weight)),
-            Storage::F16 => Numbers::F16(packed.arrange(&weight)),
-            Storage::Bf16 => Numbers::Bf16(packed.arrange(&weight)),
-        };
+        let columns = (0..packed.panels()).map(|panel| packed.vectors(panel) * lanes);
+        packed.bias = vec![0.0; columns.sum()];
         packed
     }
 
-    fn arrange<E: Element>(&self, weight: &(impl Fn(usize, usize, usize) -> f32 + Sync)) -> Vec<E> {
-        let mut numbers = vec![E::default(); self.inputs() * self.bias.len()];
-        numbers
-            .par_chunks_mut(self.inputs() * self.width)
-            .enumerate()
-            .for_each(|(panel, numbers)| {
-                let columns = self.vectors(panel) * self.lanes;
-                for column in 0..columns {
-                    let Some(output) = self.output(panel, column) else {
-                        continue;
-                    };
-                    let mut at = column;
-                    for tap in 0..self.taps {
-                        for channel in 0..self.channels {
-                            numbers[at] = E::of(weight(output, tap, channel));
-                            at += columns;
-                        }
+    fn set_bias(&mut self, bias: &[f32]) {
+        let columns = (0..self.panels()).flat_map(|panel| self.columns(panel));
+        let columns: Vec<f32> = columns
+            .map(|output| output.map_or(0.0, |output| bias[output]))
+            .collect();
+        self.bias = columns;
+    }
+
+    fn fill(
+        self,
+        storage: Storage,
+        count: usize,
+        weights: impl Fn(&[Option<usize>], usize, &mut [f32]) + Sync,
+    ) -> Vec<Self> {
+        let numbers: Vec<Numbers> = match storage {
+            Storage::F32 => self.arrange(count, &weights).map(Numbers::F32).collect(),
+            Storage::F16 => self.arrange(count, &weights).map(Numbers::F16).collect(),
+            Storage::Bf16 => self.arrange(count, &weights).map(Numbers::Bf16).collect(),
+        };
+        let with = |numbers| Self {
+            numbers,
+            ..self.clone()
+        };
+        numbers.into_iter().map(with).collect()
+    }
+
+    fn arrange<E: Element>(
+        &self,
+        count: usize,
+        weights: &(impl Fn(&[Option<usize>], usize, &mut [f32]) + Sync),
+    ) -> impl Iterator<Item = Vec<E>> {
+        let size = self.inputs() * self.bias.len();
+        let mut matrices: Vec<Vec<E>> = (0..count).map(|_| vec![E::default(); size]).collect();
+        let mut panels: Vec<Vec<&mut [E]>> = (0..self.panels()).map(|_| Vec::new()).collect();
+        for matrix in &mut matrices {
+            let chunks = matrix.chunks_mut((self.inputs() * self.width).max(1));
+            for (panel, chunk) in panels.iter_mut().zip(chunks) {
+                panel.push(chunk);
+            }
+        }
+        let panels = panels.into_par_iter().enumerate();
+        panels.for_each(|(panel, mut matrices)| {
+            let columns = self.columns(panel);
+            let mut numbers = vec![0.0; count * columns.len()];
+            for input in 0..self.inputs() {
+                weights(&columns, input, &mut numbers);
+                let all = matrices.iter_mut().zip(numbers.chunks(columns.len()));
+                for (matrix, numbers) in all {
+                    let row = &mut matrix[input * columns.len()..][..columns.len()];
+                    for (to, number) in row.iter_mut().zip(numbers) {
+                        *to = E::of(*number);
                     }
                 }
-            });
-        numbers
+            }
+        });
+        matrices.into_iter()
+    }
+
+    /// The rows of the weights that are the columns of a panel.
+    fn columns(&self, panel: usize) -> Vec<Option<usize>> {
+        let columns = 0..self.vectors(panel) * self.lanes;
+        columns.map(|column| self.output(panel, column)).collect()
     }
 
     /// Which row of the weights is a column of a panel; none for what only pads it.

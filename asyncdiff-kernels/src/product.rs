@@ -49,6 +49,19 @@ pub fn product(rows: &[f32], weights: &Packed, finish: &Finish<'_>, out: &mut [f
     product_of(rows.len() / inputs, &source, weights, finish, out);
 }
 
+/// The product of rows, by the calling thread alone.
+pub(crate) fn product_here(rows: &[f32], weights: &Packed, out: &mut [f32]) {
+    let inputs = weights.inputs();
+    let source = Matrix {
+        numbers: rows,
+        inputs,
+        channels: weights.channels(),
+    };
+    let finish = Finish::default();
+    let blocks = Blocks::new(rows.len() / inputs, &source, weights, &finish, out);
+    (0..blocks.count).for_each(|index| blocks.compute(index));
+}
+
 /// Where the rows of a product come from.
 pub(crate) trait Rows<'a>: Sync {
     /// What all taps of a row have in common.
@@ -94,43 +107,82 @@ pub(crate) fn product_of<'a>(
     finish: &Finish<'_>,
     out: &mut [f32],
 ) {
-    let columns = weights.outputs();
-    assert_eq!(out.len(), count * columns, "the result's size");
-    if let Some(residual) = finish.residual {
-        assert_eq!(residual.len(), out.len(), "the residual's size");
-    }
-    if let Some(shift) = finish.shift {
-        let samples = count.div_ceil(shift.rows);
-        assert!(shift.numbers.len() >= samples * columns, "the shift's size");
-    }
-    if count == 0 || columns == 0 {
-        return;
-    }
-    let row_blocks = count.div_ceil(MOST_ROWS);
-    let height = count.div_ceil(row_blocks).next_multiple_of(ROWS);
-    let row_blocks = count.div_ceil(height);
-    let panels = weights.panels();
-    let column_blocks = (panels * columns.div_ceil(panels)).div_ceil(MOST_COLUMNS);
-    let width = panels.div_ceil(column_blocks);
-    let column_blocks = panels.div_ceil(width);
-    // Whatever is in the inner loop is read again for every turn of the outer one: let it be the smaller matrix.
-    let rows_outside = columns <= count;
-    let shared = Shared::new(out);
-    let block = |index: usize| {
-        let (rows, columns) = if rows_outside {
-            (index / column_blocks, index % column_blocks)
-        } else {
-            (index % row_blocks, index / row_blocks)
-        };
-        let rows = rows * height..((rows + 1) * height).min(count);
-        let panels = columns * width..((columns + 1) * width).min(panels);
-        Block::new(rows, panels, source, weights).compute(finish, &shared);
-    };
-    let blocks = row_blocks * column_blocks;
-    let work = count * columns * weights.inputs() * if weights.is_gated() { 2 } else { 1 };
-    if blocks > 1 && worth_splitting(work) {
-        (0..blocks).into_par_iter().for_each(block);
+    let blocks = Blocks::new(count, source, weights, finish, out);
+    let work = count * out_columns(weights) * weights.inputs();
+    if blocks.count > 1 && worth_splitting(work) {
+        let indices = (0..blocks.count).into_par_iter();
+        indices.for_each(|index| blocks.compute(index));
     } else {
-        (0..blocks).for_each(block);
+        (0..blocks.count).for_each(|index| blocks.compute(index));
+    }
+}
+
+/// Columns that are computed, gates included.
+fn out_columns(weights: &Packed) -> usize {
+    weights.outputs() * if weights.is_gated() { 2 } else { 1 }
+}
+
+/// The blocks of a product.
+struct Blocks<'a, R> {
+    source: &'a R,
+    weights: &'a Packed,
+    finish: &'a Finish<'a>,
+    out: Shared<'a>,
+    /// Rows and panels of the product, and of a block.
+    size: [usize; 2],
+    block: [usize; 2],
+    /// Blocks of the rows and of the columns.
+    blocks: [usize; 2],
+    count: usize,
+}
+
+impl<'a, 'r: 'a, R: Rows<'r>> Blocks<'a, R> {
+    fn new(
+        rows: usize,
+        source: &'a R,
+        weights: &'a Packed,
+        finish: &'a Finish<'a>,
+        out: &'a mut [f32],
+    ) -> Self {
+        let columns = weights.outputs();
+        assert_eq!(out.len(), rows * columns, "the result's size");
+        if let Some(residual) = finish.residual {
+            assert_eq!(residual.len(), out.len(), "the residual's size");
+        }
+        if let Some(shift) = finish.shift {
+            let samples = rows.div_ceil(shift.rows);
+            assert!(shift.numbers.len() >= samples * columns, "the shift's size");
+        }
+        let height = rows
+            .div_ceil(rows.div_ceil(MOST_ROWS).max(1))
+            .next_multiple_of(ROWS)
+            .max(ROWS);
+        let panels = weights.panels();
+        let wanted = (panels * columns.div_ceil(panels.max(1))).div_ceil(MOST_COLUMNS);
+        let width = panels.div_ceil(wanted.max(1)).max(1);
+        let blocks = [rows.div_ceil(height), panels.div_ceil(width)];
+        Self {
+            source,
+            weights,
+            finish,
+            out: Shared::new(out),
+            size: [rows, panels],
+            block: [height, width],
+            blocks,
+            count: blocks[0] * blocks[1],
+        }
+    }
+
+    fn compute(&self, index: usize) {
+        // Whatever is in the inner loop is read again for every turn of the outer one: let it be the smaller matrix.
+        let [row, column] = match self.weights.outputs() <= self.size[0] {
+            true => [index / self.blocks[1], index % self.blocks[1]],
+            false => [index % self.blocks[0], index / self.blocks[0]],
+        };
+        let range = |at: usize, side: usize| {
+            at * self.block[side]..((at + 1) * self.block[side]).min(self.size[side])
+        };
+        let block = Block::new(range(row, 0), range(column, 1), self.source, self.weights);
+        block.compute(self.finish, &self.out);
     }
 }

@@ -49,8 +49,8 @@ pub(crate) trait Simd: Copy {
     fn max(self, other: Self) -> Self;
     /// `self * factor + summand`.
     fn mul_add(self, factor: Self, summand: Self) -> Self;
-    /// 2 to the power of whole numbers between -126 and 127.
-    fn exp2_whole(self) -> Self;
+    /// Numbers of about 1, times 2 to the power of whole numbers between -126 and 127 that are [shifted](Simd::shifted).
+    fn times_power_of_two(self, shifted: Self) -> Self;
 
     #[inline(always)]
     fn zero() -> Self {
@@ -67,12 +67,17 @@ pub(crate) trait Simd: Copy {
         self.max(self.neg())
     }
 
-    /// The nearest whole number, for values far below 2^22.
+    /// The nearest whole number, for values far below 2^22, in the lowest bits.
     #[inline(always)]
-    fn round(self) -> Self {
+    fn shifted(self) -> Self {
         // Adding 1.5 * 2^23 leaves no bits for a fraction.
-        let shift = Self::splat(12_582_912.0);
-        self.add(shift).sub(shift)
+        self.add(Self::splat(12_582_912.0))
+    }
+
+    /// The whole number that was [shifted](Simd::shifted).
+    #[inline(always)]
+    fn unshifted(self) -> Self {
+        self.sub(Self::splat(12_582_912.0))
     }
 
     /// The first `LANES` numbers of a slice that has as many.
@@ -256,10 +261,10 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn exp2_whole(self) -> Self {
-        Self(
-            self.0
-                .map(|power| f32::from_bits(((power as i32 + 127) << 23) as u32)),
-        )
+    fn times_power_of_two(self, shifted: Self) -> Self {
+        Self(std::array::from_fn(|lane| {
+            let power = shifted.0[lane].to_bits() << 23;
+            f32::from_bits(self.0[lane].to_bits().wrapping_add(power))
+        }))
     }
 }

@@ -1,44 +1,80 @@
-//! 3x3 convolutions with fewer products: Winograd's F(2x2, 3x3).
+//! 3x3 convolutions with fewer products: Winograd's F(2x2, 3x3) and F(4x4, 3x3).
 //!
-//! Of every square of 4x4 pixels, sums and differences are taken; sixteen products of these with likewise transformed weights
-//! make a square of 2x2 of the result, where a plain convolution has 36 (Lavin and Gray, "Fast algorithms for convolutional
-//! neural networks", 2016). The transforms add and subtract only, so results are as exact as those of the plain convolution.
+//! Of every square of 4x4 (6x6) pixels, weighted sums are taken; sixteen (36) products of these with likewise transformed
+//! weights make a square of 2x2 (4x4) of the result, where a plain convolution has 36 (144) (Lavin and Gray, "Fast algorithms
+//! for convolutional neural networks", 2016). The smaller transform adds and subtracts only, so its results are as exact as those
+//! of the plain convolution; what the larger one multiplies with costs about one decimal.
+
+mod transform;
 
 use rayon::prelude::*;
 
 use crate::convolution::{Surroundings, Window};
 use crate::packed::{Packed, Storage};
-use crate::product::{Finish, product};
-use crate::simd::{Kernel, Simd, run};
+use crate::product::tile::ROWS;
+use crate::product::{Finish, product_here};
+use crate::scratch;
+use crate::simd::{Kernel, run};
 use crate::split::{Shared, worth_splitting};
+use transform::{From, Grid, Into};
+
+/// How large the squares of the result are that are computed together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Square {
+    /// 2x2.
+    Two,
+    /// 4x4.
+    Four,
+}
 
 /// The transformed weights of a 3x3 convolution.
 #[derive(Clone, Debug)]
 pub struct Winograd {
+    square: Square,
     /// One matrix for each number of a transformed square.
     positions: Vec<Packed>,
     bias: Vec<f32>,
 }
 
-/// Numbers of a square, and of a transformed one.
-const SQUARE: usize = 16;
-/// Squares that are transformed at a time.
-const CHUNK: usize = 128;
-/// What the transform of the weights multiplies rows and columns with.
-const G: [[f32; 3]; 4] = [
-    [1.0, 0.0, 0.0],
-    [0.5, 0.5, 0.5],
-    [0.5, -0.5, 0.5],
-    [0.0, 0.0, 1.0],
-];
+/// Squares that are transformed at a time, a multiple of a tile's rows: what they are transformed to should not leave the
+/// last-level cache before it is read.
+const CHUNK: usize = 16 * ROWS;
+/// Numbers between the matrices of a chunk, so that they do not begin at the same place of a cache's ways.
+const GAP: usize = 16;
+/// Outputs whose weights are transformed at a time.
+const LANES: usize = 16;
+/// More weights than these, and larger squares take too much memory for what they save on the small maps that so many channels
+/// have.
+const MOST_WEIGHTS: usize = 1920 * 640;
+/// With fewer channels, the transforms cost more than they save.
+const FEWEST_CHANNELS: usize = 32;
 
-impl Winograd {
-    /// Whether the transforms of a convolution of `[input, output]` channels cost less than they save.
+impl Square {
+    /// The squares with which a convolution of `[input, output]` channels is the fastest; none if the transforms cost more than
+    /// they save.
     #[must_use]
-    pub fn pays([input, output]: [usize; 2]) -> bool {
-        input.min(output) >= 32
+    pub fn that_pays(storage: Storage, [input, output]: [usize; 2]) -> Option<Square> {
+        // Transformed weights of 16 bits would be too coarse for the larger transform.
+        let four = storage == Storage::F32 && input * output <= MOST_WEIGHTS;
+        let square = if four { Square::Four } else { Square::Two };
+        (input.min(output) >= FEWEST_CHANNELS).then_some(square)
     }
 
+    /// Pixels of a side of the result.
+    fn result(self) -> usize {
+        match self {
+            Square::Two => 2,
+            Square::Four => 4,
+        }
+    }
+
+    /// Pixels of a side of what the result depends on.
+    fn side(self) -> usize {
+        self.result() + 2
+    }
+}
+
+impl Winograd {
     /// Transforms and packs the weights of `outputs` rows of nine times `channels`, as [`Packed::new`] does.
     ///
     /// # Panics
@@ -46,6 +82,7 @@ impl Winograd {
     /// If `bias` has not one number for each output.
     #[must_use]
     pub fn new(
+        square: Square,
         storage: Storage,
         [outputs, channels]: [usize; 2],
         bias: Option<&[f32]>,
@@ -53,33 +90,33 @@ impl Winograd {
     ) -> Self {
         let bias = bias.map_or_else(|| vec![0.0; outputs], <[f32]>::to_vec);
         assert_eq!(bias.len(), outputs, "a bias has a number for each output");
-        let position = |position: usize| {
-            let (rows, columns) = (G[position / 4], G[position % 4]);
-            Packed::new(
-                storage,
-                [outputs, 1, channels],
-                None,
-                |output, _, channel| {
-                    let mut sum = 0.0;
-                    for (row, factor) in rows
-                        .iter()
-                        .enumerate()
-                        .filter(|(_, factor)| **factor != 0.0)
-                    {
-                        let mut line = 0.0;
-                        for (column, factor) in columns.iter().enumerate() {
-                            if *factor != 0.0 {
-                                line += factor * weight(output, row * 3 + column, channel);
-                            }
-                        }
-                        sum += factor * line;
+        let count = square.side() * square.side();
+        let shape = [outputs, channels];
+        let positions = Packed::several(storage, count, shape, |columns, channel, numbers| {
+            let lanes = columns.len();
+            for (columns, at) in columns.chunks(LANES).zip((0..).step_by(LANES)) {
+                let taps: [[f64; LANES]; 9] = std::array::from_fn(|tap| {
+                    let mut lanes = [0.0; LANES];
+                    for (lane, output) in lanes.iter_mut().zip(columns) {
+                        *lane = output.map_or(0.0, |output| weight(output, tap, channel).into());
                     }
-                    sum
-                },
-            )
-        };
+                    lanes
+                });
+                let mut put = |position: usize, transformed: &[f64; LANES]| {
+                    let numbers = &mut numbers[position * lanes + at..][..columns.len()];
+                    for (number, transformed) in numbers.iter_mut().zip(transformed) {
+                        *number = *transformed as f32;
+                    }
+                };
+                match square {
+                    Square::Two => transform::of_weights::<4, LANES>(&taps, &mut put),
+                    Square::Four => transform::of_weights::<6, LANES>(&taps, &mut put),
+                }
+            }
+        });
         Self {
-            positions: (0..SQUARE).map(position).collect(),
+            square,
+            positions,
             bias,
         }
     }
@@ -108,236 +145,165 @@ pub fn winograd(
     if let Some(residual) = finish.residual {
         assert_eq!(residual.len(), out.len(), "the residual's size");
     }
-    if height * width == 0 {
+    if out.is_empty() {
         return;
     }
     let zeros = vec![0.0; inputs];
-    // A square more than the kernel needs, where the result's sides are odd.
-    let even = [height, width].map(|side| side.next_multiple_of(2));
+    let result = weights.square.result();
+    // More squares than the kernel needs, where the result's sides are no multiples of theirs.
+    let whole = [height, width].map(|side| side.next_multiple_of(result));
     let window = Window {
-        output: even,
+        output: whole,
         ..window
     };
     let source = Surroundings::new(x, &zeros, window);
-    let across = even[1] / 2;
     let grid = Grid {
-        down: even[0] / 2,
-        across,
+        down: whole[0] / result,
+        across: whole[1] / result,
         size: [height, width],
     };
     let squares = window.batch * grid.down * grid.across;
-    let chunk = CHUNK.min(squares);
-    let mut transformed = vec![0.0; SQUARE * chunk * inputs];
-    let mut products = vec![0.0; SQUARE * chunk * outputs];
-    let out = Shared::new(out);
-    let split = worth_splitting(squares * SQUARE * inputs * outputs);
-    for first in (0..squares).step_by(chunk) {
-        let count = chunk.min(squares - first);
-        let shared = Shared::new(&mut transformed);
-        let into = |index: usize| {
-            run(Into {
-                source: &source,
-                grid,
-                square: first + index,
-                out: &shared,
-                at: index * inputs,
-                stride: count * inputs,
-            });
-        };
-        let multiply = |(position, (rows, out)): (usize, (&[f32], &mut [f32]))| {
-            let weights = &weights.positions[position];
-            product(rows, weights, &Finish::default(), out);
-        };
-        let from = |products: &[f32], index: usize| {
-            run(From {
-                products,
-                grid,
-                square: first + index,
-                at: index * outputs,
-                stride: count * outputs,
-                bias: &weights.bias,
-                finish,
-                out: &out,
-            });
-        };
-        if split {
-            (0..count).into_par_iter().with_min_len(8).for_each(into);
-        } else {
-            (0..count).for_each(into);
-        }
-        let rows = transformed[..SQUARE * count * inputs].par_chunks_exact(count * inputs);
-        let sums = products[..SQUARE * count * outputs].par_chunks_exact_mut(count * outputs);
-        let pairs = rows.zip(sums).enumerate();
-        if split {
-            pairs.for_each(multiply);
-        } else {
-            let rows = transformed[..SQUARE * count * inputs].chunks_exact(count * inputs);
-            let sums = products[..SQUARE * count * outputs].chunks_exact_mut(count * outputs);
-            rows.zip(sums).enumerate().for_each(multiply);
-        }
-        if split {
-            let indices = (0..count).into_par_iter().with_min_len(8);
-            indices.for_each(|index| from(&products, index));
-        } else {
-            (0..count).for_each(|index| from(&products, index));
-        }
+    let chunks = squares.div_ceil(CHUNK);
+    let chunk = squares.div_ceil(chunks).next_multiple_of(ROWS).min(squares);
+    let convolution = Convolution {
+        source: &source,
+        grid,
+        weights,
+        finish,
+        out: &Shared::new(out),
+    };
+    let work = squares * weights.positions.len() * inputs * outputs;
+    let split = worth_splitting(work);
+    let first = (0..squares).step_by(chunk);
+    let range = |first: usize| first..squares.min(first + chunk);
+    if split && chunks >= 2 * rayon::current_num_threads() {
+        let first: Vec<usize> = first.collect();
+        let ranges = first.into_par_iter().with_max_len(1).map(range);
+        ranges.for_each(|range| convolution.compute(range, false));
+    } else {
+        first
+            .map(range)
+            .for_each(|range| convolution.compute(range, split));
     }
 }
 
-/// Squares of pictures.
-#[derive(Clone, Copy)]
-struct Grid {
-    down: usize,
-    across: usize,
-    /// `[height, width]` of the result.
-    size: [usize; 2],
-}
-
-impl Grid {
-    /// Picture, first row and first column of a square.
-    fn place(&self, square: usize) -> [usize; 3] {
-        let (line, column) = (square / self.across, square % self.across);
-        [line / self.down, 2 * (line % self.down), 2 * column]
-    }
-}
-
-/// Transforms a square of the input.
-struct Into<'a> {
+struct Convolution<'a> {
     source: &'a Surroundings<'a>,
     grid: Grid,
-    square: usize,
-    out: &'a Shared<'a>,
-    at: usize,
-    stride: usize,
-}
-
-impl Kernel for Into<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    #[expect(clippy::needless_range_loop, reason = "columns of a matrix")]
-    fn run<S: Simd>(self) {
-        let [picture, line, column] = self.grid.place(self.square);
-        let mut pixels = [[&[] as &[f32]; 4]; 4];
-        for (row, pixels) in pixels.iter_mut().enumerate() {
-            for (index, pixel) in pixels.iter_mut().enumerate() {
-                *pixel = self.source.pixel(picture, line + row, column + index);
-            }
-        }
-        let channels = pixels[0][0].len();
-        for from in (0..channels).step_by(S::LANES) {
-            let to = channels.min(from + S::LANES);
-            let mut rows = [[S::zero(); 4]; 4];
-            for (row, pixels) in rows.iter_mut().zip(&pixels) {
-                let mut numbers = [S::zero(); 4];
-                for (number, pixel) in numbers.iter_mut().zip(pixels) {
-                    let pixel = &pixel[from..to];
-                    *number = match pixel.get(..S::LANES) {
-                        Some(all) => S::of(all),
-                        None => S::of_some(pixel, 0.0),
-                    };
-                }
-                *row = differences(numbers);
-            }
-            for column in 0..4 {
-                let numbers = differences([
-                    rows[0][column],
-                    rows[1][column],
-                    rows[2][column],
-                    rows[3][column],
-                ]);
-                for (row, number) in numbers.into_iter().enumerate() {
-                    let at = (4 * row + column) * self.stride + self.at + from;
-                    // SAFETY: this square has a row of its own in each of the sixteen matrices.
-                    let out = unsafe { self.out.part(at, to - from) };
-                    match to - from == S::LANES {
-                        true => number.put(out),
-                        false => number.put_some(out),
-                    }
-                }
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn differences<S: Simd>([a, b, c, d]: [S; 4]) -> [S; 4] {
-    [a.sub(c), b.add(c), c.sub(b), b.sub(d)]
-}
-
-#[inline(always)]
-fn sums<S: Simd>([a, b, c, d]: [S; 4]) -> [S; 2] {
-    [a.add(b).add(c), b.sub(c).sub(d)]
-}
-
-/// Makes a square of the result of the products.
-struct From<'a> {
-    products: &'a [f32],
-    grid: Grid,
-    square: usize,
-    at: usize,
-    stride: usize,
-    bias: &'a [f32],
+    weights: &'a Winograd,
     finish: &'a Finish<'a>,
     out: &'a Shared<'a>,
 }
 
-impl Kernel for From<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    #[expect(clippy::needless_range_loop, reason = "columns of a matrix")]
-    fn run<S: Simd>(self) {
-        let [picture, line, column] = self.grid.place(self.square);
-        let [height, width] = self.grid.size;
-        let columns = self.bias.len();
-        for from in (0..columns).step_by(S::LANES) {
-            let count = S::LANES.min(columns - from);
-            let load = |numbers: &[f32], at: usize| match numbers.get(at..at + S::LANES) {
-                Some(all) if count == S::LANES => S::of(all),
-                _ => S::of_some(&numbers[at..at + count], 0.0),
+impl Convolution<'_> {
+    /// Computes some squares of the result.
+    fn compute(&self, squares: std::ops::Range<usize>, split: bool) {
+        let positions = &self.weights.positions;
+        let (inputs, outputs) = (positions[0].inputs(), self.weights.bias.len());
+        let (count, first) = (squares.len(), squares.start);
+        let (from, to) = (count * inputs + GAP, count * outputs + GAP);
+        let all = positions.len();
+        scratch::with(all * (from + to), |scratch| {
+            let (transformed, products) = scratch.split_at_mut(all * from);
+            let shared = Shared::new(transformed);
+            over(split, count, |squares| {
+                self.transform(first, squares, &shared, from);
+            });
+            let multiply = |(position, (rows, out)): (usize, (&[f32], &mut [f32]))| {
+                let (rows, out) = (&rows[..count * inputs], &mut out[..count * outputs]);
+                product_here(rows, &positions[position], out);
             };
-            let mut rows = [[S::zero(); 2]; 4];
-            for (row, rows) in rows.iter_mut().enumerate() {
-                let mut numbers = [S::zero(); 4];
-                for (index, number) in numbers.iter_mut().enumerate() {
-                    let at = (4 * row + index) * self.stride + self.at + from;
-                    *number = load(self.products, at);
-                }
-                *rows = sums(numbers);
+            if split {
+                let pairs = transformed
+                    .par_chunks(from)
+                    .zip(products.par_chunks_mut(to));
+                pairs.enumerate().with_max_len(1).for_each(multiply);
+            } else {
+                let pairs = transformed.chunks(from).zip(products.chunks_mut(to));
+                pairs.enumerate().for_each(multiply);
             }
-            let bias = load(self.bias, from);
-            for right in 0..2 {
-                let numbers = sums([
-                    rows[0][right],
-                    rows[1][right],
-                    rows[2][right],
-                    rows[3][right],
-                ]);
-                for (below, number) in numbers.into_iter().enumerate() {
-                    let (line, column) = (line + below, column + right);
-                    if line >= height || column >= width {
-                        continue;
-                    }
-                    let row = (picture * height + line) * width + column;
-                    let mut result = number.add(bias);
-                    if let Some(shift) = self.finish.shift {
-                        let at = row / shift.rows * columns + from;
-                        result = result.add(load(shift.numbers, at));
-                    }
-                    result = self.finish.activation.of(result);
-                    let at = row * columns + from;
-                    if let Some(residual) = self.finish.residual {
-                        result = result.add(load(residual, at));
-                    }
-                    // SAFETY: every pixel of the result is in one square.
-                    let out = unsafe { self.out.part(at, count) };
-                    match count == S::LANES {
-                        true => result.put(out),
-                        false => result.put_some(out),
-                    }
+            over(split, count, |squares| {
+                self.untransform(first, squares, products, to);
+            });
+        });
+    }
+
+    fn transform(
+        &self,
+        first: usize,
+        squares: std::ops::Range<usize>,
+        out: &Shared<'_>,
+        stride: usize,
+    ) {
+        fn of<const SIDE: usize>(into: Into<'_>) {
+            struct Of<'a, const SIDE: usize>(Into<'a>);
+            impl<const SIDE: usize> Kernel for Of<'_, SIDE> {
+                type Output = ();
+                #[inline(always)]
+                fn run<S: crate::simd::Simd>(self) {
+                    self.0.compute::<S, SIDE>();
                 }
             }
+            run(Of::<SIDE>(into));
         }
+        let into = Into {
+            source: self.source,
+            grid: self.grid,
+            first,
+            squares,
+            out,
+            stride,
+        };
+        match self.weights.square {
+            Square::Two => of::<4>(into),
+            Square::Four => of::<6>(into),
+        }
+    }
+
+    fn untransform(
+        &self,
+        first: usize,
+        squares: std::ops::Range<usize>,
+        products: &[f32],
+        stride: usize,
+    ) {
+        fn of<const SIDE: usize, const RESULT: usize>(from: From<'_>) {
+            struct Of<'a, const SIDE: usize, const RESULT: usize>(From<'a>);
+            impl<const SIDE: usize, const RESULT: usize> Kernel for Of<'_, SIDE, RESULT> {
+                type Output = ();
+                #[inline(always)]
+                fn run<S: crate::simd::Simd>(self) {
+                    self.0.compute::<S, SIDE, RESULT>();
+                }
+            }
+            run(Of::<SIDE, RESULT>(from));
+        }
+        let from = From {
+            products,
+            grid: self.grid,
+            first,
+            squares,
+            stride,
+            bias: &self.weights.bias,
+            finish: self.finish,
+            out: self.out,
+        };
+        match self.weights.square {
+            Square::Two => of::<4, 2>(from),
+            Square::Four => of::<6, 4>(from),
+        }
+    }
+}
+
+/// Squares that a thread transforms at a time.
+const FEW: usize = 8;
+
+/// Some of `count` squares after others, or at once.
+fn over(split: bool, count: usize, work: impl Fn(std::ops::Range<usize>) + Sync) {
+    if split {
+        let parts = (0..count.div_ceil(FEW)).into_par_iter();
+        parts.for_each(|part| work(part * FEW..count.min((part + 1) * FEW)));
+    } else {
+        work(0..count);
     }
 }

@@ -3,9 +3,9 @@
 //! `ASYNCDIFF_KERNELS` chooses the instructions that are tested.
 
 use asyncdiff_kernels::{
-    Activation, Affine, Finish, Groups, Heads, Packed, Shift, Storage, Strides, Tokens, Window,
-    Winograd, activate, attention, convolution, group_norm, join, layer_norm, product, reference,
-    winograd,
+    Activation, Affine, Finish, Groups, Heads, Packed, Shift, Square, Storage, Strides, Tokens,
+    Window, Winograd, activate, attention, convolution, group_norm, join, layer_norm, product,
+    reference, winograd,
 };
 
 /// Numbers between -1 and 1.
@@ -185,15 +185,22 @@ fn convolve(window: Window, channels: usize, outputs: usize) {
         let weight = |output: usize, tap: usize, channel: usize| {
             weights[(output * channels + channel) * taps + tap]
         };
-        let packed = Winograd::new(Storage::F32, [outputs, channels], None, weight);
-        let found = in_pools(expected.len(), |out| {
-            winograd(&x, window, &packed, &Finish::default(), out);
-        });
-        // The transforms add up to four times four numbers before, and as many products after.
-        let bound = 4.0 * sum_bound(taps * channels);
-        check(&format!("winograd, {name}"), &found, &expected, bound);
+        for (square, more) in SQUARES {
+            let shape = [outputs, channels];
+            let packed = Winograd::new(square, Storage::F32, shape, None, weight);
+            let found = in_pools(expected.len(), |out| {
+                winograd(&x, window, &packed, &Finish::default(), out);
+            });
+            let bound = more * sum_bound(taps * channels);
+            let name = format!("winograd, {square:?}, {name}");
+            check(&name, &found, &expected, bound);
+        }
     }
 }
+
+/// How much larger errors are than a plain convolution's may be. The smaller transforms add up to four times four numbers before,
+/// and as many products after; the larger ones multiply with up to 5 (1.5 cubed, and more) on either side of the products.
+const SQUARES: [(Square, f64); 2] = [(Square::Two, 4.0), (Square::Four, 16.0)];
 
 /// What is done to results on their way out is the same for both kinds of convolution.
 #[test]
@@ -228,11 +235,15 @@ fn winograd_finishes_as_others_do() {
     let mut expected = vec![0.0; pixels * outputs];
     convolution(&x, window, &packed, &finish, &mut expected);
     let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
-    let packed = Winograd::new(Storage::F32, [outputs, channels], Some(&bias), weight);
-    let found = in_pools(pixels * outputs, |out| {
-        winograd(&x, window, &packed, &finish, out);
-    });
-    check("finish", &found, &expected, 4.0 * sum_bound(9 * channels));
+    for (square, more) in SQUARES {
+        let shape = [outputs, channels];
+        let packed = Winograd::new(square, Storage::F32, shape, Some(&bias), weight);
+        let found = in_pools(pixels * outputs, |out| {
+            winograd(&x, window, &packed, &finish, out);
+        });
+        let name = format!("finish, {square:?}");
+        check(&name, &found, &expected, more * sum_bound(9 * channels));
+    }
 }
 
 #[test]

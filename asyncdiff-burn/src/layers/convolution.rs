@@ -1,6 +1,6 @@
 //! Convolutions.
 
-use asyncdiff_kernels::{Finish, Packed, Shift, Window, Winograd, convolution, winograd};
+use asyncdiff_kernels::{Finish, Packed, Shift, Square, Window, Winograd, convolution, winograd};
 use burn::module::Param;
 use burn::nn;
 use burn::nn::PaddingConfig2d;
@@ -147,10 +147,11 @@ impl Conv2d {
             let storage = fast::storage(loader.dtype());
             let bias = bias.as_deref();
             let plain_window = shape.kernel == [3, 3] && shape.stride == 1;
-            if plain_window && Winograd::pays(shape.channels) {
-                Form::Winograd(Winograd::new(storage, [output, input], bias, at))
-            } else {
-                Form::Packed(Packed::new(storage, [output, taps, input], bias, at))
+            match Square::that_pays(storage, shape.channels).filter(|_| plain_window) {
+                Some(square) => {
+                    Form::Winograd(Winograd::new(square, storage, [output, input], bias, at))
+                }
+                None => Form::Packed(Packed::new(storage, [output, taps, input], bias, at)),
             }
         } else {
             let ([top, left], [bottom, right]) = (shape.before, shape.after);

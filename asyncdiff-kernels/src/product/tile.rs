@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Finish, Rows};
-use crate::math::gelu;
+use crate::math::{Activation, gelu};
 use crate::packed::{Element, Numbers, Packed};
 use crate::simd::{Kernel, Simd, run};
 use crate::split::Shared;
@@ -194,55 +194,96 @@ impl Compute<'_> {
                 }
             }
             if stage.last {
-                for (row, sums) in sums.iter().enumerate().take(rows.end - first) {
-                    self.write::<S, V>(first + row, stage.panel, sums);
-                }
+                let count = ROWS.min(rows.end - first);
+                self.write::<S, V>(first, stage.panel, &sums[..count]);
             }
         }
     }
 
-    /// Finishes a row of a tile.
+    /// Finishes the rows of a tile.
     #[inline(always)]
-    fn write<S: Simd, const V: usize>(&self, row: usize, panel: usize, sums: &[S; V]) {
+    fn write<S: Simd, const V: usize>(&self, row: usize, panel: usize, sums: &[[S; V]]) {
         let weights = self.block.weights;
         let bias = weights.bias(panel);
-        let of = |vector: usize| sums[vector].add(S::of(&bias[vector * S::LANES..]));
+        let bias: [S; V] = std::array::from_fn(|vector| S::of(&bias[vector * S::LANES..]));
         let first = weights.first_column(panel);
-        if weights.is_gated() {
-            for vector in 0..V / 2 {
-                let result = of(vector).mul(gelu(of(vector + V / 2)));
-                self.put(row, first + vector * S::LANES, result);
+        let vectors = if weights.is_gated() { V / 2 } else { V };
+        let count = weights.outputs() - first;
+        for (row, sums) in (row..).zip(sums) {
+            let mut results: [S; V] = std::array::from_fn(|vector| sums[vector].add(bias[vector]));
+            if weights.is_gated() {
+                for vector in 0..vectors {
+                    results[vector] = results[vector].mul(gelu(results[vector + vectors]));
+                }
             }
-        } else {
-            for vector in 0..V {
-                self.put(row, first + vector * S::LANES, of(vector));
+            match count.checked_sub(vectors * S::LANES) {
+                Some(_) => self.put_all(row, first, &mut results[..vectors]),
+                None => self.put_some(row, first, count, &results),
             }
         }
     }
 
+    /// What is added to a row of the result, from a column on.
     #[inline(always)]
-    fn put<S: Simd>(&self, row: usize, column: usize, mut result: S) {
+    fn added(&self, row: usize, column: usize) -> [Option<&[f32]>; 2] {
         let columns = self.block.weights.outputs();
-        let count = S::LANES.min(columns - column);
-        let load = |numbers: &[f32]| match numbers.get(..S::LANES) {
-            Some(all) if count == S::LANES => S::of(all),
-            _ => S::of_some(&numbers[..count], 0.0),
-        };
-        if let Some(shift) = self.finish.shift {
+        let shift = self.finish.shift.map(|shift| {
             let from = row / shift.rows * columns + column;
-            result = result.add(load(&shift.numbers[from..]));
+            &shift.numbers[from..]
+        });
+        let residual = self.finish.residual;
+        let residual = residual.map(|residual| &residual[row * columns + column..]);
+        [shift, residual]
+    }
+
+    /// Whole vectors of a row.
+    #[inline(always)]
+    fn put_all<S: Simd>(&self, row: usize, column: usize, results: &mut [S]) {
+        let [shift, residual] = self.added(row, column);
+        let add = |to: &mut [S], numbers: Option<&[f32]>| {
+            if let Some(numbers) = numbers {
+                for (to, numbers) in to.iter_mut().zip(numbers.chunks_exact(S::LANES)) {
+                    *to = to.add(S::of(numbers));
+                }
+            }
+        };
+        add(results, shift);
+        if self.finish.activation != Activation::Identity {
+            for result in &mut *results {
+                *result = self.finish.activation.of(*result);
+            }
         }
-        result = self.finish.activation.of(result);
-        let at = row * columns + column;
-        if let Some(residual) = self.finish.residual {
-            result = result.add(load(&residual[at..]));
-        }
-        // SAFETY: blocks do not overlap, and this number is in this block.
-        let out = unsafe { self.out.part(at, count) };
-        if count == S::LANES {
+        add(results, residual);
+        let at = row * self.block.weights.outputs() + column;
+        // SAFETY: blocks do not overlap, and these numbers are in this block.
+        let out = unsafe { self.out.part(at, results.len() * S::LANES) };
+        for (result, out) in results.iter().zip(out.chunks_exact_mut(S::LANES)) {
             result.put(out);
-        } else {
-            result.put_some(out);
+        }
+    }
+
+    /// The end of a row, `count` numbers.
+    #[inline(always)]
+    fn put_some<S: Simd>(&self, row: usize, column: usize, count: usize, results: &[S]) {
+        for (vector, result) in results.iter().enumerate() {
+            let from = vector * S::LANES;
+            if from >= count {
+                break;
+            }
+            let count = S::LANES.min(count - from);
+            let [shift, residual] = self.added(row, column + from);
+            let load = |numbers: &[f32]| S::of_some(&numbers[..count], 0.0);
+            let mut result = *result;
+            if let Some(shift) = shift {
+                result = result.add(load(shift));
+            }
+            result = self.finish.activation.of(result);
+            if let Some(residual) = residual {
+                result = result.add(load(residual));
+            }
+            let at = row * self.block.weights.outputs() + column + from;
+            // SAFETY: blocks do not overlap, and these numbers are in this block.
+            result.put_some(unsafe { self.out.part(at, count) });
         }
     }
 }

@@ -41,8 +41,8 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
     // 12 accumulators, 2 vectors of weights and 1 of an activation, of 16 registers.
     const VECTORS: usize = 2;
-    // Half of a first-level cache of 32 KiB.
-    const DEPTH: usize = 256;
+    // Three quarters of a first-level cache of 32 KiB; measured on Zen 3.
+    const DEPTH: usize = 384;
 
     instructions!(Avx2: add = _mm256_add_ps, sub = _mm256_sub_ps, mul = _mm256_mul_ps, div = _mm256_div_ps, min = _mm256_min_ps, max = _mm256_max_ps);
 
@@ -86,11 +86,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn exp2_whole(self) -> Self {
+    fn times_power_of_two(self, shifted: Self) -> Self {
         // SAFETY: values of this type are only made on processors that have the instructions.
         Self(unsafe {
-            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(127));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
+            let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted.0));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(self.0), power))
         })
     }
 }
@@ -144,11 +144,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn exp2_whole(self) -> Self {
+    fn times_power_of_two(self, shifted: Self) -> Self {
         // SAFETY: values of this type are only made on processors that have the instructions.
         Self(unsafe {
-            let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
+            let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted.0));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), power))
         })
     }
 }
