@@ -341,10 +341,16 @@ impl Kernel for LayerNorm<'_> {
 #[inline(always)]
 fn total<S: Simd>(row: &[f32], fill: f32, each: impl Fn(S) -> S) -> f32 {
     let mut sums = [S::zero(); 4];
-    let vectors = row.chunks_exact(S::LANES);
+    let fours = row.chunks_exact(4 * S::LANES);
+    let vectors = fours.remainder().chunks_exact(S::LANES);
+    for four in fours {
+        for (sum, vector) in sums.iter_mut().zip(four.chunks_exact(S::LANES)) {
+            *sum = sum.add(each(S::of(vector)));
+        }
+    }
     let rest = vectors.remainder();
-    for (index, vector) in vectors.enumerate() {
-        sums[index % 4] = sums[index % 4].add(each(S::of(vector)));
+    for vector in vectors {
+        sums[0] = sums[0].add(each(S::of(vector)));
     }
     if !rest.is_empty() {
         sums[0] = sums[0].add(each(S::of_some(rest, fill)));

@@ -1,20 +1,56 @@
 //! Memory that kernels need while they run: each thread keeps what it once had.
 
 use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
 
 thread_local! {
+    /// Sorted by nothing: a kernel has two or three at a time.
     static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `work` with `length` numbers, whatever they are.
-pub(crate) fn with<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut numbers = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
-    if numbers.len() < length {
-        // Not grown, which would copy.
-        drop(std::mem::take(&mut numbers));
-        numbers = vec![0.0; length];
+/// Numbers that were last used for something else. They go back to the thread that drops them.
+pub(crate) struct Scratch {
+    numbers: Vec<f32>,
+    length: usize,
+}
+
+impl Scratch {
+    pub fn new(length: usize) -> Self {
+        let fitting = FREE.with_borrow_mut(|free| {
+            let fits = free.iter().position(|numbers| numbers.len() >= length);
+            match fits {
+                Some(index) => Some(free.swap_remove(index)),
+                // Not grown, which would copy.
+                None => {
+                    free.pop();
+                    None
+                }
+            }
+        });
+        Self {
+            numbers: fitting.unwrap_or_else(|| vec![0.0; length]),
+            length,
+        }
     }
-    let result = work(&mut numbers[..length]);
-    FREE.with_borrow_mut(|free| free.push(numbers));
-    result
+}
+
+impl Deref for Scratch {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.numbers[..self.length]
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.numbers[..self.length]
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let numbers = std::mem::take(&mut self.numbers);
+        FREE.with_borrow_mut(|free| free.push(numbers));
+    }
 }

@@ -13,7 +13,6 @@ use crate::convolution::{Surroundings, Window};
 use crate::packed::{Packed, Storage};
 use crate::product::tile::ROWS;
 use crate::product::{Finish, product_here};
-use crate::scratch;
 use crate::simd::{Kernel, run};
 use crate::split::{Shared, worth_splitting};
 use transform::{From, Grid, Into};
@@ -39,8 +38,12 @@ pub struct Winograd {
 /// Squares that are transformed at a time, a multiple of a tile's rows: what they are transformed to should not leave the
 /// last-level cache before it is read.
 const CHUNK: usize = 16 * ROWS;
+/// The same where few weights have to be read once more for each chunk.
+const FEWER: usize = 9 * ROWS;
 /// Numbers between the matrices of a chunk, so that they do not begin at the same place of a cache's ways.
 const GAP: usize = 16;
+/// Weights that stay in a cache from one chunk to the next.
+const LIGHT: usize = 1 << 19;
 /// Outputs whose weights are transformed at a time.
 const LANES: usize = 16;
 /// More weights than these, and larger squares take too much memory for what they save on the small maps that so many channels
@@ -163,7 +166,22 @@ pub fn winograd(
         size: [height, width],
     };
     let squares = window.batch * grid.down * grid.across;
-    let chunks = squares.div_ceil(CHUNK);
+    let all_weights = weights.positions.len() * inputs * outputs;
+    let split = worth_splitting(squares * all_weights);
+    let threads = if split {
+        rayon::current_num_threads()
+    } else {
+        1
+    };
+    // A chunk that a thread computes alone waits for no other, but reads all weights.
+    let light = all_weights <= LIGHT;
+    let least = if light {
+        threads.min(squares.div_ceil(ROWS))
+    } else {
+        1
+    };
+    let most = if light { FEWER } else { CHUNK };
+    let chunks = squares.div_ceil(most).max(least);
     let chunk = squares.div_ceil(chunks).next_multiple_of(ROWS).min(squares);
     let convolution = Convolution {
         source: &source,
@@ -172,11 +190,9 @@ pub fn winograd(
         finish,
         out: &Shared::new(out),
     };
-    let work = squares * weights.positions.len() * inputs * outputs;
-    let split = worth_splitting(work);
     let first = (0..squares).step_by(chunk);
     let range = |first: usize| first..squares.min(first + chunk);
-    if split && chunks >= 2 * rayon::current_num_threads() {
+    if split && (light || chunks >= 2 * threads) {
         let first: Vec<usize> = first.collect();
         let ranges = first.into_par_iter().with_max_len(1).map(range);
         ranges.for_each(|range| convolution.compute(range, false));
@@ -203,28 +219,27 @@ impl Convolution<'_> {
         let (count, first) = (squares.len(), squares.start);
         let (from, to) = (count * inputs + GAP, count * outputs + GAP);
         let all = positions.len();
-        scratch::with(all * (from + to), |scratch| {
-            let (transformed, products) = scratch.split_at_mut(all * from);
-            let shared = Shared::new(transformed);
-            over(split, count, |squares| {
-                self.transform(first, squares, &shared, from);
-            });
-            let multiply = |(position, (rows, out)): (usize, (&[f32], &mut [f32]))| {
-                let (rows, out) = (&rows[..count * inputs], &mut out[..count * outputs]);
-                product_here(rows, &positions[position], out);
-            };
-            if split {
-                let pairs = transformed
-                    .par_chunks(from)
-                    .zip(products.par_chunks_mut(to));
-                pairs.enumerate().with_max_len(1).for_each(multiply);
-            } else {
-                let pairs = transformed.chunks(from).zip(products.chunks_mut(to));
-                pairs.enumerate().for_each(multiply);
-            }
-            over(split, count, |squares| {
-                self.untransform(first, squares, products, to);
-            });
+        let mut scratch = vec![0.0; all * (from + to)];
+        let (transformed, products) = scratch.split_at_mut(all * from);
+        let shared = Shared::new(transformed);
+        over(split, count, |squares| {
+            self.transform(first, squares, &shared, from);
+        });
+        let multiply = |(position, (rows, out)): (usize, (&[f32], &mut [f32]))| {
+            let (rows, out) = (&rows[..count * inputs], &mut out[..count * outputs]);
+            product_here(rows, &positions[position], out);
+        };
+        if split {
+            let pairs = transformed
+                .par_chunks(from)
+                .zip(products.par_chunks_mut(to));
+            pairs.enumerate().with_max_len(1).for_each(multiply);
+        } else {
+            let pairs = transformed.chunks(from).zip(products.chunks_mut(to));
+            pairs.enumerate().for_each(multiply);
+        }
+        over(split, count, |squares| {
+            self.untransform(first, squares, products, to);
         });
     }
 

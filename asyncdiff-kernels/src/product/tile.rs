@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::{Finish, Rows};
 use crate::math::{Activation, gelu};
 use crate::packed::{Element, Numbers, Packed};
+use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd, run};
 use crate::split::Shared;
 
@@ -126,7 +127,7 @@ impl Compute<'_> {
         // Sums that are not complete, tile by tile; panels one after another.
         let tiles = rows.len().div_ceil(ROWS);
         let size = tiles * ROWS * S::VECTORS * S::LANES;
-        let mut partial = vec![0.0; if last == 0 { 0 } else { size * panels.len() }];
+        let mut partial = Scratch::new(if last == 0 { 0 } else { size * panels.len() });
         for (index, part) in parts.iter().enumerate() {
             for panel in panels.clone() {
                 let stage = Stage {
