@@ -23,12 +23,18 @@ pub use set::{Form, Stored, WeightSet};
 
 /// What is added to weights while they are loaded.
 pub trait Deltas: std::fmt::Debug {
-    /// Adds to the tensor `name` of `shape` whatever there is for it; `values` are its elements, row-major.
+    /// Adds to the tensor `name` of `shape` whatever there is for it; `values` are its elements, row-major. They may be those in
+    /// the file, which are not to be copied where there is nothing to add.
     ///
     /// # Errors
     ///
     /// [`WeightError`] if what should be added cannot be read.
-    fn add(&self, name: &str, shape: &[usize], values: &mut [f32]) -> Result<(), WeightError>;
+    fn add(
+        &self,
+        name: &str,
+        shape: &[usize],
+        values: &mut Cow<'_, [f32]>,
+    ) -> Result<(), WeightError>;
 }
 
 /// The tensors of a weight file, or of a [`WeightSet`]. Remembers which were read.
@@ -214,13 +220,13 @@ impl<'a> Weights<'a> {
         let entry = self.entry(name)?;
         let values = entry
             .values()
-            .or_else(|| entry.wide_values())
+            .or_else(|| entry.wide_values().map(Cow::Owned))
             .ok_or_else(|| unreadable(entry, name))?;
         finite(&values, entry, name)?;
         Ok(NamedTensor {
             name: name.to_owned(),
             shape: entry.shape(),
-            values,
+            values: values.into_owned(),
         })
     }
 
@@ -362,7 +368,7 @@ impl<'a> Loader<'a> {
         name: &str,
         shape: [usize; D],
     ) -> Result<Tensor<D>, WeightError> {
-        let data = TensorData::new(self.values(name, shape)?, shape);
+        let data = TensorData::new(self.values(name, shape)?.into_owned(), shape);
         Ok(Tensor::from_data(data, (self.device, self.dtype.into())))
     }
 
@@ -371,7 +377,7 @@ impl<'a> Loader<'a> {
         &self,
         name: &str,
         shape: [usize; D],
-    ) -> Result<Vec<f32>, WeightError> {
+    ) -> Result<Cow<'a, [f32]>, WeightError> {
         let name = self.at(name).prefix.into_owned();
         let Some(entry) = self.weights.tensors.get(&*name) else {
             return Err(WeightError::Missing {
@@ -397,7 +403,9 @@ impl<'a> Loader<'a> {
         if let Some(deltas) = self.weights.deltas {
             deltas.add(&name, &shape, &mut values)?;
             // Finite numbers can have a sum that is not.
-            finite(&values, entry, &name)?;
+            if let Cow::Owned(sums) = &values {
+                finite(sums, entry, &name)?;
+            }
         }
         let mut read = self.weights.read.borrow_mut();
         if read.names.insert(name) {
@@ -459,7 +467,7 @@ pub fn read_tensors(path: &Path) -> Result<Vec<NamedTensor>, WeightError> {
             Ok(NamedTensor {
                 name: name.clone().into_owned(),
                 shape: entry.shape(),
-                values,
+                values: values.into_owned(),
             })
         })
         .collect()

@@ -1,6 +1,9 @@
 //! One tensor of a file, and its elements.
 
+use std::borrow::Cow;
+
 use half::{bf16, f16};
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 
 /// A tensor of a file, or a part of one, in the form in which a model reads it.
@@ -45,8 +48,9 @@ impl<'a> Entry<'a> {
         self.view.dtype()
     }
 
-    /// The elements as `f32`, row-major, whichever supported type they are stored in.
-    pub fn values(&self) -> Option<Vec<f32>> {
+    /// The elements as `f32`, row-major, whichever supported type they are stored in. They are not copied if they are in the
+    /// file as they are in memory.
+    pub fn values(&self) -> Option<Cow<'a, [f32]>> {
         let values = to_f32(&self.view)?;
         let [_, columns] = *self.view.shape() else {
             return Some(values);
@@ -74,20 +78,33 @@ impl<'a> Entry<'a> {
     }
 }
 
-fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
+fn to_f32<'a>(view: &TensorView<'a>) -> Option<Cow<'a, [f32]>> {
     let bytes = view.data();
-    let pairs = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
     Some(match view.dtype() {
-        Dtype::F32 => bytes
-            .chunks_exact(4)
-            .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
-            .collect(),
-        Dtype::F16 => pairs()
-            .map(|pair| f16::from_le_bytes(pair).to_f32())
-            .collect(),
-        Dtype::BF16 => pairs()
-            .map(|pair| bf16::from_le_bytes(pair).to_f32())
-            .collect(),
+        Dtype::F32 => match bytemuck::try_cast_slice(bytes) {
+            Ok(values) if cfg!(target_endian = "little") => Cow::Borrowed(values),
+            _ => converted(bytes, f32::from_le_bytes),
+        },
+        Dtype::F16 => converted(bytes, |two| f16::from_le_bytes(two).to_f32()),
+        Dtype::BF16 => converted(bytes, |two| bf16::from_le_bytes(two).to_f32()),
         _ => return None,
     })
+}
+
+/// Numbers that a thread converts at a time.
+const CHUNK: usize = 1 << 16;
+
+fn converted<'a, const N: usize>(
+    bytes: &[u8],
+    read: impl Fn([u8; N]) -> f32 + Sync,
+) -> Cow<'a, [f32]> {
+    let (numbers, _) = bytes.as_chunks();
+    let mut values = vec![0.0; numbers.len()];
+    let chunks = values.par_chunks_mut(CHUNK).zip(numbers.par_chunks(CHUNK));
+    chunks.for_each(|(values, numbers)| {
+        for (value, number) in values.iter_mut().zip(numbers) {
+            *value = read(*number);
+        }
+    });
+    Cow::Owned(values)
 }

@@ -1,5 +1,6 @@
 //! The change that a LoRA makes to a weight.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use asyncdiff_burn::weights::{Deltas, WeightError, Weights};
@@ -98,10 +99,15 @@ impl<'a> PartDeltas<'a> {
 }
 
 impl Deltas for PartDeltas<'_> {
-    fn add(&self, name: &str, shape: &[usize], values: &mut [f32]) -> Result<(), WeightError> {
+    fn add(
+        &self,
+        name: &str,
+        shape: &[usize],
+        values: &mut Cow<'_, [f32]>,
+    ) -> Result<(), WeightError> {
         for file in &self.0 {
             if let Some(layer) = file.layers.get(name) {
-                file.add(layer, shape[0], values)?;
+                file.add(layer, shape[0], values.to_mut())?;
             }
         }
         Ok(())
