@@ -14,7 +14,7 @@ mod linear;
 mod norm;
 
 use burn::nn::{Embedding, EmbeddingConfig};
-use burn::tensor::{Tensor, activation};
+use burn::tensor::{Device, Tensor, activation};
 
 use crate::weights::{Loader, WeightError};
 
@@ -23,6 +23,15 @@ pub use attention::{Mask, attend};
 pub use convolution::Conv2d;
 pub use linear::{GatedLinear, Linear};
 pub use norm::{GroupNorm, LayerNorm};
+
+/// Threads that layers on a device share in the pool that the caller is in; 1 where they do not split their work.
+#[must_use]
+pub fn threads(device: &Device) -> usize {
+    match fast::is_for(device) && rayon::current_thread_index().is_some() {
+        true => rayon::current_num_threads(),
+        false => 1,
+    }
+}
 
 /// `torch.nn.Embedding`: `weight` of `[entries, features]`.
 ///

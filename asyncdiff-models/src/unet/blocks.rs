@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use asyncdiff_burn::latents::Blocks;
-use asyncdiff_burn::layers::join_channels;
+use asyncdiff_burn::layers::{join_channels, threads};
 use asyncdiff_core::BlockId;
 use asyncdiff_core::plan::Branch;
 use asyncdiff_core::unet::level_size;
@@ -61,8 +61,8 @@ impl<'a> UNetBlocks<'a> {
         }
     }
 
-    /// What a branch is told, with the embedding of `timestep`.
-    fn told(&mut self, branch: Branch, timestep: f64) -> &Told {
+    /// Sees to what a branch is told, with the embedding of `timestep`.
+    fn tell(&mut self, branch: Branch, timestep: f64) {
         if !self.told.contains_key(&branch) {
             let of_branch = self.told[&Branch::Both].of(branch);
             self.told.insert(branch, of_branch);
@@ -77,7 +77,6 @@ impl<'a> UNetBlocks<'a> {
             }
             told.time = Some((timestep, embedding));
         }
-        told
     }
 }
 
@@ -92,14 +91,55 @@ impl Blocks for UNetBlocks<'_> {
         timestep: f64,
         inputs: Vec<Tensor<4>>,
     ) -> Tensor<4> {
-        let (unet, frames, size) = (self.unet, self.frames, self.size);
-        let told = self.told(branch, timestep);
-        let time = told.time.as_ref().map(|(_, embedding)| embedding);
+        let unet = self.unet;
         // What the plan combined, the latents above all, is f32.
         let inputs: Vec<_> = inputs
             .into_iter()
             .map(|input| input.cast(unet.dtype))
             .collect();
+        let halves = match (branch, &unet.blocks[&block].0) {
+            // Its input is the latents, which it repeats.
+            (_, Module::ConvIn(_)) => None,
+            (Branch::Both, _) => self.halves(&inputs),
+            _ => None,
+        };
+        let Some([negative, positive]) = halves else {
+            self.tell(branch, timestep);
+            return self.module(block, &self.told[&branch], inputs);
+        };
+        self.tell(Branch::Negative, timestep);
+        self.tell(Branch::Positive, timestep);
+        let run = |branch, inputs| self.module(block, &self.told[&branch], inputs);
+        let (negative, positive) = rayon::join(
+            || run(Branch::Negative, negative),
+            || run(Branch::Positive, positive),
+        );
+        Tensor::cat(vec![negative, positive], 0)
+    }
+}
+
+impl UNetBlocks<'_> {
+    /// The inputs of both halves of the guidance batch, where two threads should take one each: they need not wait for each other
+    /// inside the block, as they would after each of its layers. Where a half has few positions, its time is that of reading
+    /// the weights, which both would.
+    fn halves(&self, inputs: &[Tensor<4>]) -> Option<[Vec<Tensor<4>>; 2]> {
+        let [rows, channels, height, width] = inputs.first()?.dims();
+        let guided = self.told[&Branch::Both].context.dims()[0].is_multiple_of(2);
+        let worth = height * width >= channels / 2;
+        if !guided || !worth || rows % 2 > 0 || threads(&self.unet.device) < 2 {
+            return None;
+        }
+        let half = |first| {
+            let of = |input: &Tensor<4>| input.clone().narrow(0, first, rows / 2);
+            inputs.iter().map(of).collect()
+        };
+        Some([half(0), half(rows / 2)])
+    }
+
+    /// Computes a block for those who are `told` something.
+    fn module(&self, block: BlockId, told: &Told, inputs: Vec<Tensor<4>>) -> Tensor<4> {
+        let (unet, frames, size) = (self.unet, self.frames, self.size);
+        let time = told.time.as_ref().map(|(_, embedding)| embedding);
         let input = match <[Tensor<4>; 1]>::try_from(inputs) {
             Ok([only]) => only,
             Err(several) => join_channels(several),
