@@ -97,7 +97,7 @@ impl Blocks for UNetBlocks<'_> {
             .into_iter()
             .map(|input| input.cast(unet.dtype))
             .collect();
-        let halves = match (branch, &unet.blocks[&block].0) {
+        let halves = match (branch, &unet.blocks[&block].module) {
             // Its input is the latents, which it repeats.
             (_, Module::ConvIn(_)) => None,
             (Branch::Both, _) => self.halves(&inputs),
