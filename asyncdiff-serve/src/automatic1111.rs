@@ -2,11 +2,11 @@
 
 mod fields;
 mod image_to_image;
-mod lists;
-mod options;
+pub(crate) mod lists;
+pub(crate) mod options;
 mod overlay;
-mod png_info;
-mod progress;
+pub(crate) mod png_info;
+pub(crate) mod progress;
 pub(crate) mod samplers;
 mod text_to_image;
 

@@ -180,9 +180,14 @@ impl Catalog {
             let read = read.collect::<Result<_, _>>()?;
             Ok(model.open()?.with_loras(read)?)
         };
-        merge()
-            .map(Arc::new)
-            .map_err(|error| Refusal::field("prompt", error.to_string()))
+        merge().map(Arc::new).map_err(|error| {
+            // Where they are, is nobody's business.
+            let named = loras.iter().fold(error.to_string(), |text, (index, _)| {
+                let LoraSource { name, path } = &self.loras[*index];
+                text.replace(&*path.to_string_lossy(), name)
+            });
+            Refusal::field("prompt", named)
+        })
     }
 }
 

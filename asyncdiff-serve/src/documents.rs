@@ -25,8 +25,20 @@ use crate::service::Service;
         openai::models,
         automatic1111::text_to_image,
         automatic1111::image_to_image,
+        automatic1111::progress::progress,
+        automatic1111::progress::interrupt,
+        automatic1111::progress::skip,
+        automatic1111::options::get,
+        automatic1111::options::set,
+        automatic1111::lists::models,
+        automatic1111::lists::samplers,
+        automatic1111::lists::schedulers,
+        automatic1111::lists::loras,
+        automatic1111::png_info::png_info,
         page::options,
         page::submit,
+        page::cancel,
+        page::events::events,
         page::settings,
         metrics::get,
         server::health,
@@ -59,7 +71,11 @@ fn page() -> String {
          <p>For programs: <a href=\"openapi.json\">openapi.json</a></p>",
     );
     for (path, item) in &description.paths.paths {
-        for (method, operation) in [("GET", &item.get), ("POST", &item.post)] {
+        for (method, operation) in [
+            ("GET", &item.get),
+            ("POST", &item.post),
+            ("DELETE", &item.delete),
+        ] {
             if let Some(operation) = operation {
                 describe(&mut html, method, path, operation);
             }

@@ -69,6 +69,13 @@ impl Service {
             None => random_seed()?,
         };
 
+        for text in [&content.prompt, &content.negative_prompt] {
+            if let Some(cut) = pipeline.truncated(text, content.prompt_weighting) {
+                let cut = asyncdiff_core::quoted(&cut).to_string();
+                tracing::warn!(cut, "a prompt is longer than the model reads");
+            }
+        }
+
         let mut shape = default_shape(&pipeline);
         let own = (shape.width, shape.height);
         let multiple = pipeline.size_multiple();

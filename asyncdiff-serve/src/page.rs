@@ -1,6 +1,6 @@
 //! The page, and the interface that only it uses.
 
-mod events;
+pub(crate) mod events;
 mod jobs;
 mod options;
 mod settings;
@@ -14,7 +14,7 @@ use axum::routing::{get, post};
 
 use crate::service::Service;
 
-pub(crate) use jobs::{__path_submit, submit};
+pub(crate) use jobs::{__path_cancel, __path_submit, cancel, submit};
 pub(crate) use options::{__path_options, options};
 pub(crate) use settings::{__path_settings, settings};
 
@@ -31,7 +31,7 @@ pub(crate) fn router() -> Router<Arc<Service>> {
         .route("/api/options", get(options))
         .route("/api/jobs", post(submit))
         .route("/api/jobs/{id}/events", get(events::events))
-        .route("/api/jobs/{id}", axum::routing::delete(jobs::cancel))
+        .route("/api/jobs/{id}", axum::routing::delete(cancel))
         .route("/api/settings", post(settings))
 }
 

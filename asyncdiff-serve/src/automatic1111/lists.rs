@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use super::samplers::SAMPLERS;
 use crate::service::Service;
 
-/// `GET /sdapi/v1/sd-models`
-pub(super) async fn models(State(service): State<Arc<Service>>) -> Json<Value> {
+/// The models that requests may name.
+#[utoipa::path(get, path = "/sdapi/v1/sd-models", tag = "automatic1111", responses((status = 200, description = "A list")))]
+pub(crate) async fn models(State(service): State<Arc<Service>>) -> Json<Value> {
     let models = service.catalog.models().iter();
     let all = models.map(|model| {
         json!({
@@ -22,8 +23,9 @@ pub(super) async fn models(State(service): State<Arc<Service>>) -> Json<Value> {
     Json(all.collect())
 }
 
-/// `GET /sdapi/v1/samplers`
-pub(super) async fn samplers() -> Json<Value> {
+/// Samplers.
+#[utoipa::path(get, path = "/sdapi/v1/samplers", tag = "automatic1111", responses((status = 200, description = "A list")))]
+pub(crate) async fn samplers() -> Json<Value> {
     let all = SAMPLERS.iter().filter(|(_, own, _)| !own.is_empty());
     let names = all.flat_map(|(name, _, karras)| {
         let with = karras.map(|_| format!("{name} Karras"));
@@ -33,8 +35,9 @@ pub(super) async fn samplers() -> Json<Value> {
     Json(all.collect())
 }
 
-/// `GET /sdapi/v1/schedulers`
-pub(super) async fn schedulers() -> Json<Value> {
+/// Noise levels of samplers.
+#[utoipa::path(get, path = "/sdapi/v1/schedulers", tag = "automatic1111", responses((status = 200, description = "A list")))]
+pub(crate) async fn schedulers() -> Json<Value> {
     let all = ["Automatic", "Karras"].map(|label| {
         json!({
             "name": label.to_ascii_lowercase(), "label": label, "aliases": null,
@@ -44,8 +47,9 @@ pub(super) async fn schedulers() -> Json<Value> {
     Json(json!(all))
 }
 
-/// `GET /sdapi/v1/loras`
-pub(super) async fn loras(State(service): State<Arc<Service>>) -> Json<Value> {
+/// The LoRAs that prompts may name.
+#[utoipa::path(get, path = "/sdapi/v1/loras", tag = "automatic1111", responses((status = 200, description = "A list")))]
+pub(crate) async fn loras(State(service): State<Arc<Service>>) -> Json<Value> {
     let loras = service.catalog.loras.iter();
     let all = loras.map(
         |lora| json!({ "name": lora.name, "alias": lora.name, "path": lora.name, "metadata": {} }),

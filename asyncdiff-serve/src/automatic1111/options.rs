@@ -5,20 +5,24 @@ use std::sync::Arc;
 use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::fields::model_name;
 use crate::body::Json;
 use crate::refusal::Refusal;
 use crate::service::{Service, blocking};
 
-#[derive(Debug, Default, Deserialize)]
+/// Settings of the service.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default)]
-pub(super) struct Options {
+pub(crate) struct Options {
+    /// A model's title or name.
     sd_model_checkpoint: Option<String>,
 }
 
-/// `GET /sdapi/v1/options`
-pub(super) async fn get(State(service): State<Arc<Service>>) -> axum::Json<Value> {
+/// Which model is taken where a request names none.
+#[utoipa::path(get, path = "/sdapi/v1/options", tag = "automatic1111", responses((status = 200, description = "Settings")))]
+pub(crate) async fn get(State(service): State<Arc<Service>>) -> axum::Json<Value> {
     axum::Json(json!({
         "sd_model_checkpoint": service.model().name,
         "sd_checkpoint_hash": null,
@@ -28,8 +32,9 @@ pub(super) async fn get(State(service): State<Arc<Service>>) -> axum::Json<Value
     }))
 }
 
-/// `POST /sdapi/v1/options`: the model is opened now, its weights are loaded with the first picture. Other settings change nothing.
-pub(super) async fn set(
+/// Takes another model: it is opened now, its weights are loaded with the first picture. Other settings change nothing.
+#[utoipa::path(post, path = "/sdapi/v1/options", tag = "automatic1111", request_body = Options, responses((status = 200, description = "It is taken")))]
+pub(crate) async fn set(
     State(service): State<Arc<Service>>,
     Json(options): Json<Options>,
 ) -> Result<axum::Json<Value>, Refusal> {

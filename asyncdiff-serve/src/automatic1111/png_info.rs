@@ -3,20 +3,24 @@
 use asyncdiff_media::{Parameters, picture};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use crate::body::Json;
 use crate::pictures;
 use crate::refusal::Refusal;
 use crate::service::blocking;
 
-#[derive(Debug, Deserialize)]
-pub(super) struct Asked {
+/// A file.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = automatic1111::File)]
+pub(crate) struct Asked {
     /// A PNG file as base64 or a data URL.
     image: String,
 }
 
 /// What a picture's file says of how it was made.
-pub(super) async fn png_info(Json(asked): Json<Asked>) -> Result<axum::Json<Value>, Refusal> {
+#[utoipa::path(post, path = "/sdapi/v1/png-info", tag = "automatic1111", request_body = Asked, responses((status = 200, description = "The text, and what it says")))]
+pub(crate) async fn png_info(Json(asked): Json<Asked>) -> Result<axum::Json<Value>, Refusal> {
     blocking(move || {
         let bytes = pictures::from_base64("image", &asked.image)?;
         let text = picture::text(&bytes).unwrap_or_default();

@@ -16,12 +16,13 @@ use crate::service::{Service, blocking};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     skip_current_image: Option<String>,
 }
 
-/// `GET /sdapi/v1/progress`
-pub(super) async fn progress(
+/// How far the picture at work is.
+#[utoipa::path(get, path = "/sdapi/v1/progress", tag = "automatic1111", responses((status = 200, description = "Between 0 and 1; 0 when nothing is at work")))]
+pub(crate) async fn progress(
     State(service): State<Arc<Service>>,
     Query(asked): Query<Asked>,
 ) -> Result<Json<Value>, Refusal> {
@@ -87,16 +88,18 @@ fn running(service: &Service) -> Vec<Arc<Job>> {
     own.cloned().collect()
 }
 
-/// `POST /sdapi/v1/interrupt`
-pub(super) async fn interrupt(State(service): State<Arc<Service>>) -> Json<Value> {
+/// Ends what is at work.
+#[utoipa::path(post, path = "/sdapi/v1/interrupt", tag = "automatic1111", responses((status = 200, description = "It is heard")))]
+pub(crate) async fn interrupt(State(service): State<Arc<Service>>) -> Json<Value> {
     for job in running(&service) {
         service.stop(&job, Stop::Asked);
     }
     Json(json!({}))
 }
 
-/// `POST /sdapi/v1/skip`
-pub(super) async fn skip(State(service): State<Arc<Service>>) -> Json<Value> {
+/// Ends the round that is at work.
+#[utoipa::path(post, path = "/sdapi/v1/skip", tag = "automatic1111", responses((status = 200, description = "It is heard")))]
+pub(crate) async fn skip(State(service): State<Arc<Service>>) -> Json<Value> {
     for job in running(&service) {
         job.skip();
     }

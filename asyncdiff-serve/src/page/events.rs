@@ -21,7 +21,8 @@ use crate::refusal::Refusal;
 use crate::service::{AWAY, Service, blocking};
 
 /// How a picture comes, from now on; the latest state is told at once.
-pub(super) async fn events(
+#[utoipa::path(get, path = "/api/jobs/{id}/events", tag = "page", params(("id" = String, Path, description = "As it was told")), responses((status = 200, description = "Server-sent events: queued, started, step, completed, failed, cancelled")))]
+pub(crate) async fn events(
     State(service): State<Arc<Service>>,
     Path(id): Path<String>,
 ) -> Result<impl IntoResponse, Refusal> {

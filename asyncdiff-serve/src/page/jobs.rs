@@ -84,8 +84,9 @@ pub(crate) async fn submit(
     Ok((StatusCode::ACCEPTED, axum::Json(body)))
 }
 
-/// `DELETE /api/jobs/{id}`
-pub(super) async fn cancel(
+/// Cancels a picture.
+#[utoipa::path(delete, path = "/api/jobs/{id}", tag = "page", params(("id" = String, Path, description = "As it was told")), responses((status = 204, description = "It is heard")))]
+pub(crate) async fn cancel(
     State(service): State<Arc<Service>>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Refusal> {

@@ -169,7 +169,19 @@ fn models_make_room_for_each_other() {
     let mut settings = settings();
     settings.loaded = 1;
     settings.loras = vec![super::client::lora()];
+    settings.loras.push(asyncdiff_serve::LoraSource {
+        name: "broken".to_owned(),
+        // No LoRA, but a file.
+        path: concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into(),
+    });
     let service = Service::start(settings);
+    let broken = json!({ "prompt": format!("{PROMPT} <lora:broken>"), "steps": 2 });
+    let error = service.post("/sdapi/v1/txt2img", &broken).json(400);
+    let detail = error["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("broken") && !detail.contains(env!("CARGO_MANIFEST_DIR")),
+        "{detail}"
+    );
     let make = |prompt: &str| {
         let body = json!({ "prompt": prompt, "steps": 2, "seed": 1 });
         service.post("/sdapi/v1/txt2img", &body).json(200)["images"][0].clone()

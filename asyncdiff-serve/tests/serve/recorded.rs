@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::client::{PROMPT, Service, base64, bytes, picture, png, slants};
+use super::client::{PROMPT, Service, base64, bytes, picture, png, settings, slants};
 
 /// Open WebUI, with OpenAI as its engine: `routers/images.py`.
 #[test]
@@ -79,7 +79,8 @@ fn libre_chat() {
 /// SillyTavern: `src/endpoints/stable-diffusion.js`.
 #[test]
 fn silly_tavern() {
-    let service = Service::shared();
+    // Not the shared one: what is at work there is not to be interrupted.
+    let service = Service::start(settings());
     for path in [
         "/sdapi/v1/options",
         "/sdapi/v1/samplers",
