@@ -28,7 +28,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = Path(__file__).resolve().with_name("peers_side.py")
 CONFIGS = Path(__file__).resolve().with_name("configs")
-# Those that the README's table was made with; newer ones may have other requirements.
+UNETS = ROOT / "fixtures" / "configs"
+# Those that this was tried with; newer ones may have other requirements.
 PACKAGES = ["torch==2.15.*", "diffusers==0.42.*", "transformers==5.*", "openvino==2026.4.*", "safetensors", "numpy", "pillow"]
 PROMPT = "red apple, fluent style"
 # How far a result may be from PyTorch's, relative: rounding, of f32 and of bf16.
@@ -172,7 +173,7 @@ class Peers:
         """Checkpoints with random weights, inputs, and networks as OpenVINO reads them."""
         for work in works:
             if work in ("sd15", "sdxl", "vae") and not (self.folder / work / "done").exists():
-                config = CONFIGS / ("vae.json" if work == "vae" else f"{work}_unet.json")
+                config = CONFIGS / "vae.json" if work == "vae" else UNETS / f"{work}_unet.json"
                 subprocess.run(self.side("checkpoint", work, config, self.folder / work), check=True)
                 if work != "vae":
                     subprocess.run(self.side("convert", work, self.folder / work), check=True)

@@ -1,6 +1,7 @@
 //! Bodies of requests.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
@@ -22,10 +23,23 @@ impl FromRequest<Arc<Service>> for Raw {
     async fn from_request(request: Request, service: &Arc<Service>) -> Result<Self, Refusal> {
         // It is never closed.
         let _turn = service.bodies.acquire().await;
-        let read = Bytes::from_request(request, service).await;
+        let read = within(Bytes::from_request(request, service)).await?;
         read.map(Self)
             .map_err(|rejection| unread(rejection.status(), rejection.body_text(), service))
     }
+}
+
+/// How long a body may take, however steadily it trickles: others wait for its turn.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What is read, if it is here in time.
+pub(crate) async fn within<T>(reading: impl Future<Output = T>) -> Result<T, Refusal> {
+    tokio::time::timeout(PATIENCE, reading).await.map_err(|_| {
+        let seconds = PATIENCE.as_secs();
+        Refusal::late(format!(
+            "the body of the request took more than {seconds} seconds: send less, or faster"
+        ))
+    })
 }
 
 /// Why a body could not be read.

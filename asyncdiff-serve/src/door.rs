@@ -38,7 +38,7 @@ impl Door {
 
     fn check(&self, request: &Request) -> Result<(), Refusal> {
         let (headers, path) = (request.headers(), request.uri().path());
-        // HTTP/2 says it in the address.
+        // A request by way of a proxy says it in the address.
         let authority = request
             .uri()
             .authority()

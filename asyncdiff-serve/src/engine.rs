@@ -61,7 +61,7 @@ impl Engine {
                 calls = job.calls(),
             );
             let _entered = span.enter();
-            self.service.running().push(Arc::clone(&job));
+            self.service.start(&job);
             self.service.metrics.waited(job.accepted.elapsed());
             // Whatever goes wrong in a picture is no reason to make no other.
             let outcome = panic::catch_unwind(AssertUnwindSafe(|| self.make(&job)));

@@ -23,7 +23,7 @@ pub(crate) fn take(prompt: &str) -> Result<(String, Vec<(String, f64)>), Refusal
                 "prompt",
                 format!(
                     "the prompt names a LoRA in a way that is not understood: write <lora:{}:0.8>",
-                    name.trim()
+                    asyncdiff_core::quoted(name.trim())
                 ),
             ));
         };

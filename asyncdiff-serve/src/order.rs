@@ -48,9 +48,26 @@ pub(crate) struct Init {
 /// The most LoRAs of one request.
 const MOST_LORAS: usize = 8;
 
+/// The most bytes of a text: models read some hundred.
+const MOST_TEXT: usize = 16 << 10;
+
 impl Service {
     /// What is to be made; takes a while.
     pub(crate) fn task(&self, order: Order) -> Result<Task, Refusal> {
+        for (field, text) in [
+            ("prompt", &order.prompt),
+            ("negative_prompt", &order.negative_prompt),
+        ] {
+            if text.len() > MOST_TEXT {
+                return Err(Refusal::field(
+                    field,
+                    format!(
+                        "{} bytes of {field} are more than this service reads: send at most {MOST_TEXT}",
+                        text.len()
+                    ),
+                ));
+            }
+        }
         let model = match &order.model {
             Some(name) => self.catalog.model(name)?,
             None => self.model(),

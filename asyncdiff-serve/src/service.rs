@@ -40,6 +40,8 @@ pub(crate) struct Service {
     /// The model that is taken where a request names none.
     model: AtomicUsize,
     closing: AtomicBool,
+    /// Closing, and what is at work is ended.
+    stopping: AtomicBool,
     running: Mutex<Vec<Arc<Job>>>,
     of_page: Mutex<VecDeque<Arc<Job>>>,
 }
@@ -58,6 +60,7 @@ impl Service {
             devices,
             model: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             running: Mutex::default(),
             of_page: Mutex::default(),
         }
@@ -118,11 +121,21 @@ impl Service {
         }
     }
 
+    /// Puts a job among what is at work.
+    pub fn start(&self, job: &Arc<Job>) {
+        self.running().push(Arc::clone(job));
+        // Between the queue and this list, nobody could stop it.
+        if self.stopping.load(Ordering::SeqCst) {
+            job.stop(Stop::Refused(Refusal::closing()));
+        }
+    }
+
     /// Ends the service: nobody waits any more, and what is at work ends as soon as it can, or as it was going to.
     pub fn close(&self, drain: bool) {
         self.closing.store(true, Ordering::Relaxed);
         self.queue.close();
         if !drain {
+            self.stopping.store(true, Ordering::SeqCst);
             for job in self.running().iter() {
                 job.stop(Stop::Refused(Refusal::closing()));
             }
@@ -206,14 +219,17 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T, Refusal> {
     let span = tracing::Span::current();
     // It is never closed.
-    let _turn = COMPUTING.acquire().await;
-    tokio::task::spawn_blocking(move || span.in_scope(compute))
-        .await
-        .unwrap_or_else(|_| {
-            Err(Refusal::internal(
-                "this request has met a fault of this service: see its log",
-            ))
-        })
+    let turn = COMPUTING.acquire().await;
+    let computed = tokio::task::spawn_blocking(move || {
+        // For as long as it takes, whether or not anybody waits for it still.
+        let _turn = turn;
+        span.in_scope(compute)
+    });
+    computed.await.unwrap_or_else(|_| {
+        Err(Refusal::internal(
+            "this request has met a fault of this service: see its log",
+        ))
+    })
 }
 
 /// A name that nobody guesses.

@@ -73,7 +73,7 @@ fn unread(flag: &str, path: &Path, error: &std::io::Error) -> String {
     format!("cannot read {flag} {}: {error}", path.display())
 }
 
-/// The models that requests may name. Those of flags are opened to see that they can be; those of a folder are not.
+/// The models that requests may name. What is no model in a folder of them is left out.
 fn models(args: &Serve) -> Result<Vec<ModelSource>> {
     let mut models = Vec::new();
     let mut names = BTreeSet::new();
@@ -100,14 +100,17 @@ fn models(args: &Serve) -> Result<Vec<ModelSource>> {
             dtype: args.dtype,
         })
     };
+    let alone = |path: &Path| -> Result<Source> {
+        Ok(Source {
+            checkpoint: model::checkpoint(Some(path), &NO_FILES, false)?,
+            motion: None,
+            dtype: args.dtype,
+        })
+    };
     for (index, path) in args.model.iter().enumerate() {
         let source = match index {
             0 => first(Some(path))?,
-            _ => Source {
-                checkpoint: model::checkpoint(Some(path), &NO_FILES, false)?,
-                motion: None,
-                dtype: args.dtype,
-            },
+            _ => alone(path)?,
         };
         add(name_of(path), source)?;
     }
@@ -116,12 +119,11 @@ fn models(args: &Serve) -> Result<Vec<ModelSource>> {
     }
     if let Some(folder) = &args.models_dir {
         for path in models_in(folder)? {
-            let source = Source {
-                checkpoint: model::checkpoint(Some(&path), &NO_FILES, false)?,
-                motion: None,
-                dtype: args.dtype,
-            };
-            add(name_of(&path), source)?;
+            // A LoRA or an autoencoder among them is no reason not to serve the others.
+            match alone(&path) {
+                Ok(source) => add(name_of(&path), source)?,
+                Err(error) => complain!("warning: {} is left out: {error}", path.display()),
+            }
         }
     }
     if models.is_empty() {

@@ -23,6 +23,8 @@ const MOST_RANKS: usize = 1 << 16;
 pub struct Lender {
     invitations: Receiver<Invitation>,
     busy: Arc<AtomicBool>,
+    /// Whether an invitation was taken, whose run is over when the next is waited for.
+    taken: bool,
     address: SocketAddr,
 }
 
@@ -49,6 +51,7 @@ impl Lender {
         Ok(Self {
             invitations,
             busy,
+            taken: false,
             address,
         })
     }
@@ -65,9 +68,14 @@ impl Lender {
     ///
     /// [`ConnectError::System`] if nobody can come any more.
     pub fn wait(&mut self) -> Result<Invitation, ConnectError> {
-        self.busy.store(false, Ordering::SeqCst);
+        // An invitation that came before the first wait is still to be taken.
+        if std::mem::take(&mut self.taken) {
+            self.busy.store(false, Ordering::SeqCst);
+        }
         let gone = |_| io::Error::other("the thread that waits for leaders has ended");
-        Ok(self.invitations.recv().map_err(gone)?)
+        let invitation = self.invitations.recv().map_err(gone)?;
+        self.taken = true;
+        Ok(invitation)
     }
 }
 

@@ -119,14 +119,14 @@ impl Blocks for UNetBlocks<'_> {
 }
 
 impl UNetBlocks<'_> {
-    /// The inputs of both halves of the guidance batch, where two threads should take one each: they need not wait for each other
+    /// The inputs of both halves of the batch, where two threads should take one each: they need not wait for each other
     /// inside the block, as they would after each of its layers. Where a half has few positions, its time is that of reading
     /// the weights, which both would.
     fn halves(&self, inputs: &[Tensor<4>]) -> Option<[Vec<Tensor<4>>; 2]> {
         let [rows, channels, height, width] = inputs.first()?.dims();
-        let guided = self.told[&Branch::Both].context.dims()[0].is_multiple_of(2);
+        let even = self.told[&Branch::Both].context.dims()[0].is_multiple_of(2);
         let worth = height * width >= channels / 2;
-        if !guided || !worth || rows % 2 > 0 || threads(&self.unet.device) < 2 {
+        if !even || !worth || rows % 2 > 0 || threads(&self.unet.device) < 2 {
             return None;
         }
         let half = |first| {

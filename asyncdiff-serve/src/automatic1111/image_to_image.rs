@@ -19,6 +19,8 @@ use crate::service::{Service, blocking};
 /// As web UIs start from a picture.
 const STRENGTH: f64 = 0.75;
 const MASK_BLUR: i64 = 4;
+/// As far as the web UI's slider goes.
+const MOST_BLUR: usize = 64;
 
 /// What to make of a picture, beside the fields of a text's.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
@@ -120,10 +122,13 @@ impl FromImage {
             }
         }
         let blur = usize::try_from(self.mask_blur.unwrap_or(MASK_BLUR)).unwrap_or(0);
+        let blur = blur.min(MOST_BLUR);
         let padding = usize::try_from(self.inpaint_full_res_padding.unwrap_or(0)).unwrap_or(0);
+        // Every model makes sides of that multiple; where the picture as a whole is repainted, the size follows from the model.
+        let rounded = |side: usize| (side / 8).max(1) * 8;
         let size = (
-            order.width.unwrap_or(image.width),
-            order.height.unwrap_or(image.height),
+            order.width.unwrap_or(rounded(image.width)),
+            order.height.unwrap_or(rounded(image.height)),
         );
         let whole = Region::whole(&image);
         let region = match self.inpaint_full_res.unwrap_or(true) {

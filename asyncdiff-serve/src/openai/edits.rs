@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::fields::Generation;
 use super::generations::answer;
-use crate::body::unread;
+use crate::body::{unread, within};
 use crate::order::Init;
 use crate::pictures;
 use crate::refusal::Refusal;
@@ -40,8 +40,11 @@ pub(crate) async fn edits(
             "image is missing: send the picture to edit",
         ));
     };
-    let request: Generation = serde_json::from_value(Value::Object(fields))
-        .map_err(|error| Refusal::bad(format!("the form is not what is expected here: {error}")))?;
+    let request: Generation = serde_json::from_value(Value::Object(fields)).map_err(|error| {
+        let reason = error.to_string();
+        let reason = asyncdiff_core::quoted(&reason).to_string();
+        Refusal::bad(format!("the form is not what is expected here: {reason}"))
+    })?;
     let strength = request.strength;
     let init = blocking(move || {
         // Without a mask of its own, what is transparent in the picture is repainted.
@@ -72,7 +75,13 @@ struct Form {
     mask: Option<Vec<u8>>,
 }
 
-async fn read(mut form: Multipart, service: &Service) -> Result<Form, Refusal> {
+async fn read(form: Multipart, service: &Service) -> Result<Form, Refusal> {
+    // It is never closed.
+    let _turn = service.bodies.acquire().await;
+    within(parts(form, service)).await?
+}
+
+async fn parts(mut form: Multipart, service: &Service) -> Result<Form, Refusal> {
     let broken = |error: axum::extract::multipart::MultipartError| {
         unread(error.status(), error.body_text(), service)
     };
@@ -81,8 +90,6 @@ async fn read(mut form: Multipart, service: &Service) -> Result<Form, Refusal> {
         image: None,
         mask: None,
     };
-    // It is never closed.
-    let _turn = service.bodies.acquire().await;
     while let Some(field) = form.next_field().await.map_err(broken)? {
         let name = field.name().unwrap_or_default().to_owned();
         match name.as_str() {

@@ -34,5 +34,6 @@ fn from_request_to_picture() {
         denoising / 5.0,
         100.0 * (whole / denoising - 1.0)
     );
-    assert!(denoising > 0.0 && whole > denoising);
+    // Far from what an idle machine shows, and near enough to see a model that is loaded anew for each.
+    assert!(whole < 2.0 * denoising + 2.5, "{whole} {denoising}");
 }

@@ -15,7 +15,7 @@ fn every_limit_is_a_refusal_that_names_it() {
     settings.limits.steps = 10;
     settings.limits.batch = 2;
     settings.limits.frames = 4;
-    settings.limits.body_bytes = 10_000;
+    settings.limits.body_bytes = 20_000;
     let service = Service::start(settings);
     for (body, field, most) in [
         (
@@ -41,6 +41,16 @@ fn every_limit_is_a_refusal_that_names_it() {
             "at least 1",
         ),
         (
+            json!({ "prompt": ":".repeat(17_000), "steps": 1 }),
+            "prompt",
+            "16384",
+        ),
+        (
+            json!({ "prompt": "x", "negative_prompt": "(".repeat(17_000), "steps": 1 }),
+            "negative_prompt",
+            "16384",
+        ),
+        (
             json!({ "prompt": "x", "frames": 5, "steps": 1 }),
             "frames",
             "4",
@@ -51,13 +61,13 @@ fn every_limit_is_a_refusal_that_names_it() {
         let message = error["error"]["message"].as_str().unwrap();
         assert!(message.contains(most), "{body}: {message}");
     }
-    let long = json!({ "prompt": "x".repeat(20_000) });
+    let long = json!({ "prompt": "x".repeat(40_000) });
     for path in ["/v1/images/generations", "/sdapi/v1/txt2img", "/api/jobs"] {
         let response = service.post(path, &long);
         assert_eq!(response.status, 413, "{path}: {}", response.text());
-        assert!(response.text().contains("10000"), "{path}");
+        assert!(response.text().contains("20000"), "{path}");
     }
-    let file = vec![0; 20_000];
+    let file = vec![0; 40_000];
     let form = service
         .request("POST", "/v1/images/edits")
         .form(&[("image", Some("a"), &file)]);
