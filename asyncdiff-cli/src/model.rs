@@ -18,6 +18,16 @@ pub fn open(model: Option<&Path>, files: &ModelFiles, quiet: bool) -> Result<Sta
 /// The files of the model of that name, or of the embedded one; `quiet` hides how far a download is.
 pub fn checkpoint(model: Option<&Path>, files: &ModelFiles, quiet: bool) -> Result<Checkpoint> {
     let Some(model) = model else {
+        let of_files = [
+            ("--config", files.config.is_some()),
+            ("--variant", files.variant.is_some()),
+        ];
+        if let Some((flag, _)) = of_files.into_iter().find(|(_, given)| *given) {
+            return Err(format!(
+                "{flag} is for a model's files, and the embedded model has none: name a --model, or leave it out"
+            )
+            .into());
+        }
         return embedded();
     };
     let location = Location::find(model)?;

@@ -51,6 +51,8 @@ const LANES: usize = 16;
 const MOST_WEIGHTS: usize = 1920 * 640;
 /// With fewer channels, the transforms cost more than they save.
 const FEWEST_CHANNELS: usize = 32;
+/// With fewer channels, maps are small as well, and reading four times the weights costs more than the larger squares save.
+const FEWEST_OF_FOUR: usize = 128;
 
 impl Square {
     /// The squares with which a convolution of `[input, output]` channels is the fastest; none if the transforms cost more than
@@ -58,7 +60,9 @@ impl Square {
     #[must_use]
     pub fn that_pays(storage: Storage, [input, output]: [usize; 2]) -> Option<Square> {
         // Transformed weights of 16 bits would be too coarse for the larger transform.
-        let four = storage == Storage::F32 && input * output <= MOST_WEIGHTS;
+        let four = storage == Storage::F32
+            && input.min(output) >= FEWEST_OF_FOUR
+            && input * output <= MOST_WEIGHTS;
         let square = if four { Square::Four } else { Square::Two };
         (input.min(output) >= FEWEST_CHANNELS).then_some(square)
     }

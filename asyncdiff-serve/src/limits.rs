@@ -12,7 +12,8 @@ use crate::refusal::Refusal;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Pixels of a picture, width times height.
+    /// Pixels of a picture, width times height; never more than 16 times those of the model's own size, as attention over a
+    /// picture takes time with the square of them.
     pub pixels: usize,
     /// Inference steps.
     pub steps: usize,
@@ -43,7 +44,18 @@ impl Default for Limits {
     }
 }
 
+/// Most pixels of a picture, in those of the model's own size.
+const LARGER: usize = 16;
+
 impl Limits {
+    /// The limits for a model that makes pictures of `width` by `height` pixels by itself.
+    pub(crate) fn of_model(self, (width, height): (usize, usize)) -> Self {
+        Self {
+            pixels: self.pixels.min(LARGER * width * height),
+            ..self
+        }
+    }
+
     /// Whether `pictures` of that shape may be asked for.
     pub(crate) fn check(&self, shape: &Shape, pictures: usize) -> Result<(), Refusal> {
         let pixels = shape.width.saturating_mul(shape.height);

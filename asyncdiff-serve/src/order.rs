@@ -95,10 +95,11 @@ impl Service {
 
         let mut shape = default_shape(&pipeline);
         let own = (shape.width, shape.height);
+        let limits = self.limits.of_model(own);
         let multiple = pipeline.size_multiple();
         let (width, height) = match &order.init {
             Some(init) if pipeline.image_encoder().is_none() => {
-                size_of(&init.image, multiple, self.limits.pixels)
+                size_of(&init.image, multiple, limits.pixels)
             }
             _ => own,
         };
@@ -119,7 +120,7 @@ impl Service {
             .rounds
             .iter()
             .try_fold(0_usize, |sum, round| sum.checked_add(*round));
-        self.limits.check(&shape, pictures.unwrap_or(usize::MAX))?;
+        limits.check(&shape, pictures.unwrap_or(usize::MAX))?;
 
         if let Some(Init {
             image,

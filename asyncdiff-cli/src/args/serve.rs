@@ -89,7 +89,7 @@ pub struct Access {
 /// How much a request may ask for.
 #[derive(Debug, Args)]
 pub struct Limits {
-    /// Most pixels of a picture, width times height
+    /// Most pixels of a picture, width times height; never more than 16 times the model's own
     #[arg(long, value_name = "N", default_value_t = defaults().pixels)]
     pub max_pixels: usize,
     /// Most inference steps

@@ -3,7 +3,7 @@
 use asyncdiff_core::summary::RankSummary;
 use asyncdiff_core::{Machine, simulate, timeline};
 use asyncdiff_media::file;
-use asyncdiff_models::{MeasuredMachine, Request, Run, StableDiffusion, Strategy};
+use asyncdiff_models::{Error, MeasuredMachine, Request, Run, StableDiffusion, Strategy};
 use serde_json::json;
 
 use crate::args::Plan;
@@ -25,6 +25,10 @@ pub fn run(args: &Plan) -> Result<()> {
     }
     let run = plan(&strategy)?;
     pipeline.check(&request.shape, &request.content)?;
+    let needed = run.plan.ranks.len();
+    if let Some(found) = devices.filter(|found| *found < needed) {
+        return Err(Error::NotEnoughWorkers { needed, found }.into());
+    }
     let ideal = Machine::ideal(&run.graph);
     let machine = measured
         .as_ref()

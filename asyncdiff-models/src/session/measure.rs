@@ -83,7 +83,9 @@ impl Session {
             let latency = trip([1; 4])?;
             let shape = largest.unwrap_or([1; 4]);
             let bytes = shape.iter().product::<usize>() as f64 * run.dtype.bytes() as f64;
-            links.push((latency, bytes / (trip(shape)? - latency).max(INSTANT)));
+            // What is less than a tenth of the latency is its noise.
+            let moving = (trip(shape)? - latency).max(latency / 10.0);
+            links.push((latency, bytes / moving));
         }
         Ok(MeasuredMachine {
             blocks: graph.iter().map(|(_, block)| block.name.clone()).collect(),
