@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
 thread_local! {
-    /// Sorted by nothing: a kernel has two or three at a time.
+    /// In no order: seldom more than one, where a thread that waits for others takes up a job of another kernel.
     static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 

@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use asyncdiff_core::choice::{Candidate, Preference};
+use asyncdiff_core::choice::Preference;
 use asyncdiff_core::scheduler::ScheduleError;
 use asyncdiff_models::{
-    Error, MeasuredMachine, RequestError, Run, Shape, Spread, StableDiffusion, Strategy,
+    Choices, Error, MeasuredMachine, RequestError, Run, Shape, Spread, StableDiffusion, Strategy,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -97,8 +97,11 @@ impl Planner {
             value: AUTO.to_owned(),
             label: "chosen for you".to_owned(),
         };
-        let candidates = self.candidates(&*model.pipeline()?, shape)?;
-        let names = candidates.iter().map(|candidate| name(&candidate.strategy));
+        let choices = self.choices(&*model.pipeline()?, shape)?;
+        let names = choices
+            .candidates
+            .iter()
+            .map(|candidate| name(&candidate.strategy));
         let names = names.map(|value| PlanName {
             label: label(&value),
             value,
@@ -115,13 +118,7 @@ impl Planner {
         if wanted == AUTO && self.devices == 1 {
             return Ok(Strategy::sequential());
         }
-        let Planning {
-            prefer,
-            memory,
-            machine,
-        } = &self.planning;
-        let choices = pipeline.choices(machine.as_ref(), shape, self.devices, *prefer, *memory);
-        let choices = choices.map_err(|error| wrong(&error))?;
+        let choices = self.choices(pipeline, shape)?;
         if wanted == AUTO {
             let chosen = choices.chosen().map_err(|error| wrong(&error))?;
             return Ok(chosen.strategy.clone());
@@ -145,18 +142,15 @@ impl Planner {
         }
     }
 
-    fn candidates(
-        &self,
-        pipeline: &StableDiffusion,
-        shape: &Shape,
-    ) -> Result<Vec<Candidate>, Refusal> {
+    /// What there is to choose from on as many devices as there are.
+    fn choices(&self, pipeline: &StableDiffusion, shape: &Shape) -> Result<Choices, Refusal> {
         let Planning {
             prefer,
             memory,
             machine,
         } = &self.planning;
         let choices = pipeline.choices(machine.as_ref(), shape, self.devices, *prefer, *memory);
-        Ok(choices.map_err(|error| wrong(&error))?.candidates)
+        choices.map_err(|error| wrong(&error))
     }
 
     fn kept(&self) -> MutexGuard<'_, Vec<Kept>> {
