@@ -146,7 +146,9 @@ def picture(folder, prompt, steps, output, threads, repeats):
     from diffusers import StableDiffusionPipeline
 
     torch.set_num_threads(int(threads))
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder, torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False
+    )
     pipeline.set_progress_bar_config(disable=True)
     guidance = json.loads((Path(folder) / "generation_config.json").read_text())["guidance_scale"]
 

@@ -287,7 +287,7 @@ impl<'a> Weights<'a> {
             .find(|(name, _)| !read.contains(&***name) && !elsewhere(name))
         {
             Some((name, entry)) => Err(WeightError::Unexpected {
-                file: entry.file.to_owned(),
+                file: entry.file.name().to_owned(),
                 name: entry.name(name),
                 found: entry.shape(),
             }),
@@ -368,7 +368,7 @@ impl<'a> Loader<'a> {
         name: &str,
         shape: [usize; D],
     ) -> Result<Tensor<D>, WeightError> {
-        let data = TensorData::new(self.values(name, shape)?.into_owned(), shape);
+        let data = TensorData::new(self.values(name, shape)?.into_vec(), shape);
         Ok(Tensor::from_data(data, (self.device, self.dtype.into())))
     }
 
@@ -377,7 +377,7 @@ impl<'a> Loader<'a> {
         &self,
         name: &str,
         shape: [usize; D],
-    ) -> Result<Cow<'a, [f32]>, WeightError> {
+    ) -> Result<Values<'a>, WeightError> {
         let name = self.at(name).prefix.into_owned();
         let Some(entry) = self.weights.tensors.get(&*name) else {
             return Err(WeightError::Missing {
@@ -386,7 +386,7 @@ impl<'a> Loader<'a> {
                 expected: shape.to_vec(),
             });
         };
-        let file = entry.file.to_owned();
+        let file = entry.file.name().to_owned();
         let found = entry.shape();
         if found != shape {
             return Err(WeightError::Shape {
@@ -411,18 +411,57 @@ impl<'a> Loader<'a> {
         if read.names.insert(name) {
             read.parameters += values.len() as u64;
         }
-        Ok(values)
+        Ok(Values {
+            numbers: values,
+            entry: entry.clone(),
+        })
+    }
+}
+
+/// The elements of a tensor. With them go the pages of the file that they are in, of which a layer that has packed its weights
+/// has no more need.
+pub(crate) struct Values<'a> {
+    numbers: Cow<'a, [f32]>,
+    entry: Entry<'a>,
+}
+
+impl Values<'_> {
+    /// The elements in memory of their own.
+    pub fn into_vec(mut self) -> Vec<f32> {
+        std::mem::take(&mut self.numbers).into_owned()
+    }
+}
+
+impl std::ops::Deref for Values<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.numbers
+    }
+}
+
+impl Drop for Values<'_> {
+    fn drop(&mut self) {
+        self.entry.file.release(self.entry.view.data());
     }
 }
 
 /// Whether all elements of a tensor are numbers. One that is not spreads to the whole picture, or, in a matrix whose products are
 /// only compared, to nothing that anybody would notice.
 fn finite(values: &[f32], entry: &Entry<'_>, name: &str) -> Result<(), WeightError> {
-    let wild = |chunk: &[f32]| chunk.iter().filter(|value| !value.is_finite()).count();
+    // The greatest magnitude first, which takes vectors of numbers at a time: as bits, those of what is not finite are the greatest.
+    let magnitude = |value: &f32| (value.to_bits() & i32::MAX as u32) as i32;
+    let wild = |chunk: &[f32]| {
+        let greatest = chunk.iter().map(magnitude).fold(0, i32::max);
+        match f32::from_bits(greatest as u32).is_finite() {
+            true => 0,
+            false => chunk.iter().filter(|value| !value.is_finite()).count(),
+        }
+    };
     match values.par_chunks(PARALLEL_CHUNK).map(wild).sum() {
         0 => Ok(()),
         count => Err(WeightError::NotFinite {
-            file: entry.file.to_owned(),
+            file: entry.file.name().to_owned(),
             name: entry.name(name),
             count,
         }),
@@ -434,7 +473,7 @@ const PARALLEL_CHUNK: usize = 1 << 16;
 
 fn unreadable(entry: &Entry<'_>, name: &str) -> WeightError {
     WeightError::Dtype {
-        file: entry.file.to_owned(),
+        file: entry.file.name().to_owned(),
         name: entry.name(name),
         found: entry.dtype(),
     }

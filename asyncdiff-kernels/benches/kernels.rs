@@ -28,9 +28,7 @@ fn products(criterion: &mut Criterion) {
         let mut out = vec![0.0; rows * outputs];
         group.throughput(Throughput::Elements((rows * inputs * outputs) as u64));
         for storage in [Storage::F32, Storage::Bf16] {
-            let packed = Packed::new(storage, [outputs, 1, inputs], None, |output, _, input| {
-                weights[output * inputs + input]
-            });
+            let packed = Packed::new(storage, [outputs, 1, inputs], None, &weights);
             let name =
                 BenchmarkId::new(format!("{storage:?}"), format!("{rows}x{inputs}x{outputs}"));
             group.bench_function(name, |bencher| {
@@ -66,9 +64,7 @@ fn convolutions(criterion: &mut Criterion) {
         };
         let x = numbers(batch * size * size * channels);
         let weights = numbers(outputs * channels * 9);
-        let packed = Packed::new(Storage::F32, [outputs, 9, channels], None, |o, tap, c| {
-            weights[(o * channels + c) * 9 + tap]
-        });
+        let packed = Packed::new(Storage::F32, [outputs, 9, channels], None, &weights);
         let mut out = vec![0.0; batch * size * size * outputs];
         let work = batch * size * size * channels * outputs * 9;
         group.throughput(Throughput::Elements(work as u64));

@@ -16,10 +16,8 @@
 //! use asyncdiff_kernels::{Finish, Packed, Storage, product};
 //!
 //! // Two rows of three numbers, times a matrix that sums them and picks the last, plus a bias.
-//! let weights = [[1.0, 1.0, 1.0], [0.0, 0.0, 1.0]];
-//! let packed = Packed::new(Storage::F32, [2, 1, 3], Some(&[0.5, 0.0]), |output, _, input| {
-//!     weights[output][input]
-//! });
+//! let weights = [1.0, 1.0, 1.0, 0.0, 0.0, 1.0];
+//! let packed = Packed::new(Storage::F32, [2, 1, 3], Some(&[0.5, 0.0]), &weights);
 //! let mut out = [0.0; 4];
 //! product(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &packed, &Finish::default(), &mut out);
 //! assert_eq!(out, [6.5, 3.0, 15.5, 6.0]);
@@ -29,6 +27,7 @@
 
 mod attention;
 mod convolution;
+mod huge;
 mod level;
 mod maps;
 mod math;

@@ -1,8 +1,12 @@
 //! The weights of a matrix product, in the order in which it reads them.
 
+use std::sync::Arc;
+
+use bytemuck::Zeroable;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use crate::huge;
 use crate::simd::{Kernel, Simd, run};
 
 /// The type that weights are held in. All sums are `f32`.
@@ -30,20 +34,25 @@ pub struct Packed {
     /// Outputs in a panel; the last may be narrower. With a gate, half of them are gates.
     width: usize,
     lanes: usize,
-    numbers: Numbers,
+    numbers: Arc<Numbers>,
+    /// The first of its own among the numbers.
+    first: usize,
     /// In the order of the panels, padded as they are.
     bias: Vec<f32>,
 }
 
-#[derive(Clone)]
+/// Those of all matrices that were packed at once.
 pub(crate) enum Numbers {
     F32(Vec<f32>),
     F16(Vec<f16>),
     Bf16(Vec<bf16>),
 }
 
+/// Numbers between two matrices, so that the same places of many do not compete for the same ways of a cache.
+const GAP: usize = 16;
+
 /// A number of a panel.
-pub(crate) trait Element: Copy + Default + Send + Sync {
+pub(crate) trait Element: Zeroable + Copy + Send + Sync {
     fn of(value: f32) -> Self;
     /// # Safety
     ///
@@ -87,6 +96,43 @@ impl Element for bf16 {
     }
 }
 
+/// How the panels of some matrices are made of a matrix of weights.
+pub(crate) trait Arrange: Sync {
+    /// Fills a panel of each matrix, which has zeros. For every column of the panels there is a row of the weights, or none where
+    /// it is padding.
+    fn panel<E: Element>(&self, columns: &[Option<&[f32]>], panels: &mut [&mut [E]]);
+}
+
+/// One matrix with the numbers of the weights.
+struct Taps {
+    taps: usize,
+    channels: usize,
+}
+
+impl Arrange for Taps {
+    fn panel<E: Element>(&self, columns: &[Option<&[f32]>], panels: &mut [&mut [E]]) {
+        // Channels of which both what is read and what is written stay in the first-level cache.
+        const SOME: usize = 16;
+        let [panel] = panels else { return };
+        let width = columns.len();
+        for first in (0..self.channels).step_by(SOME) {
+            let last = self.channels.min(first + SOME);
+            for tap in 0..self.taps {
+                let to =
+                    &mut panel[(tap * self.channels + first) * width..][..(last - first) * width];
+                for (column, row) in columns.iter().enumerate() {
+                    let Some(row) = row else { continue };
+                    let numbers = row[first * self.taps..last * self.taps].iter();
+                    let numbers = numbers.skip(tap).step_by(self.taps);
+                    for (to, number) in to.iter_mut().skip(column).step_by(width).zip(numbers) {
+                        *to = E::of(*number);
+                    }
+                }
+            }
+        }
+    }
+}
+
 impl std::fmt::Debug for Packed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
@@ -113,24 +159,19 @@ fn tile() -> (usize, usize) {
 }
 
 impl Packed {
-    /// Packs `outputs` rows of `taps · channels` weights; `weight(output, tap, channel)` gives them. Splits the work among the
-    /// threads of the pool that it is called in.
+    /// Packs weights `[outputs, channels, taps]`, as PyTorch has those of a linear layer and, with the kernel's positions row by row
+    /// as the taps, of a convolution. Splits the work among the threads of the pool that it is called in.
     ///
     /// # Panics
     ///
-    /// If `bias` has not one number for each output.
+    /// If there are more or fewer weights, or `bias` has not one number for each output.
     #[must_use]
-    pub fn new(
-        storage: Storage,
-        [outputs, taps, channels]: [usize; 3],
-        bias: Option<&[f32]>,
-        weight: impl Fn(usize, usize, usize) -> f32 + Sync,
-    ) -> Self {
-        Self::pack(storage, [outputs, taps, channels], bias, weight, false)
+    pub fn new(storage: Storage, shape: [usize; 3], bias: Option<&[f32]>, weights: &[f32]) -> Self {
+        Self::pack(storage, shape, bias, weights, false)
     }
 
-    /// Packs the weights of a gated product: of `2 · inner` rows, the second half are the gates of the first, so that a tile
-    /// holds both and only their product is written.
+    /// Packs the weights of a gated product, `[2 · inner, channels]`: the second half of the rows are the gates of the first, so
+    /// that a tile holds both and only their product is written.
     ///
     /// # Panics
     ///
@@ -140,45 +181,38 @@ impl Packed {
         storage: Storage,
         [inner, channels]: [usize; 2],
         bias: Option<&[f32]>,
-        weight: impl Fn(usize, usize) -> f32 + Sync,
+        weights: &[f32],
     ) -> Self {
-        let weight = |output, _, channel| weight(output, channel);
-        Self::pack(storage, [inner, 1, channels], bias, weight, true)
+        Self::pack(storage, [inner, 1, channels], bias, weights, true)
     }
 
     fn pack(
         storage: Storage,
-        [outputs, taps, channels]: [usize; 3],
+        shape: [usize; 3],
         bias: Option<&[f32]>,
-        weight: impl Fn(usize, usize, usize) -> f32 + Sync,
+        weights: &[f32],
         gated: bool,
     ) -> Self {
-        let mut packed = Self::empty([outputs, taps, channels], gated);
+        let mut packed = Self::empty(shape, gated);
         if let Some(bias) = bias {
-            let rows = if gated { 2 * outputs } else { outputs };
-            assert_eq!(bias.len(), rows, "a bias has a number for each output");
+            assert_eq!(bias.len(), packed.rows(), "a number for each output");
             packed.set_bias(bias);
         }
-        packed
-            .fill(storage, 1, |columns, input, numbers| {
-                let (tap, channel) = (input / channels, input % channels);
-                for (number, output) in numbers.iter_mut().zip(columns) {
-                    *number = output.map_or(0.0, |output| weight(output, tap, channel));
-                }
-            })
-            .pop()
-            .expect("one was asked for")
+        let [_, taps, channels] = shape;
+        let as_it_is = Taps { taps, channels };
+        let mut packed = packed.fill(storage, 1, weights, &as_it_is);
+        packed.pop().expect("one was asked for")
     }
 
-    /// Packs `count` matrices of `[outputs, channels]` at once. `weights(columns, channel, numbers)` gives, for some of the
-    /// outputs, a number of each matrix; there is none where a column only pads a panel.
+    /// Packs `count` matrices of `[outputs, channels]` at once, which `arrange` makes of the weights.
     pub(crate) fn several(
         storage: Storage,
         count: usize,
         [outputs, channels]: [usize; 2],
-        weights: impl Fn(&[Option<usize>], usize, &mut [f32]) + Sync,
+        weights: &[f32],
+        arrange: &impl Arrange,
     ) -> Vec<Self> {
-        Self::empty([outputs, 1, channels], false).fill(storage, count, weights)
+        Self::empty([outputs, 1, channels], false).fill(storage, count, weights, arrange)
     }
 
     fn empty([outputs, taps, channels]: [usize; 3], gated: bool) -> Self {
@@ -190,7 +224,8 @@ impl Packed {
             gated,
             width,
             lanes,
-            numbers: Numbers::F32(Vec::new()),
+            numbers: Arc::new(Numbers::F32(Vec::new())),
+            first: 0,
             bias: Vec::new(),
         };
         let columns = (0..packed.panels()).map(|panel| packed.vectors(panel) * lanes);
@@ -210,29 +245,40 @@ impl Packed {
         self,
         storage: Storage,
         count: usize,
-        weights: impl Fn(&[Option<usize>], usize, &mut [f32]) + Sync,
+        weights: &[f32],
+        arrange: &impl Arrange,
     ) -> Vec<Self> {
-        let numbers: Vec<Numbers> = match storage {
-            Storage::F32 => self.arrange(count, &weights).map(Numbers::F32).collect(),
-            Storage::F16 => self.arrange(count, &weights).map(Numbers::F16).collect(),
-            Storage::Bf16 => self.arrange(count, &weights).map(Numbers::Bf16).collect(),
-        };
-        let with = |numbers| Self {
-            numbers,
+        let numbers = Arc::new(match storage {
+            Storage::F32 => Numbers::F32(self.matrices(count, weights, arrange)),
+            Storage::F16 => Numbers::F16(self.matrices(count, weights, arrange)),
+            Storage::Bf16 => Numbers::Bf16(self.matrices(count, weights, arrange)),
+        });
+        let matrix = |index| Self {
+            numbers: numbers.clone(),
+            first: index * self.stride(),
             ..self.clone()
         };
-        numbers.into_iter().map(with).collect()
+        (0..count).map(matrix).collect()
     }
 
-    fn arrange<E: Element>(
+    /// From a matrix to the next.
+    fn stride(&self) -> usize {
+        self.inputs() * self.bias.len() + GAP
+    }
+
+    /// One after another, so that small ones, too, are in large pages.
+    fn matrices<E: Element>(
         &self,
         count: usize,
-        weights: &(impl Fn(&[Option<usize>], usize, &mut [f32]) + Sync),
-    ) -> impl Iterator<Item = Vec<E>> {
-        let size = self.inputs() * self.bias.len();
-        let mut matrices: Vec<Vec<E>> = (0..count).map(|_| vec![E::default(); size]).collect();
+        weights: &[f32],
+        arrange: &impl Arrange,
+    ) -> Vec<E> {
+        let row = weights.len() / self.rows().max(1);
+        assert_eq!(row * self.rows(), weights.len(), "a row for each output");
+        let mut matrices = huge::zeros(count * self.stride());
         let mut panels: Vec<Vec<&mut [E]>> = (0..self.panels()).map(|_| Vec::new()).collect();
-        for matrix in &mut matrices {
+        for matrix in matrices.chunks_mut(self.stride()) {
+            let (matrix, _) = matrix.split_at_mut(self.stride() - GAP);
             let chunks = matrix.chunks_mut((self.inputs() * self.width).max(1));
             for (panel, chunk) in panels.iter_mut().zip(chunks) {
                 panel.push(chunk);
@@ -240,20 +286,17 @@ impl Packed {
         }
         let panels = panels.into_par_iter().enumerate();
         panels.for_each(|(panel, mut matrices)| {
-            let columns = self.columns(panel);
-            let mut numbers = vec![0.0; count * columns.len()];
-            for input in 0..self.inputs() {
-                weights(&columns, input, &mut numbers);
-                let all = matrices.iter_mut().zip(numbers.chunks(columns.len()));
-                for (matrix, numbers) in all {
-                    let row = &mut matrix[input * columns.len()..][..columns.len()];
-                    for (to, number) in row.iter_mut().zip(numbers) {
-                        *to = E::of(*number);
-                    }
-                }
-            }
+            let row_of = |output: usize| &weights[output * row..][..row];
+            let columns = self.columns(panel).into_iter();
+            let columns: Vec<_> = columns.map(|output| output.map(row_of)).collect();
+            arrange.panel(&columns, &mut matrices);
         });
-        matrices.into_iter()
+        matrices
+    }
+
+    /// Rows of the weights, gates included.
+    fn rows(&self) -> usize {
+        self.outputs * if self.gated { 2 } else { 1 }
     }
 
     /// The rows of the weights that are the columns of a panel.
@@ -330,13 +373,13 @@ impl Packed {
         &self.numbers
     }
 
-    /// Where a panel begins in the bias; times [`Packed::inputs`], in the numbers.
+    /// Where a panel begins in the numbers.
     pub(crate) fn start(&self, panel: usize) -> usize {
-        panel * self.width
+        self.first + panel * self.width * self.inputs()
     }
 
     /// The bias of a panel and all after it.
     pub(crate) fn bias(&self, panel: usize) -> &[f32] {
-        &self.bias[self.start(panel)..]
+        &self.bias[panel * self.width..]
     }
 }

@@ -15,7 +15,7 @@ use crate::product::tile::ROWS;
 use crate::product::{Finish, product_here};
 use crate::simd::{Kernel, run};
 use crate::split::{Shared, worth_splitting};
-use transform::{From, Grid, Into};
+use transform::{From, Grid, Into, Weights};
 
 /// How large the squares of the result are that are computed together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +44,6 @@ const FEWER: usize = 9 * ROWS;
 const GAP: usize = 16;
 /// Weights that stay in a cache from one chunk to the next.
 const LIGHT: usize = 1 << 19;
-/// Outputs whose weights are transformed at a time.
-const LANES: usize = 16;
 /// More weights than these, and larger squares take too much memory for what they save on the small maps that so many channels
 /// have.
 const MOST_WEIGHTS: usize = 1920 * 640;
@@ -82,45 +80,28 @@ impl Square {
 }
 
 impl Winograd {
-    /// Transforms and packs the weights of `outputs` rows of nine times `channels`, as [`Packed::new`] does.
+    /// Transforms and packs weights `[outputs, channels, 3, 3]`, as [`Packed::new`] does.
     ///
     /// # Panics
     ///
-    /// If `bias` has not one number for each output.
+    /// If there are more or fewer weights, or `bias` has not one number for each output.
     #[must_use]
     pub fn new(
         square: Square,
         storage: Storage,
         [outputs, channels]: [usize; 2],
         bias: Option<&[f32]>,
-        weight: impl Fn(usize, usize, usize) -> f32 + Sync,
+        weights: &[f32],
     ) -> Self {
         let bias = bias.map_or_else(|| vec![0.0; outputs], <[f32]>::to_vec);
         assert_eq!(bias.len(), outputs, "a bias has a number for each output");
-        let count = square.side() * square.side();
+        assert_eq!(weights.len(), outputs * channels * 9, "the weights' size");
         let shape = [outputs, channels];
-        let positions = Packed::several(storage, count, shape, |columns, channel, numbers| {
-            let lanes = columns.len();
-            for (columns, at) in columns.chunks(LANES).zip((0..).step_by(LANES)) {
-                let taps: [[f64; LANES]; 9] = std::array::from_fn(|tap| {
-                    let mut lanes = [0.0; LANES];
-                    for (lane, output) in lanes.iter_mut().zip(columns) {
-                        *lane = output.map_or(0.0, |output| weight(output, tap, channel).into());
-                    }
-                    lanes
-                });
-                let mut put = |position: usize, transformed: &[f64; LANES]| {
-                    let numbers = &mut numbers[position * lanes + at..][..columns.len()];
-                    for (number, transformed) in numbers.iter_mut().zip(transformed) {
-                        *number = *transformed as f32;
-                    }
-                };
-                match square {
-                    Square::Two => transform::of_weights::<4, LANES>(&taps, &mut put),
-                    Square::Four => transform::of_weights::<6, LANES>(&taps, &mut put),
-                }
-            }
-        });
+        let count = square.side() * square.side();
+        let positions = match square {
+            Square::Two => Packed::several(storage, count, shape, weights, &Weights::<4>),
+            Square::Four => Packed::several(storage, count, shape, weights, &Weights::<6>),
+        };
         Self {
             square,
             positions,

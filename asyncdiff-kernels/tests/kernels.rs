@@ -72,11 +72,10 @@ fn products_of_odd_shapes() {
         let x = numbers(rows * inputs, 1);
         let weights = numbers(inputs * outputs, 2);
         let bias = numbers(outputs, 3);
-        let weight = |output: usize, _: usize, input: usize| weights[output * inputs + input];
         let shape = [outputs, 1, inputs];
         let expected = reference::product(&x, &weights, inputs, Some(&bias));
         let name = format!("{rows} x {inputs} x {outputs}");
-        let packed = Packed::new(Storage::F32, shape, Some(&bias), weight);
+        let packed = Packed::new(Storage::F32, shape, Some(&bias), &weights);
         let plain = in_pools(rows * outputs, |out| {
             product(&x, &packed, &Finish::default(), out);
         });
@@ -112,12 +111,7 @@ fn gated_products() {
         let x = numbers(rows * inputs, 1);
         let weights = numbers(inputs * 2 * inner, 2);
         let bias = numbers(2 * inner, 3);
-        let packed = Packed::gated(
-            Storage::F32,
-            [inner, inputs],
-            Some(&bias),
-            |output, input| weights[output * inputs + input],
-        );
+        let packed = Packed::gated(Storage::F32, [inner, inputs], Some(&bias), &weights);
         let both = reference::product(&x, &weights, inputs, Some(&bias));
         let gated = |row: &[f64]| -> Vec<f64> {
             let (values, gates) = row.split_at(inner);
@@ -147,9 +141,7 @@ fn weights_held_in_16_bits() {
     for (storage, round) in narrow {
         let rounded: Vec<f32> = weights.iter().map(|x| round(*x)).collect();
         let expected = reference::product(&x, &rounded, inputs, None);
-        let packed = Packed::new(storage, [outputs, 1, inputs], None, |output, _, input| {
-            weights[output * inputs + input]
-        });
+        let packed = Packed::new(storage, [outputs, 1, inputs], None, &weights);
         let found = in_pools(rows * outputs, |out| {
             product(&x, &packed, &Finish::default(), out);
         });
@@ -169,12 +161,7 @@ fn convolve(window: Window, channels: usize, outputs: usize) {
         1,
     );
     let weights = numbers(outputs * channels * taps, 2);
-    let packed = Packed::new(
-        Storage::F32,
-        [outputs, taps, channels],
-        None,
-        |output, tap, channel| weights[(output * channels + channel) * taps + tap],
-    );
+    let packed = Packed::new(Storage::F32, [outputs, taps, channels], None, &weights);
     let expected = reference::convolution(&x, window, &weights, channels);
     let found = in_pools(expected.len(), |out| {
         convolution(&x, window, &packed, &Finish::default(), out);
@@ -182,12 +169,9 @@ fn convolve(window: Window, channels: usize, outputs: usize) {
     let name = format!("{channels} to {outputs} channels, {window:?}");
     check(&name, &found, &expected, sum_bound(taps * channels));
     if window.kernel == [3, 3] && window.stride == 1 {
-        let weight = |output: usize, tap: usize, channel: usize| {
-            weights[(output * channels + channel) * taps + tap]
-        };
         for (square, more) in SQUARES {
             let shape = [outputs, channels];
-            let packed = Winograd::new(square, Storage::F32, shape, None, weight);
+            let packed = Winograd::new(square, Storage::F32, shape, None, &weights);
             let found = in_pools(expected.len(), |out| {
                 winograd(&x, window, &packed, &Finish::default(), out);
             });
@@ -218,9 +202,6 @@ fn winograd_finishes_as_others_do() {
     let pixels = 2 * size[0] * size[1];
     let x = numbers(pixels * channels, 1);
     let weights = numbers(outputs * channels * 9, 2);
-    let weight = |output: usize, tap: usize, channel: usize| {
-        weights[(output * channels + channel) * 9 + tap]
-    };
     let bias = numbers(outputs, 3);
     let (shifts, residual) = (numbers(2 * outputs, 4), numbers(pixels * outputs, 5));
     let finish = Finish {
@@ -231,13 +212,13 @@ fn winograd_finishes_as_others_do() {
         activation: Activation::Silu,
         residual: Some(&residual),
     };
-    let packed = Packed::new(Storage::F32, [outputs, 9, channels], Some(&bias), weight);
+    let packed = Packed::new(Storage::F32, [outputs, 9, channels], Some(&bias), &weights);
     let mut expected = vec![0.0; pixels * outputs];
     convolution(&x, window, &packed, &finish, &mut expected);
     let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
     for (square, more) in SQUARES {
         let shape = [outputs, channels];
-        let packed = Winograd::new(square, Storage::F32, shape, Some(&bias), weight);
+        let packed = Winograd::new(square, Storage::F32, shape, Some(&bias), &weights);
         let found = in_pools(pixels * outputs, |out| {
             winograd(&x, window, &packed, &finish, out);
         });

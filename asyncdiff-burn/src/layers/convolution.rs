@@ -143,15 +143,18 @@ impl Conv2d {
         let form = if loader.wants_kernels() {
             let weight = loader.values("weight", stored)?;
             let bias = bias.then(|| loader.values("bias", [output])).transpose()?;
-            let at = |output, tap, channel| weight[(output * input + channel) * taps + tap];
             let storage = fast::storage(loader.dtype());
             let bias = bias.as_deref();
             let plain_window = shape.kernel == [3, 3] && shape.stride == 1;
             match Square::that_pays(storage, shape.channels).filter(|_| plain_window) {
-                Some(square) => {
-                    Form::Winograd(Winograd::new(square, storage, [output, input], bias, at))
-                }
-                None => Form::Packed(Packed::new(storage, [output, taps, input], bias, at)),
+                Some(square) => Form::Winograd(Winograd::new(
+                    square,
+                    storage,
+                    [output, input],
+                    bias,
+                    &weight,
+                )),
+                None => Form::Packed(Packed::new(storage, [output, taps, input], bias, &weight)),
             }
         } else {
             let ([top, left], [bottom, right]) = (shape.before, shape.after);

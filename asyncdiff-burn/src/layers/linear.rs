@@ -59,12 +59,11 @@ impl Linear {
             let weight = loader.values("weight", shape)?;
             let bias = bias.then(|| loader.values("bias", [output])).transpose()?;
             let storage = fast::storage(loader.dtype());
-            let at = |output, _, channel| weight[output * input + channel];
             Form::Packed(Packed::new(
                 storage,
                 [output, 1, input],
                 bias.as_deref(),
-                at,
+                &weight,
             ))
         } else {
             let weight = loader.tensor("weight", shape)?.reshape([output, input]);
@@ -171,8 +170,7 @@ impl GatedLinear {
         let weight = loader.values("weight", [2 * inner, input])?;
         let bias = loader.values("bias", [2 * inner])?;
         let storage = fast::storage(loader.dtype());
-        let at = |output, channel| weight[output * input + channel];
-        let packed = Packed::gated(storage, [inner, input], Some(&bias), at);
+        let packed = Packed::gated(storage, [inner, input], Some(&bias), &weight);
         Ok(Self {
             form: Form::Packed(packed),
             inner,

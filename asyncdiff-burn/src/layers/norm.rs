@@ -21,8 +21,8 @@ struct Learned {
 impl Learned {
     fn load(loader: &Loader<'_>, channels: usize, epsilon: f64) -> Result<Self, WeightError> {
         Ok(Self {
-            scale: loader.values("weight", [channels])?.into_owned(),
-            shift: loader.values("bias", [channels])?.into_owned(),
+            scale: loader.values("weight", [channels])?.into_vec(),
+            shift: loader.values("bias", [channels])?.into_vec(),
             epsilon,
         })
     }

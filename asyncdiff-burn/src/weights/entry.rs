@@ -6,11 +6,12 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 
+use super::WeightFile;
+
 /// A tensor of a file, or a part of one, in the form in which a model reads it.
 #[derive(Clone, Debug)]
 pub(super) struct Entry<'a> {
-    /// The name of its file.
-    pub file: &'a str,
+    pub file: &'a WeightFile,
     /// What it is called there, if a model calls it something else.
     pub stored: Option<&'a str>,
     /// A matrix whose rows are the model's columns.
@@ -19,7 +20,7 @@ pub(super) struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    pub fn new(file: &'a str, view: TensorView<'a>) -> Self {
+    pub fn new(file: &'a WeightFile, view: TensorView<'a>) -> Self {
         Self {
             file,
             stored: None,

@@ -18,6 +18,10 @@ pub struct WeightFile {
     bytes: Bytes,
 }
 
+/// Bytes of a tensor whose pages are many.
+#[cfg(unix)]
+const WORTH_RELEASING: usize = 1 << 20;
+
 #[derive(Debug)]
 enum Bytes {
     Mapped(Mmap),
@@ -74,7 +78,7 @@ impl WeightFile {
     ///
     /// [`WeightError::Corrupt`] if it is not a whole safetensors file.
     pub fn read(&self) -> Result<Weights<'_>, WeightError> {
-        let entry = |(name, view)| (Cow::Owned(name), Entry::new(&self.name, view));
+        let entry = |(name, view)| (Cow::Owned(name), Entry::new(self, view));
         Ok(Weights {
             file: &self.name,
             tensors: self.views()?.into_iter().map(entry).collect(),
@@ -116,6 +120,19 @@ impl WeightFile {
     fn is_pickle(&self) -> bool {
         let bytes = self.bytes();
         bytes.starts_with(b"PK\x03\x04") || matches!(bytes, [0x80, 2..=5, ..])
+    }
+
+    /// Lets go of the pages with a part of its bytes. Whoever reads them again finds them in the system's cache, or on the disk.
+    pub(super) fn release(&self, part: &[u8]) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(mapped) = &self.bytes
+            && part.len() >= WORTH_RELEASING
+        {
+            let offset = part.as_ptr().addr() - mapped.as_ptr().addr();
+            let unneeded = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the pages of a file that is mapped for reading come back with the same bytes. That they stay is no promise.
+            let _ = unsafe { mapped.unchecked_advise_range(unneeded, offset, part.len()) };
+        }
     }
 
     fn bytes(&self) -> &[u8] {

@@ -119,7 +119,7 @@ impl WeightSet {
     pub fn read(&self) -> Result<Weights<'_>, WeightError> {
         let mut files = Vec::new();
         for file in &self.files {
-            files.push((file.name(), file.views()?));
+            files.push((file, file.views()?));
         }
         let mut tensors = BTreeMap::new();
         if let Content::Renamed(renamed) = &self.content {
@@ -139,7 +139,7 @@ impl WeightSet {
                         return Err(WeightError::NotInShard {
                             index: self.name.clone(),
                             name: name.clone(),
-                            file: (*file).to_owned(),
+                            file: file.name().to_owned(),
                         });
                     }
                 }
@@ -162,10 +162,14 @@ impl WeightSet {
 
 impl Stored {
     /// The tensor as a model reads it.
-    fn entry<'a>(&'a self, file: &'a str, view: &TensorView<'a>) -> Result<Entry<'a>, WeightError> {
+    fn entry<'a>(
+        &'a self,
+        file: &'a WeightFile,
+        view: &TensorView<'a>,
+    ) -> Result<Entry<'a>, WeightError> {
         let shape = view.shape();
         let wrong = |expected| WeightError::Form {
-            file: file.to_owned(),
+            file: file.name().to_owned(),
             name: self.name.clone(),
             found: shape.to_vec(),
             expected,

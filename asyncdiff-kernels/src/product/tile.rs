@@ -171,7 +171,7 @@ impl Compute<'_> {
             taps: some,
             channels,
         } = stage.part;
-        let start = weights.start(stage.panel) * weights.inputs()
+        let start = weights.start(stage.panel)
             + (some.start * weights.channels() + channels.start) * columns;
         let panel = &numbers[start..][..some.len() * channels.len() * columns];
         for (index, first) in rows.clone().step_by(ROWS).enumerate() {

@@ -7,41 +7,93 @@
 use std::ops::Range;
 
 use crate::convolution::Surroundings;
+use crate::packed::{Arrange, Element};
 use crate::product::Finish;
-use crate::simd::Simd;
+use crate::simd::{Kernel, Simd, run};
 use crate::split::Shared;
 
 /// The points are these, their negatives, 0 and infinity.
 const A: f64 = 0.625;
 const B: f64 = 1.5;
 
-/// Transforms 3x3 weights, `LANES` of them side by side, and puts each number of the square where it belongs.
-pub(super) fn of_weights<const SIDE: usize, const LANES: usize>(
-    taps: &[[f64; LANES]; 9],
-    put: &mut impl FnMut(usize, &[f64; LANES]),
-) {
-    let sum = |factors: [f64; 3], numbers: [&[f64; LANES]; 3]| -> [f64; LANES] {
-        std::array::from_fn(|lane| {
-            let terms = factors.iter().zip(numbers);
-            terms.map(|(factor, number)| factor * number[lane]).sum()
-        })
-    };
-    for row in 0..SIDE {
-        let factors = weight_factors::<SIDE>(row);
-        let line: [_; 3] = std::array::from_fn(|column| {
-            sum(
-                factors,
-                [&taps[column], &taps[3 + column], &taps[6 + column]],
-            )
-        });
-        for column in 0..SIDE {
-            let factors = weight_factors::<SIDE>(column);
-            put(SIDE * row + column, &sum(factors, line.each_ref()));
+/// Transforms 3x3 weights: a matrix for each number of a square of side `SIDE`.
+pub(super) struct Weights<const SIDE: usize>;
+
+impl<const SIDE: usize> Arrange for Weights<SIDE> {
+    fn panel<E: Element>(&self, columns: &[Option<&[f32]>], panels: &mut [&mut [E]]) {
+        run(Panels::<SIDE, E> { columns, panels });
+    }
+}
+
+struct Panels<'a, 'm, const SIDE: usize, E> {
+    columns: &'a [Option<&'a [f32]>],
+    panels: &'a mut [&'m mut [E]],
+}
+
+/// Outputs whose weights are transformed side by side.
+const LANES: usize = 16;
+
+impl<const SIDE: usize, E: Element> Kernel for Panels<'_, '_, SIDE, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Self { columns, panels } = self;
+        let width = columns.len();
+        for channel in 0..panels[0].len() / width {
+            for (some, first) in columns.chunks(LANES).zip((0..).step_by(LANES)) {
+                let mut taps = [[0.0; LANES]; 9];
+                for (lane, row) in some.iter().enumerate() {
+                    let Some(row) = row else { continue };
+                    let row: &[f32; 9] = row[9 * channel..][..9].try_into().expect("nine");
+                    for (tap, number) in taps.iter_mut().zip(row) {
+                        tap[lane] = f64::from(*number);
+                    }
+                }
+                let square = transformed_weights::<SIDE>(&taps);
+                for (panel, numbers) in panels.iter_mut().zip(square.as_flattened()) {
+                    let to = &mut panel[channel * width + first..][..some.len()];
+                    for (to, number) in to.iter_mut().zip(numbers) {
+                        *to = E::of(*number as f32);
+                    }
+                }
+            }
         }
     }
 }
 
+/// In `f64`, whose loops the compiler turns into the level's vectors.
+#[inline(always)]
+fn transformed_weights<const SIDE: usize>(
+    taps: &[[f64; LANES]; 9],
+) -> [[[f64; LANES]; SIDE]; SIDE] {
+    let mut square = [[[0.0; LANES]; SIDE]; SIDE];
+    for (row, numbers) in square.iter_mut().enumerate() {
+        let factors = weight_factors::<SIDE>(row);
+        let mut line = [[0.0; LANES]; 3];
+        for (column, line) in line.iter_mut().enumerate() {
+            weighted_sum(
+                factors,
+                [&taps[column], &taps[3 + column], &taps[6 + column]],
+                line,
+            );
+        }
+        for (column, number) in numbers.iter_mut().enumerate() {
+            weighted_sum(weight_factors::<SIDE>(column), line.each_ref(), number);
+        }
+    }
+    square
+}
+
+#[inline(always)]
+fn weighted_sum(factors: [f64; 3], [a, b, c]: [&[f64; LANES]; 3], to: &mut [f64; LANES]) {
+    for lane in 0..LANES {
+        to[lane] = factors[0] * a[lane] + factors[1] * b[lane] + factors[2] * c[lane];
+    }
+}
+
 /// What row (or column) `position` of the transformed weights is made of.
+#[inline(always)]
 fn weight_factors<const SIDE: usize>(position: usize) -> [f64; 3] {
     let value_at = |point: f64, divisor: f64| [1.0, point, point * point].map(|x| x / divisor);
     if SIDE == 4 {
