@@ -12,17 +12,21 @@ mod convolution;
 pub(crate) mod fast;
 mod linear;
 mod norm;
+mod room;
 
 use burn::nn::{Embedding, EmbeddingConfig};
 use burn::tensor::{Device, Tensor, activation};
 
 use crate::weights::{Loader, WeightError};
 
+use room::room;
+
 pub use asyncdiff_kernels::Activation;
 pub use attention::{Mask, attend};
 pub use convolution::Conv2d;
 pub use linear::{GatedLinear, Linear};
 pub use norm::{GroupNorm, LayerNorm};
+pub use room::Reuse;
 
 /// Threads that layers on a device share in the pool that the caller is in; 1 where they do not split their work.
 #[must_use]
@@ -79,7 +83,7 @@ pub fn join_channels(maps: Vec<Tensor<4>>) -> Tensor<4> {
         .map(|(map, numbers)| (numbers.as_slice(), map.dims()[1]))
         .collect();
     let channels = parts.iter().map(|(_, channels)| channels).sum();
-    let mut out = vec![0.0; batch * height * width * channels];
+    let mut out = room(batch * height * width * channels);
     asyncdiff_kernels::join(&parts, &mut out);
     fast::to_map(out, [batch, height, width, channels], &maps[0])
 }

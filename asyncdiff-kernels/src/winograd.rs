@@ -13,6 +13,7 @@ use crate::convolution::{Surroundings, Window};
 use crate::packed::{Packed, Storage};
 use crate::product::tile::ROWS;
 use crate::product::{Finish, product_here};
+use crate::scratch::Scratch;
 use crate::simd::{Kernel, run};
 use crate::split::{Shared, worth_splitting};
 use transform::{From, Grid, Into, Weights};
@@ -204,7 +205,7 @@ impl Convolution<'_> {
         let (count, first) = (squares.len(), squares.start);
         let (from, to) = (count * inputs + GAP, count * outputs + GAP);
         let all = positions.len();
-        let mut scratch = vec![0.0; all * (from + to)];
+        let mut scratch = Scratch::new(all * (from + to));
         let (transformed, products) = scratch.split_at_mut(all * from);
         let shared = Shared::new(transformed);
         over(split, count, |squares| {

@@ -4,7 +4,7 @@
 mod temporal;
 mod tiled;
 
-use asyncdiff_burn::layers::{Conv2d, GroupNorm, Linear, Mask, attend, feature_map, tokens};
+use asyncdiff_burn::layers::{Conv2d, GroupNorm, Linear, Mask, Reuse, attend, feature_map, tokens};
 use asyncdiff_burn::weights::{Loader, WeightError};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde::Deserialize;
@@ -232,6 +232,7 @@ impl AutoencoderKl {
         tiling: bool,
         cancel: &Cancel,
     ) -> Result<LatentDistribution, Error> {
+        let _reuse = Reuse::begin();
         let moments = match tiling {
             true => self.tiled_moments(pictures, cancel),
             false => self.moments(pictures, cancel),
@@ -267,6 +268,7 @@ impl AutoencoderKl {
         tiling: bool,
         cancel: &Cancel,
     ) -> Result<Tensor<4>, Error> {
+        let _reuse = Reuse::begin();
         match tiling {
             true => self.decode_tiles(latents, cancel),
             false => self.pictures(latents, cancel),

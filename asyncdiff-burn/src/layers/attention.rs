@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use burn::tensor::ops::AttentionModuleOptions;
 
 use super::fast;
+use super::room::room;
 
 /// Which tokens a token may look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ pub fn attend(
         numbers,
         strides: strides(tokens),
     };
-    let mut out = vec![0.0; batch * queries * features];
+    let mut out = room(batch * queries * features);
     attention(
         Heads {
             sequences: batch,

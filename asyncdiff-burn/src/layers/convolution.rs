@@ -11,6 +11,7 @@ use burn::tensor::ops::{InterpolateMode, InterpolateOptions, PadMode};
 
 use super::fast;
 use super::linear::numbers;
+use super::room::room;
 use crate::weights::{Loader, WeightError};
 
 /// `torch.nn.Conv2d`, of feature maps `[batch, channels, height, width]`.
@@ -273,7 +274,7 @@ impl Conv2d {
             ..Default::default()
         };
         let pixels = numbers(x.clone().permute([0, 2, 3, 1]));
-        let mut out = vec![0.0; rows * channels];
+        let mut out = room(rows * channels);
         compute(pixels.as_slice(), window, &finish, &mut out);
         fast::to_map(out, [batch, output[0], output[1], channels], x)
     }

@@ -1,6 +1,8 @@
 //! Between Burn's tensors and the kernels' slices.
 
 use asyncdiff_kernels::Storage;
+#[cfg(feature = "flex")]
+use burn::tensor::DType;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 /// Whether tensors on a device can be given to the kernels.
@@ -63,6 +65,9 @@ pub fn to_tensor<const D: usize, const L: usize>(
     shape: [usize; D],
     like: &Tensor<L>,
 ) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    let data = TensorData::from_bytes(super::room::bytes(numbers), shape, DType::F32);
+    #[cfg(not(feature = "flex"))]
     let data = TensorData::new(numbers, shape);
     let tensor = Tensor::from_data(data, (&like.device(), FloatDType::F32.into()));
     match like.dtype().is_float() && like.dtype() == burn::tensor::DType::F32 {

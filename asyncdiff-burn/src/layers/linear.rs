@@ -5,6 +5,7 @@ use burn::module::Param;
 use burn::nn;
 use burn::tensor::{Tensor, activation};
 
+use super::room::room;
 use super::{Activation, fast, plain_activation};
 use crate::weights::{Loader, WeightError};
 
@@ -144,7 +145,7 @@ fn multiply<const D: usize>(
     finish: &Finish<'_>,
 ) -> Tensor<D> {
     let rows = numbers(x.clone());
-    let mut out = vec![0.0; shape.iter().product()];
+    let mut out = room(shape.iter().product());
     product(rows.as_slice(), weights, finish, &mut out);
     fast::to_tensor(out, shape, x)
 }

@@ -7,6 +7,7 @@ use burn::nn::{GroupNormConfig, LayerNormConfig};
 use burn::tensor::{Tensor, activation};
 
 use super::linear::numbers;
+use super::room::room;
 use super::{Activation, fast};
 use crate::weights::{Loader, WeightError};
 
@@ -91,7 +92,7 @@ impl GroupNorm {
             GroupForm::Kernel { learned, groups } => {
                 let [batch, channels, height, width] = x.dims();
                 let pixels = numbers(x.clone().permute([0, 2, 3, 1]));
-                let mut out = vec![0.0; pixels.as_slice().len()];
+                let mut out = room(pixels.as_slice().len());
                 let shape = Groups {
                     batch,
                     positions: height * width,
@@ -153,7 +154,7 @@ impl LayerNorm {
         match &self.form {
             LayerForm::Kernel(learned) => {
                 let rows = numbers(x.clone());
-                let mut out = vec![0.0; rows.as_slice().len()];
+                let mut out = room(rows.as_slice().len());
                 layer_norm(rows.as_slice(), learned.affine(), &mut out);
                 fast::to_tensor(out, x.dims(), &x)
             }
