@@ -160,7 +160,7 @@ fn a_lender_that_refuses_or_is_busy_says_why() {
     let busy = lead(&setup(0, 2), &at).err().unwrap();
     assert_eq!(
         busy.to_string(),
-        "rank 1 cannot start: it works for another run"
+        "rank 1 cannot start: it works for another run: wait until that has ended"
     );
     invitation.refuse("it has no such model");
     let refused = leading.join().unwrap();
@@ -168,6 +168,27 @@ fn a_lender_that_refuses_or_is_busy_says_why() {
         refused.to_string(),
         "rank 1 cannot start: it has no such model"
     );
+}
+
+#[test]
+fn a_lender_that_is_named_twice_is_no_two_ranks() {
+    for host in ["127.0.0.1", "localhost"] {
+        let mut lender = lender();
+        let first = place(lender.address());
+        let second = Rendezvous {
+            host: host.to_owned(),
+            ..first.clone()
+        };
+        let error = lead(&setup(0, 3), &[first, second.clone()]).err().unwrap();
+        let expected = format!(
+            "rank 2 does not belong to this run: whoever waits at {second} is rank 1 already, and lends one device: name it once"
+        );
+        assert_eq!(error.to_string(), expected);
+        // It was invited, and learns why nothing comes of it.
+        let told = lender.wait().unwrap().accept::<u32>(&setup(1, 3));
+        let told = told.err().unwrap().to_string();
+        assert_eq!(told, format!("rank 0 cannot start: {expected}"));
+    }
 }
 
 #[test]

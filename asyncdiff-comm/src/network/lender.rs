@@ -126,7 +126,7 @@ impl Door {
                 "a run of {world_size} ranks has no place {rank} for it"
             ));
         } else if self.busy.swap(true, Ordering::SeqCst) {
-            met.refuse("it works for another run");
+            met.refuse("it works for another run: wait until that has ended");
         } else {
             // If nobody takes it, the process ends.
             let _ = self.invite.send(Invitation {

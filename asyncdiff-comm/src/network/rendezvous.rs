@@ -148,9 +148,20 @@ impl<'a> Meeting<'a> {
         guests: &Guests<'_>,
         met: &mut BTreeMap<usize, Met>,
     ) -> Result<BTreeMap<usize, SocketAddr>, ConnectError> {
+        // By address, which may have been named in two ways.
+        let mut invited = BTreeMap::new();
         for (rank, place) in (1..).zip(guests.at) {
             // They wait: whoever is not there now will not come.
             let mut guest = self.reach(rank, Duration::ZERO, || self.addresses(place))?;
+            let address = guest.channel.socket().peer_addr()?;
+            if let Some(first) = invited.insert(address, rank) {
+                return Err(ConnectError::Mismatch {
+                    rank,
+                    reason: format!(
+                        "whoever waits at {place} is rank {first} already, and lends one device: name it once"
+                    ),
+                });
+            }
             let invitation = Note::Invitation {
                 rank,
                 world_size: self.setup.world_size,
