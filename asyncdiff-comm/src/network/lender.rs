@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::identity::{Identity, Secret};
 use super::note::{Met, Note};
@@ -16,6 +17,8 @@ use crate::launch::Rendezvous;
 
 /// Most connections that may be about to prove that they know the secret.
 const PROVING: usize = 32;
+/// How long the end of a run may take, once its leader has what it wanted.
+const MOMENT: Duration = Duration::from_secs(2);
 /// More ranks than any run has.
 const MOST_RANKS: usize = 1 << 16;
 
@@ -108,6 +111,18 @@ impl Door {
         }
     }
 
+    /// Takes this process for a run. One that is about to end is waited for: whoever led it may lead the next already.
+    fn take(&self) -> bool {
+        let start = Instant::now();
+        while self.busy.swap(true, Ordering::SeqCst) {
+            if start.elapsed() > MOMENT {
+                return false;
+            }
+            thread::sleep(PAUSE);
+        }
+        true
+    }
+
     fn open(&self, socket: TcpStream) {
         let Some((mut met, note, from)) = admit(socket, &self.identity) else {
             return;
@@ -125,7 +140,7 @@ impl Door {
             met.refuse(&format!(
                 "a run of {world_size} ranks has no place {rank} for it"
             ));
-        } else if self.busy.swap(true, Ordering::SeqCst) {
+        } else if !self.take() {
             met.refuse("it works for another run: wait until that has ended");
         } else {
             // If nobody takes it, the process ends.
