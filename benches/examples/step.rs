@@ -13,7 +13,7 @@
 //! process held, and for a denoiser the seconds of each block in the fastest repetition.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -47,9 +47,13 @@ fn main() -> Result<(), Failure> {
         Some("bf16") => FloatDType::BF16,
         Some(other) => return Err(format!("{other} is not f32, f16 or bf16").into()),
     };
+    let network = |time: fn(&Network) -> Result<Measured, Failure>| {
+        let worker = &workers("cpu", Some(threads))?[0];
+        worker.install(|| time(&Network::open(what, with, worker.device(), dtype, repeats)?))
+    };
     let measured = match kind.as_str() {
-        "unet" => on_worker(threads, |device| unet(what, with, device, dtype, repeats))?,
-        "vae" => on_worker(threads, |device| vae(what, with, device, dtype, repeats))?,
+        "unet" => network(unet)?,
+        "vae" => network(vae)?,
         "picture" => picture(what, with.parse()?, threads, repeats)?,
         other => return Err(format!("{other} is not unet, vae or picture").into()),
     };
@@ -58,30 +62,48 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-fn on_worker(
-    threads: usize,
-    job: impl FnOnce(&Device) -> Result<Measured, Failure> + Send,
-) -> Result<Measured, Failure> {
-    let worker = &workers("cpu", Some(threads))?[0];
-    worker.install(|| job(worker.device()))
-}
-
-/// The tensors of a file by name.
-struct Inputs {
-    tensors: Vec<NamedTensor>,
+/// A network to be timed: its files, the tensors of its inputs, and how it is to compute.
+struct Network {
+    folder: PathBuf,
+    inputs: Vec<NamedTensor>,
     device: Device,
+    dtype: FloatDType,
+    repeats: usize,
+    /// When it was begun to be opened.
+    start: Instant,
 }
 
-impl Inputs {
-    fn read(path: &str, device: &Device) -> Result<Self, Failure> {
+impl Network {
+    fn open(
+        folder: &str,
+        inputs: &str,
+        device: &Device,
+        dtype: FloatDType,
+        repeats: usize,
+    ) -> Result<Self, Failure> {
+        let start = Instant::now();
         Ok(Self {
-            tensors: read_tensors(Path::new(path))?,
+            folder: folder.into(),
+            inputs: read_tensors(Path::new(inputs))?,
             device: device.clone(),
+            dtype,
+            repeats,
+            start,
         })
     }
 
+    fn config<T: serde::de::DeserializeOwned>(&self) -> Result<T, Failure> {
+        let text = std::fs::read(self.folder.join("config.json"))?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+
+    fn weights(&self) -> Result<WeightFile, Failure> {
+        let name = "diffusion_pytorch_model.safetensors";
+        Ok(WeightFile::open(&self.folder.join(name))?)
+    }
+
     fn find(&self, name: &str) -> Option<&NamedTensor> {
-        self.tensors.iter().find(|tensor| tensor.name == name)
+        self.inputs.iter().find(|tensor| tensor.name == name)
     }
 
     fn get(&self, name: &str) -> Result<&NamedTensor, Failure> {
@@ -93,16 +115,6 @@ impl Inputs {
         let data = TensorData::new(named.values.clone(), named.shape.clone());
         Tensor::from_data(data, &self.device)
     }
-}
-
-fn weights(folder: &str) -> Result<WeightFile, Failure> {
-    let name = "diffusion_pytorch_model.safetensors";
-    Ok(WeightFile::open(&Path::new(folder).join(name))?)
-}
-
-fn config<T: serde::de::DeserializeOwned>(folder: &str) -> Result<T, Failure> {
-    let text = std::fs::read(Path::new(folder).join("config.json"))?;
-    Ok(serde_json::from_slice(&text)?)
 }
 
 fn numbers(tensor: Tensor<4>) -> Result<Vec<u8>, Failure> {
@@ -136,32 +148,25 @@ fn repeated<T>(
     Ok((seconds, last))
 }
 
-fn unet(
-    folder: &str,
-    inputs: &str,
-    device: &Device,
-    dtype: FloatDType,
-    repeats: usize,
-) -> Result<Measured, Failure> {
-    let start = Instant::now();
-    let spec = UNet2d::new(&config(folder)?)?;
-    let inputs = Inputs::read(inputs, device)?;
-    let sample: Tensor<4> = inputs.tensor(inputs.get("sample")?);
-    let context: Tensor<3> = inputs.tensor(inputs.get("context")?);
-    let timestep = f64::from(inputs.get("timestep")?.values[0]);
+fn unet(network: &Network) -> Result<Measured, Failure> {
+    let spec = UNet2d::new(&network.config()?)?;
+    let sample: Tensor<4> = network.tensor(network.get("sample")?);
+    let context: Tensor<3> = network.tensor(network.get("context")?);
+    let timestep = f64::from(network.get("timestep")?.values[0]);
     let [batch, _, height, width] = sample.dims();
     let graph = spec.graph(1, [batch, height, width], context.dims()[1]);
     let all: Vec<_> = graph.iter().map(|(id, _)| id).collect();
     let unet = {
-        let file = weights(folder)?;
-        UNet::load(&spec, &file.read()?, None, &all, device, dtype)?
+        let file = network.weights()?;
+        let weights = file.read()?;
+        UNet::load(&spec, &weights, None, &all, &network.device, network.dtype)?
     };
-    let load = start.elapsed().as_secs_f64();
+    let load = network.start.elapsed().as_secs_f64();
     let loaded = peak();
 
-    let added = match (inputs.find("text_embeds"), inputs.find("time_ids")) {
+    let added = match (network.find("text_embeds"), network.find("time_ids")) {
         (Some(text), Some(ids)) => Some(AddedConditioning {
-            text_embeds: Some(inputs.tensor(text)),
+            text_embeds: Some(network.tensor(text)),
             time_ids: ids
                 .values
                 .chunks(ids.shape[1])
@@ -180,7 +185,7 @@ fn unet(
     let given = Box::new(|_| unreachable!("a denoiser call reads nothing else"));
     let mut denoiser = unet.denoiser(conditioning, [height, width], given);
     let mut fastest: Option<(f64, BTreeMap<String, f64>)> = None;
-    let (seconds, result) = repeated(repeats, || {
+    let (seconds, result) = repeated(network.repeats, || {
         let mut blocks = BTreeMap::new();
         let mut outputs: Vec<Tensor<4>> = Vec::new();
         for (id, block) in graph.iter() {
@@ -207,24 +212,16 @@ fn unet(
     })
 }
 
-fn vae(
-    folder: &str,
-    inputs: &str,
-    device: &Device,
-    dtype: FloatDType,
-    repeats: usize,
-) -> Result<Measured, Failure> {
-    let start = Instant::now();
-    let config: VaeConfig = config(folder)?;
-    let inputs = Inputs::read(inputs, device)?;
-    let latents: Tensor<4> = inputs.tensor(inputs.get("latents")?);
+fn vae(network: &Network) -> Result<Measured, Failure> {
+    let config: VaeConfig = network.config()?;
+    let latents: Tensor<4> = network.tensor(network.get("latents")?);
     let vae = {
-        let file = weights(folder)?;
+        let file = network.weights()?;
         let weights = file.read()?;
-        AutoencoderKl::load(&config, &weights.on(device, dtype))?
+        AutoencoderKl::load(&config, &weights.on(&network.device, network.dtype))?
     };
-    let load = start.elapsed().as_secs_f64();
-    let (seconds, result) = repeated(repeats, || Ok(vae.decode(latents.clone())))?;
+    let load = network.start.elapsed().as_secs_f64();
+    let (seconds, result) = repeated(network.repeats, || Ok(vae.decode(latents.clone())))?;
     Ok(Measured {
         report: json!({ "load": load, "seconds": seconds, "peak": peak() }),
         result: numbers(result)?,
