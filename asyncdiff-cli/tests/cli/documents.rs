@@ -150,3 +150,34 @@ fn contributing_names_files_and_tests_that_exist() {
     }
     assert!(files > 20 && tests > 8, "{files} files, {tests} tests");
 }
+
+/// Who is promised a Rust must find that the project is built with it: the toolchain of the gate is what is tried.
+#[test]
+fn the_least_rust_is_the_one_that_is_built_with() {
+    let between = |name: &str, start: &str| {
+        let text = read(name);
+        let rest = text.split(start).nth(1).unwrap_or_default();
+        rest.split('"').next().unwrap().to_owned()
+    };
+    let least = between("Cargo.toml", "\nrust-version = \"");
+    assert_eq!(
+        between("rust-toolchain.toml", "\nchannel = \""),
+        format!("{least}.0")
+    );
+    assert!(read("README.md").contains(&format!("\nRust {least}, ")));
+    for file in walk(&workspace().join("docker")) {
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(&format!("\nFROM rust:{least}-")), "{file:?}");
+    }
+    for entry in fs::read_dir(workspace()).unwrap() {
+        let package = entry.unwrap().path().join("Cargo.toml");
+        // Its compiler is a nightly one.
+        if package.is_file() && !package.parent().unwrap().ends_with("fuzz") {
+            let text = fs::read_to_string(&package).unwrap();
+            assert!(
+                text.contains("\nrust-version.workspace = true\n"),
+                "{package:?}"
+            );
+        }
+    }
+}
