@@ -14,12 +14,12 @@ pub const MOST_BYTES_OF_TEXT: u64 = 64 << 20;
 ///
 /// # Errors
 ///
-/// What the system says, or that the path is a folder, a named pipe, a device or a socket.
+/// What the system says, or that the path is a folder, a named pipe, a device or a socket; and what to do about it.
 pub fn open(path: &Path) -> io::Result<File> {
-    let kind = fs::metadata(path)?.file_type();
+    let kind = fs::metadata(path).map_err(with_remedy)?.file_type();
     match refusal(kind) {
         Some(refusal) => Err(io::Error::new(ErrorKind::InvalidInput, refusal)),
-        None => File::open(path),
+        None => File::open(path).map_err(with_remedy),
     }
 }
 
@@ -30,12 +30,26 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// As [`open`]; that it is larger.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    let mut file = open(path)?.take(most + 1);
+    file.read_to_end(&mut bytes).map_err(with_remedy)?;
     if bytes.len() as u64 > most {
-        let refusal = format!("it is larger than the {most} bytes that such a file may have");
+        let refusal =
+            format!("it is larger than the {most} bytes that such a file may have, give another");
         return Err(io::Error::new(ErrorKind::FileTooLarge, refusal));
     }
     Ok(bytes)
+}
+
+/// The system's error, with what to do about it.
+fn with_remedy(error: io::Error) -> io::Error {
+    let said = match error.kind() {
+        ErrorKind::NotFound => "there is no such file, check its name".to_owned(),
+        ErrorKind::PermissionDenied => {
+            format!("{error}, let this user read it or give another file")
+        }
+        _ => format!("{error}, give another file"),
+    };
+    io::Error::new(error.kind(), said)
 }
 
 /// Why nothing is read from, or written to, what is of this kind.

@@ -74,7 +74,7 @@ pub enum WeightError {
     },
     /// Not a safetensors file, or only a part of one.
     #[error(
-        "{file} is no whole safetensors file ({source}): it is truncated or damaged, download it again",
+        "{file} is no whole safetensors file ({source}): it is of another kind, truncated or damaged; give the right file, or download it again",
         source = quoted(&source.to_string())
     )]
     Corrupt {
@@ -85,7 +85,7 @@ pub enum WeightError {
     },
     /// A tensor that the model needs is not in the file.
     #[error(
-        "{file} has no tensor {name} of shape {expected:?}, which the model's config.json asks for",
+        "{file} has no tensor {name} of shape {expected:?}, which the model's config.json asks for: take both files from one model",
         name = quoted(name)
     )]
     Missing {
@@ -98,7 +98,7 @@ pub enum WeightError {
     },
     /// A tensor has another shape than the model's configuration says.
     #[error(
-        "{file}: tensor {name} has shape {found:?}, the model's config.json asks for {expected:?}",
+        "{file}: tensor {name} has shape {found:?}, the model's config.json asks for {expected:?}: take both files from one model",
         name = quoted(name)
     )]
     Shape {
@@ -112,7 +112,7 @@ pub enum WeightError {
         found: Vec<usize>,
     },
     /// A tensor that was asked for by name is not in the file.
-    #[error("{file} has no tensor {name}", name = quoted(name))]
+    #[error("{file} has no tensor {name}: take a file that has it", name = quoted(name))]
     NoTensor {
         /// The file.
         file: String,
@@ -120,7 +120,7 @@ pub enum WeightError {
         name: String,
     },
     /// A tensor of integers, or of a floating-point type that is not supported.
-    #[error("{file}: tensor {name} has dtype {found:?}, supported are F32, F16 and BF16", name = quoted(name))]
+    #[error("{file}: tensor {name} has dtype {found:?}, supported are F32, F16 and BF16: convert it to one of these", name = quoted(name))]
     Dtype {
         /// The file.
         file: String,
@@ -156,7 +156,7 @@ pub enum WeightError {
         file: String,
     },
     /// A tensor of the original layout that does not have the form that its name promises.
-    #[error("{file}: tensor {name} has shape {found:?}, it should be {expected}", name = quoted(name))]
+    #[error("{file}: tensor {name} has shape {found:?}, it should be {expected}: take another file", name = quoted(name))]
     Form {
         /// The file.
         file: String,
@@ -169,7 +169,7 @@ pub enum WeightError {
     },
     /// The file has a tensor that no part of the model reads.
     #[error(
-        "{file} has a tensor {name} of shape {found:?} that the model described by config.json does not have",
+        "{file} has a tensor {name} of shape {found:?} that the model described by config.json does not have: take both files from one model",
         name = quoted(name)
     )]
     Unexpected {

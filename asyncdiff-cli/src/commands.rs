@@ -1,9 +1,9 @@
 //! The subcommands.
 
-/// Prints a line. Unlike with `println!`, a reader that has gone away is an error, not a panic.
+/// Prints a line on standard output.
 macro_rules! say {
     ($($line:tt)*) => {
-        std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($line)*)))
+        $crate::output::Lines::Stdout.print(format_args!($($line)*))
     };
 }
 
@@ -15,19 +15,18 @@ pub mod plan;
 pub mod serve;
 pub mod worker;
 
-use std::io::Write;
-
 use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::args::Cli;
+use crate::output;
 use crate::setup::Result;
 
 /// Prints completions for a shell.
 pub fn completions(shell: Shell) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "asyncdiff", &mut script);
-    Ok(std::io::stdout().write_all(&script)?)
+    Ok(output::put(&script)?)
 }
 
 /// Prints the man page, subcommands and all.
@@ -42,5 +41,5 @@ pub fn man() -> Result<()> {
             .title(title)
             .render(&mut page)?;
     }
-    Ok(std::io::stdout().write_all(&page)?)
+    Ok(output::put(&page)?)
 }

@@ -57,15 +57,46 @@ impl Lines {
         }
     }
 
-    /// Prints a line. Unlike with `println!`, a reader that has gone away is an error, not a panic.
-    pub fn print(self, line: fmt::Arguments<'_>) -> io::Result<()> {
+    /// Prints a line.
+    pub fn print(self, line: fmt::Arguments<'_>) -> Result<(), Unprinted> {
         match self {
-            Self::Stdout => writeln!(io::stdout(), "{line}"),
-            Self::Stderr => writeln!(io::stderr(), "{line}"),
+            Self::Stdout => printed("standard output", writeln!(io::stdout(), "{line}")),
+            Self::Stderr => printed("standard error", writeln!(io::stderr(), "{line}")),
             Self::Nowhere => Ok(()),
         }
     }
 }
+
+/// Puts bytes on standard output, to the last one: what follows the last line's end would otherwise wait for another.
+pub fn put(bytes: &[u8]) -> Result<(), Unprinted> {
+    let mut stdout = io::stdout().lock();
+    let put = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    printed("standard output", put)
+}
+
+/// A reader that goes away has seen enough, and is no reason not to make the rest.
+fn printed(stream: &'static str, printed: io::Result<()>) -> Result<(), Unprinted> {
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed.map_err(|source| Unprinted { stream, source }),
+    }
+}
+
+/// A stream that takes no more.
+#[derive(Debug)]
+pub struct Unprinted {
+    stream: &'static str,
+    source: io::Error,
+}
+
+impl fmt::Display for Unprinted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stream, source } = self;
+        write!(f, "cannot write to {stream}: {source}; send it elsewhere")
+    }
+}
+
+impl Error for Unprinted {}
 
 /// Whether a picture or a video could be written there, before it is known which it is.
 pub fn check_either(path: &Path) -> Result<(), Box<dyn Error>> {
@@ -140,7 +171,7 @@ pub fn write<'a>(
         && is_stdout(file)
     {
         let bytes = encode(frames, request, text)?;
-        return Ok(io::stdout().write_all(&bytes)?);
+        return Ok(put(&bytes)?);
     }
     if request.shape.frames == 1 {
         let pictures: Vec<Image> = videos.into_iter().flatten().cloned().collect();

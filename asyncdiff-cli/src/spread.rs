@@ -229,7 +229,7 @@ fn choice(name: Option<&str>, segments: Option<usize>) -> Result<PartitionChoice
     let map: BTreeMap<String, usize> = json::from_slice(&text).map_err(|error| {
         let reason = error.to_string();
         let reason = quoted(&reason);
-        format!("{file} is no map of block names to segment numbers: {reason}")
+        format!("{file} is no map of block names to segment numbers: {reason}; correct it, or use published or balanced")
     })?;
     let found = map.values().max().map_or(0, |last| last.saturating_add(1));
     match segments {

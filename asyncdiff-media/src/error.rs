@@ -45,12 +45,9 @@ impl MediaError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadProblem {
-    /// There is no such file.
-    #[error("there is no such file")]
-    Missing,
-    /// The operating system says no.
+    /// It cannot be opened or read.
     #[error(transparent)]
-    Io(io::Error),
+    Io(#[from] io::Error),
     /// The file begins like none of the known formats.
     #[error("it is no PNG, JPEG or WebP picture, convert it to one of these")]
     NotAPicture,
@@ -74,15 +71,6 @@ pub enum ReadProblem {
         /// The most pixels that are read.
         limit: usize,
     },
-}
-
-impl From<io::Error> for ReadProblem {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::NotFound => Self::Missing,
-            _ => Self::Io(error),
-        }
-    }
 }
 
 /// What is wrong with a file or folder that should be written.

@@ -21,7 +21,9 @@ pub enum FitError {
         supported: &'static str,
     },
     /// Parts of a checkpoint that do not fit each other.
-    #[error("the checkpoint's parts do not fit: {what} is {found}, but {other} is {expected}")]
+    #[error(
+        "the checkpoint's parts do not fit: {what} is {found}, but {other} is {expected}: take all of them from one model"
+    )]
     Mismatch {
         /// One setting.
         what: String,
@@ -48,7 +50,7 @@ pub enum FitError {
     },
     /// A UNet of another kind of pipeline.
     #[error(
-        "the checkpoint's parts do not fit: unet addition_embed_type is {found}, which is not what model_index.json's {class} computes with",
+        "the checkpoint's parts do not fit: unet addition_embed_type is {found}, which is not what model_index.json's {class} computes with: take both from one model",
         found = quoted(found)
     )]
     AdditionEmbedType {

@@ -62,7 +62,7 @@ pub enum LoraError {
     #[error(transparent)]
     File(#[from] WeightError),
     /// An adapter that is no LoRA.
-    #[error("{file} is no plain LoRA: {key} belongs to a {kind} adapter, which is not supported", key = quoted(key))]
+    #[error("{file} is no plain LoRA: {key} belongs to a {kind} adapter, which is not supported: take a plain LoRA", key = quoted(key))]
     Kind {
         /// The file.
         file: String,
@@ -72,7 +72,7 @@ pub enum LoraError {
         kind: &'static str,
     },
     /// A tensor that belongs to no LoRA layer.
-    #[error("{file} is no LoRA that can be read: {key} names no tensor of a LoRA layer", key = quoted(key))]
+    #[error("{file} is no LoRA that can be read: {key} names no tensor of a LoRA layer: give the file of a LoRA", key = quoted(key))]
     Key {
         /// The file.
         file: String,
@@ -80,14 +80,14 @@ pub enum LoraError {
         key: String,
     },
     /// A file without a layer.
-    #[error("{file} has no LoRA layers")]
+    #[error("{file} has no LoRA layers: give the file of a LoRA")]
     Empty {
         /// The file.
         file: String,
     },
     /// A layer that lacks one of its two matrices, or has one twice.
     #[error(
-        "{file}: the LoRA layer of {key} has {found}, it should have one matrix down and one up",
+        "{file}: the LoRA layer of {key} has {found}, it should have one matrix down and one up: get the file again",
         key = quoted(key)
     )]
     Layer {
@@ -113,7 +113,7 @@ pub enum LoraError {
         tensor: String,
     },
     /// A tensor whose shape fits no LoRA layer, or not that of the layer's other matrix.
-    #[error("{file}: {key} has shape {found:?}, its layer needs {expected}", key = quoted(key))]
+    #[error("{file}: {key} has shape {found:?}, its layer needs {expected}: get the file again", key = quoted(key))]
     Matrix {
         /// The file.
         file: String,
@@ -125,7 +125,7 @@ pub enum LoraError {
         expected: String,
     },
     /// A setting of the file's metadata that is not implemented.
-    #[error("{file}: lora_adapter_metadata has {key} = {found}, which is not supported", key = quoted(key), found = quoted(found))]
+    #[error("{file}: lora_adapter_metadata has {key} = {found}, which is not supported: take a LoRA without it", key = quoted(key), found = quoted(found))]
     Metadata {
         /// The file.
         file: String,
@@ -135,7 +135,7 @@ pub enum LoraError {
         found: String,
     },
     /// A layer that the model does not have.
-    #[error("{file} was made for another architecture: {key} fits no layer of the model's {part}", key = quoted(key))]
+    #[error("{file} was made for another architecture: {key} fits no layer of the model's {part}: take one for this model", key = quoted(key))]
     Unknown {
         /// The file.
         file: String,
@@ -146,7 +146,7 @@ pub enum LoraError {
     },
     /// A layer that has another shape in the model.
     #[error(
-        "{file} was made for another architecture: {key} is for a weight of shape {found:?}, the model's {tensor} has {expected:?}",
+        "{file} was made for another architecture: {key} is for a weight of shape {found:?}, the model's {tensor} has {expected:?}: take one for this model",
         key = quoted(key),
         tensor = quoted(tensor)
     )]

@@ -139,7 +139,9 @@ pub enum TokenizerError {
         found: String,
     },
     /// The `tokenizers` crate refuses.
-    #[error("the tokenizer cannot be built from vocab.json and merges.txt: {0}")]
+    #[error(
+        "the tokenizer cannot be built from vocab.json and merges.txt: {0}; download both again"
+    )]
     Build(#[source] tokenizers::Error),
 }
 

@@ -59,7 +59,8 @@ pub fn run(args: &Serve) -> Result<()> {
 /// What is in the file, without the line's end.
 fn key(file: &Path) -> Result<String> {
     let bytes = files::read(file, MOST_BYTES_OF_TEXT);
-    let bytes = bytes.map_err(|error| unread("--api-key-file", file, &error))?;
+    let bytes =
+        bytes.map_err(|error| format!("cannot read the key {}: {error}", file.display()))?;
     let text = String::from_utf8(bytes).map_err(|_| {
         format!(
             "the key in {} is no text: write letters and digits into the file",
@@ -69,8 +70,12 @@ fn key(file: &Path) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
+/// What is to be said of a folder that cannot be read.
 fn unread(flag: &str, path: &Path, error: &std::io::Error) -> String {
-    format!("cannot read {flag} {}: {error}", path.display())
+    format!(
+        "cannot read the folder {}: {error}; give one that this user may read ({flag})",
+        path.display()
+    )
 }
 
 /// The models that requests may name. What is no model in a folder of them is left out.
@@ -145,10 +150,9 @@ const NO_FILES: ModelFiles = ModelFiles {
 /// Folders in diffusers layout and checkpoints in one file, in alphabetical order.
 fn models_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    let entries =
-        std::fs::read_dir(folder).map_err(|error| unread("--models-dir", folder, &error))?;
-    for entry in entries {
-        let path = entry?.path();
+    let unread = |error| unread("--models-dir", folder, &error);
+    for entry in std::fs::read_dir(folder).map_err(unread)? {
+        let path = entry.map_err(unread)?.path();
         let is_file = path.extension().is_some_and(|end| end == "safetensors") && path.is_file();
         if is_file || path.join("model_index.json").is_file() {
             found.push(path);

@@ -95,6 +95,66 @@ fn a_full_or_closed_standard_error_or_output_is_no_panic() {
     }
 }
 
+/// What a run says whose standard output is full.
+fn said_when_full(sandbox: &Sandbox, args: &[&str]) -> String {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = sandbox.command(args).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{args:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_full_standard_output_is_named_and_no_byte_is_lost_without_a_word() {
+    let sandbox = Sandbox::new();
+    let picture = ["generate", "a", "--steps", "1", "--quiet", "-o", "-"];
+    for args in [&["info"][..], &["man"], &["plan", "--json"], &picture] {
+        let said = said_when_full(&sandbox, args);
+        let expected = "error: cannot write to standard output: No space left on device (os error 28); send it elsewhere\n";
+        assert_eq!(said, expected, "{args:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_takes_no_picture_with_it() {
+    let sandbox = Sandbox::new();
+    let mut child = sandbox
+        .command(&["generate", "a", "--steps", "1", "-o", "x.png"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(sandbox.path("x.png").exists());
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named_with_what_to_do() {
+    let sandbox = Sandbox::new();
+    for args in [
+        &["generate", "a", "--lora", "nope"][..],
+        &["generate", "a", "--latents", "nope"],
+        &["generate", "a", "--init-image", "nope"],
+        &["generate", "a", "--machine", "nope"],
+        &["generate", "a", "--partition", "nope"],
+        &["generate", "--prompt-file", "nope"],
+        &["worker", "--secret-file", "nope"],
+        &["serve", "--api-key-file", "nope"],
+    ] {
+        let error = sandbox.fails_soon(args);
+        let said = "nope: there is no such file, check its name";
+        assert!(error.contains(said), "{args:?}: {error}");
+    }
+    for flag in ["--models-dir", "--loras-dir"] {
+        let error = sandbox.fails_soon(&["serve", flag, "nope"]);
+        assert!(
+            error.contains("the folder nope: ") && error.contains("give one that"),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn a_fifo_a_device_or_a_folder_is_refused_as_any_input_by_its_kind() {
     let sandbox = Sandbox::new();

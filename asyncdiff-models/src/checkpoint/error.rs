@@ -121,7 +121,7 @@ pub enum CheckpointError {
         name: String,
     },
     /// A single file without a tensor that every such checkpoint has.
-    #[error("{file} has no tensor {name}, which checkpoints of this kind have", name = quoted(name))]
+    #[error("{file} has no tensor {name}, which checkpoints of this kind have: take a whole one", name = quoted(name))]
     NoTensor {
         /// The file.
         file: String,
@@ -129,7 +129,7 @@ pub enum CheckpointError {
         name: String,
     },
     /// A tensor of a single file with another number of dimensions.
-    #[error("{file}: tensor {name} has shape {found:?}, it should have {expected} dimensions", name = quoted(name))]
+    #[error("{file}: tensor {name} has shape {found:?}, it should have {expected} dimensions: take another checkpoint", name = quoted(name))]
     Dimensions {
         /// The file.
         file: String,
@@ -179,7 +179,7 @@ pub enum CheckpointError {
         source: std::io::Error,
     },
     /// A configuration is no valid JSON, or lacks something.
-    #[error("{file} is not a configuration of this kind: {source}", source = quoted(&source.to_string()))]
+    #[error("{file} is not a configuration of this kind: {source}; correct it, or download it again", source = quoted(&source.to_string()))]
     Json {
         /// The file.
         file: String,

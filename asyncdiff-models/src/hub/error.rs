@@ -115,7 +115,7 @@ pub enum HubError {
         room: u64,
     },
     /// The cache cannot be written.
-    #[error("cannot write to the cache {cache}: {reason}", cache = cache.display())]
+    #[error("cannot write to the cache {cache}: {reason}; set HF_HOME to a folder that can be written to", cache = cache.display())]
     Cache {
         /// The cache.
         cache: PathBuf,
