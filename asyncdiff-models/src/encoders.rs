@@ -1,11 +1,13 @@
 //! What a pipeline reads beside noise: texts, or a picture.
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, FloatDType};
 
 use crate::checkpoint::Checkpoint;
 use crate::class::Class;
 use crate::error::Error;
-use crate::lora::Fitted;
+use crate::lora::{Fitted, Part};
 use crate::text::{LoadedTextEncoders, TextEncoders};
 use crate::vision::{ClipVisionModelWithProjection, ImageEncoder};
 
@@ -42,14 +44,14 @@ impl Encoders {
 #[derive(Debug)]
 pub(crate) enum LoadedEncoders {
     Texts(LoadedTextEncoders),
-    Picture(ImageEncoder, Box<ClipVisionModelWithProjection>),
+    Picture(ImageEncoder, Arc<ClipVisionModelWithProjection>),
 }
 
 impl LoadedEncoders {
     pub fn load(
         encoders: &Encoders,
         checkpoint: &Checkpoint,
-        loras: &[Fitted],
+        loras: &[Arc<Fitted>],
         target: (&Device, FloatDType),
     ) -> Result<Self, Error> {
         Ok(match encoders {
@@ -65,8 +67,22 @@ impl LoadedEncoders {
                 let model = ClipVisionModelWithProjection::load(&encoder.config, &loader)?;
                 // A buffer that older versions of transformers saved: the numbers 0, 1, 2, …
                 weights.finish(|name| name.ends_with("embeddings.position_ids"))?;
-                Self::Picture(encoder.clone(), Box::new(model))
+                Self::Picture(encoder.clone(), Arc::new(model))
             }
+        })
+    }
+
+    /// The same with other LoRAs: what has the `same` weights is shared.
+    pub fn beside(
+        &self,
+        same: impl Fn(Part) -> bool,
+        checkpoint: &Checkpoint,
+        loras: &[Arc<Fitted>],
+        target: (&Device, FloatDType),
+    ) -> Result<Self, Error> {
+        Ok(match self {
+            Self::Texts(encoders) => Self::Texts(encoders.beside(same, checkpoint, loras, target)?),
+            Self::Picture(encoder, model) => Self::Picture(encoder.clone(), Arc::clone(model)),
         })
     }
 }

@@ -31,6 +31,8 @@ use std::path::Path;
 use asyncdiff_burn::weights::{WeightError, WeightFile, WeightSet, Weights};
 use asyncdiff_core::unet::UNet2d;
 
+use crate::unet::is_in;
+
 use alpha::Alphas;
 pub(crate) use delta::PartDeltas;
 pub(crate) use key::Part;
@@ -323,6 +325,20 @@ impl Fitted {
             strength,
             layers,
         })
+    }
+}
+
+impl Fitted {
+    /// Whether it changes any of a part.
+    pub fn has(&self, part: Part) -> bool {
+        self.layers.contains_key(&part)
+    }
+
+    /// Whether it changes any of some modules of the denoiser.
+    pub fn changes(&self, modules: &[&str]) -> bool {
+        let layers = self.layers.get(&Part::UNet);
+        let mut tensors = layers.into_iter().flat_map(HashMap::keys);
+        tensors.any(|tensor| modules.iter().any(|module| is_in(tensor, module)))
     }
 }
 

@@ -10,6 +10,8 @@ mod motion;
 mod possible;
 mod run;
 
+use std::sync::Arc;
+
 use asyncdiff_core::plan::Guidance;
 use asyncdiff_core::scheduler::SchedulerConfig;
 use asyncdiff_core::unet::{SpatioTemporalConfig, UNet2d, UNet2dConfig};
@@ -42,17 +44,18 @@ const MOST_FRAMES: usize = 1024;
 
 /// A checkpoint that makes pictures of texts (diffusers' `StableDiffusionPipeline` or `StableDiffusionXLPipeline`), or videos of
 /// pictures (`StableVideoDiffusionPipeline`), without its weights.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StableDiffusion {
-    pub(crate) checkpoint: Checkpoint,
+    /// Clones have the same one.
+    pub(crate) checkpoint: Arc<Checkpoint>,
     pub(crate) class: Class,
     pub(crate) encoders: Encoders,
     pub(crate) unet: UNet2d,
     /// Frames of the videos that the denoiser was trained for; 1 for pictures.
     frames: usize,
     pub(crate) vae: VaeConfig,
-    motion: Option<Motion>,
-    pub(crate) loras: Vec<Fitted>,
+    motion: Option<Arc<Motion>>,
+    pub(crate) loras: Vec<Arc<Fitted>>,
     pub(crate) dtype: Dtype,
     /// The checkpoint's.
     scheduler: SchedulerConfig,
@@ -129,7 +132,7 @@ impl StableDiffusion {
             recommended,
             loras: Vec::new(),
             dtype: Dtype::default(),
-            checkpoint,
+            checkpoint: Arc::new(checkpoint),
         };
         pipeline.check_settings()?;
         pipeline.check_parts()?;

@@ -52,6 +52,20 @@ impl Previewer {
         self.pictures_of(clean.latents())
     }
 
+    /// The picture of one row alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Previewer::pictures_of`].
+    ///
+    /// # Panics
+    ///
+    /// If there is no such row.
+    pub fn picture(&self, clean: &Clean<'_>, row: usize) -> Result<Image, Error> {
+        let mut pictures = self.pictures_of(clean.latents().narrow(0, row, 1))?;
+        Ok(pictures.remove(0))
+    }
+
     /// The same of any of the denoiser's latents, `[batch, channels, height, width]`.
     ///
     /// # Errors

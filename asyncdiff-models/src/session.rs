@@ -11,6 +11,7 @@ mod start;
 mod timeline;
 
 use std::convert::Infallible;
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,13 +20,14 @@ use asyncdiff_burn::exchange::to_device;
 use asyncdiff_burn::ranks::{RankError, on_each};
 use asyncdiff_comm::{CommError, local};
 use asyncdiff_core::EngineError;
+use burn::tensor::Device;
 
 use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::image::Image;
 use crate::pipeline::{Run, StableDiffusion};
 use crate::preview::Previewer;
-use crate::request::{Content, Shape};
+use crate::request::{Content, RequestError, Shape};
 use crate::tensors::Latents;
 use crate::unet::Conditioning;
 
@@ -93,6 +95,31 @@ impl Session {
     /// [`Error::NotEnoughWorkers`] without a worker, [`Error::Dtype`] if one does not compute in the pipeline's type,
     /// [`Error::Weights`] for weights that do not fit.
     pub fn new(pipeline: &Arc<StableDiffusion>, workers: Vec<Worker>) -> Result<Self, Error> {
+        Self::with_parts(pipeline, workers, |device| Parts::load(pipeline, device))
+    }
+
+    /// A session of `pipeline` beside this one. Where both pipelines are [clones](StableDiffusion::clone) of one, with other
+    /// [LoRAs](StableDiffusion::with_loras), what these do not change is shared: encoders and the autoencoder now, and the
+    /// denoiser's blocks by [`Session::share`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::new`].
+    pub fn beside(
+        &self,
+        pipeline: &Arc<StableDiffusion>,
+        workers: Vec<Worker>,
+    ) -> Result<Self, Error> {
+        Self::with_parts(pipeline, workers, |device| {
+            self.parts.beside(pipeline, device)
+        })
+    }
+
+    fn with_parts(
+        pipeline: &Arc<StableDiffusion>,
+        workers: Vec<Worker>,
+        load: impl FnOnce(&Device) -> Result<Parts, Error> + Send,
+    ) -> Result<Self, Error> {
         let ranks = workers
             .into_iter()
             .map(|worker| Rank::new(pipeline, worker))
@@ -105,13 +132,19 @@ impl Session {
         };
         Ok(Self {
             pipeline: Arc::clone(pipeline),
-            parts: first.install(|| Parts::load(pipeline, first.device()))?,
+            parts: first.install(|| load(first.device()))?,
             ranks,
         })
     }
 
+    /// The pipeline.
+    #[must_use]
+    pub fn pipeline(&self) -> &Arc<StableDiffusion> {
+        &self.pipeline
+    }
+
     /// The workers, by rank.
-    pub fn workers(&self) -> impl ExactSizeIterator<Item = &Worker> {
+    pub fn workers(&self) -> impl ExactSizeIterator<Item = &Worker> + Clone {
         self.ranks.iter().map(Rank::worker)
     }
 
@@ -147,6 +180,17 @@ impl Session {
         Ok(())
     }
 
+    /// Takes from `other` those blocks that `run` needs, and that are there, and not here: of a session [beside](Session::beside)
+    /// this one, on the same devices. Otherwise there are none.
+    pub fn share(&mut self, other: &Self, run: &Run) {
+        let needed = run.plan.ranks.len();
+        for (index, rank) in self.ranks.iter_mut().enumerate().take(needed) {
+            for other in &other.ranks {
+                rank.share(other, run, index);
+            }
+        }
+    }
+
     /// Drops the blocks that `run` does not need.
     pub fn trim(&mut self, run: &Run) {
         for (index, rank) in self.ranks.iter_mut().enumerate() {
@@ -174,11 +218,29 @@ impl Session {
         content: &Content,
         progress: &mut dyn Progress,
     ) -> Result<Output, Error> {
-        self.pipeline.check_complete(&run.shape, content)?;
+        self.generate_together(run, from_ref(content), progress)
+    }
+
+    /// Makes pictures of several contents in one batch, as many of each: `run.shape.num_images` in all, those of the first content
+    /// first. Each is, within rounding, what it is alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::generate`]; [`RequestError::Together`] for contents that share no batch.
+    pub fn generate_together(
+        &mut self,
+        run: &Run,
+        contents: &[Content],
+        progress: &mut dyn Progress,
+    ) -> Result<Output, Error> {
+        check_together(run, contents)?;
+        for content in contents {
+            self.pipeline.check_complete(&run.shape, content)?;
+        }
         self.prepare(run)?;
         let timeline = progress.timeline();
         self.heed(&progress.cancel(), timeline.as_ref());
-        let made = self.make(run, content, progress);
+        let made = self.make(run, contents, progress);
         // What comes next has nothing to do with who could end this run, or looked at it.
         self.heed(&Cancel::default(), None);
         if let Some(timeline) = timeline {
@@ -199,16 +261,16 @@ impl Session {
     fn make(
         &self,
         run: &Run,
-        content: &Content,
+        contents: &[Content],
         progress: &mut dyn Progress,
     ) -> Result<Output, Error> {
         let start = Instant::now();
         let (parts, first) = (&self.parts, self.ranks[0].worker());
-        let (conditioning, initial) = first.install(|| parts.begin(run, content))?;
+        let (conditioning, initial) = first.install(|| parts.begin(run, contents))?;
         let encode = start.elapsed();
         let start = Instant::now();
         let latents = self.denoise(run, conditioning, initial, progress)?;
-        first.install(|| parts.finish(run, content, latents, (encode, start)))
+        first.install(|| parts.finish(run, &contents[0], latents, (encode, start)))
     }
 
     /// [`Parts::encode`], on the first worker's device.
@@ -218,7 +280,7 @@ impl Session {
     /// [`Error::Request`].
     pub fn encode(&self, shape: &Shape, content: &Content) -> Result<Conditioning, Error> {
         let first = self.ranks[0].worker();
-        first.install(|| self.parts.encode(shape, content))
+        first.install(|| self.parts.encode(shape, from_ref(content)))
     }
 
     /// Runs the plan: initial latents to final latents, `[batch, channels, height, width]` on the first worker's device.
@@ -262,6 +324,31 @@ impl Session {
             (None, Some(latents)) => Ok(to_device(latents, self.ranks[0].worker().device())),
             (None, None) => unreachable!("a valid plan ends with the final latents"),
         }
+    }
+}
+
+/// Whether contents can share the batch of a run. Alone, any content can have it.
+fn check_together(run: &Run, contents: &[Content]) -> Result<(), RequestError> {
+    let images = run.shape.num_images;
+    let [first, others @ ..] = contents else {
+        return Err(RequestError::NoImages);
+    };
+    let plain = |content: &Content| {
+        content.latents.is_none()
+            && content.init_image.is_none()
+            && content.image_to_video.is_none()
+    };
+    let fits = images.is_multiple_of(contents.len())
+        && contents.iter().all(plain)
+        && others.iter().all(|other| {
+            (other.vae_tiling, other.batch_noise) == (first.vae_tiling, first.batch_noise)
+        });
+    match others.is_empty() || fits {
+        true => Ok(()),
+        false => Err(RequestError::Together {
+            contents: contents.len(),
+            images,
+        }),
     }
 }
 

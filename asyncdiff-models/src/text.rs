@@ -9,6 +9,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::clip::{ClipTextConfig, ClipTextModel, ClipTextModelWithProjection};
 use crate::lora::{Fitted, Part, PartDeltas};
 use crate::prompt::{self, Piece};
+use crate::tensors::repeat_each;
 use crate::tokenizer::{ClipTokenizer, TokenizerError};
 
 /// Why the texts' side of a pipeline cannot be opened or loaded.
@@ -151,54 +152,110 @@ pub(crate) struct PromptEmbedding {
     pub pooled: Option<Tensor<2>>,
 }
 
+impl PromptEmbedding {
+    /// Every prompt, `times` times in a row.
+    pub fn repeat_each(self, times: usize) -> Self {
+        Self {
+            context: repeat_each(self.context, times),
+            pooled: self.pooled.map(|pooled| repeat_each(pooled, times)),
+        }
+    }
+
+    /// Those of several contents as one batch: as each of them, it has its negative prompts, if there are any, before the others.
+    pub fn together(all: &[Self], guided: bool) -> Self {
+        fn cat<const D: usize>(all: Vec<&Tensor<D>>, guided: bool) -> Tensor<D> {
+            let passes = if guided { 2 } else { 1 };
+            let of_pass = |pass| {
+                all.iter().map(move |tensor| {
+                    let each = tensor.dims()[0] / passes;
+                    (*tensor).clone().narrow(0, pass * each, each)
+                })
+            };
+            Tensor::cat((0..passes).flat_map(of_pass).collect(), 0)
+        }
+        let pooled: Option<Vec<_>> = all.iter().map(|one| one.pooled.as_ref()).collect();
+        Self {
+            context: cat(all.iter().map(|one| &one.context).collect(), guided),
+            pooled: pooled.map(|pooled| cat(pooled, guided)),
+        }
+    }
+}
+
 /// The text encoders of a pipeline with their weights.
 #[derive(Debug)]
 pub(crate) enum LoadedTextEncoders {
-    One(Arc<TextEncoder>, Box<ClipTextModel>),
+    One(Arc<TextEncoder>, Arc<ClipTextModel>),
     Two {
-        first: (Arc<TextEncoder>, Box<ClipTextModel>),
-        second: (Arc<TextEncoder>, Box<ClipTextModelWithProjection>),
+        first: (Arc<TextEncoder>, Arc<ClipTextModel>),
+        second: (Arc<TextEncoder>, Arc<ClipTextModelWithProjection>),
         zeros_for_empty: bool,
     },
+}
+
+/// What text encoders are loaded from and to.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    checkpoint: &'a Checkpoint,
+    loras: &'a [Arc<Fitted>],
+    target: (&'a Device, FloatDType),
 }
 
 impl LoadedTextEncoders {
     pub fn load(
         encoders: &TextEncoders,
         checkpoint: &Checkpoint,
-        loras: &[Fitted],
+        loras: &[Arc<Fitted>],
         target: (&Device, FloatDType),
     ) -> Result<Self, TextError> {
-        let plain = |encoder: &Arc<TextEncoder>| {
-            let part = Part::TextEncoder;
-            let model = load(
-                encoder,
-                checkpoint,
-                (loras, part),
-                target,
-                ClipTextModel::load,
-            )?;
-            Ok::<_, TextError>((Arc::clone(encoder), model))
+        let source = Source {
+            checkpoint,
+            loras,
+            target,
         };
         Ok(match encoders {
-            TextEncoders::One(only) => {
-                let (encoder, model) = plain(only)?;
-                Self::One(encoder, model)
-            }
+            TextEncoders::One(only) => Self::One(Arc::clone(only), source.plain(only)?),
             TextEncoders::Two {
                 first,
                 second,
                 zeros_for_empty,
+            } => Self::Two {
+                second: (Arc::clone(second), source.projecting(second)?),
+                first: (Arc::clone(first), source.plain(first)?),
+                zeros_for_empty: *zeros_for_empty,
+            },
+        })
+    }
+
+    /// The same with other LoRAs: what has the `same` weights is shared.
+    pub fn beside(
+        &self,
+        same: impl Fn(Part) -> bool,
+        checkpoint: &Checkpoint,
+        loras: &[Arc<Fitted>],
+        target: (&Device, FloatDType),
+    ) -> Result<Self, TextError> {
+        let source = Source {
+            checkpoint,
+            loras,
+            target,
+        };
+        let plain = |(encoder, model): (&Arc<_>, &Arc<_>)| match same(Part::TextEncoder) {
+            true => Ok(Arc::clone(model)),
+            false => source.plain(encoder),
+        };
+        Ok(match self {
+            Self::One(only, model) => Self::One(Arc::clone(only), plain((only, model))?),
+            Self::Two {
+                first: (first, model),
+                second: (second, projecting),
+                zeros_for_empty,
             } => {
-                let projecting = load(
-                    second,
-                    checkpoint,
-                    (loras, Part::TextEncoder2),
-                    target,
-                    ClipTextModelWithProjection::load,
-                )?;
+                let projecting = match same(Part::TextEncoder2) {
+                    true => Arc::clone(projecting),
+                    false => source.projecting(second)?,
+                };
                 Self::Two {
-                    first: plain(first)?,
+                    first: (Arc::clone(first), plain((first, model))?),
                     second: (Arc::clone(second), projecting),
                     zeros_for_empty: *zeros_for_empty,
                 }
@@ -260,20 +317,37 @@ impl LoadedTextEncoders {
     }
 }
 
-fn load<T>(
-    encoder: &TextEncoder,
-    checkpoint: &Checkpoint,
-    (loras, part): (&[Fitted], Part),
-    (device, dtype): (&Device, FloatDType),
-    load: impl Fn(&ClipTextConfig, &Loader<'_>) -> Result<T, WeightError>,
-) -> Result<Box<T>, TextError> {
-    let file = checkpoint.weights(encoder.folder, "model")?;
-    let deltas = PartDeltas::new(loras, part)?;
-    let weights = file.read()?.with_deltas(&deltas);
-    let model = load(&encoder.config, &weights.on(device, dtype))?;
-    // A buffer that older versions of transformers saved: the numbers 0, 1, 2, …
-    weights.finish(|name| name.ends_with("embeddings.position_ids"))?;
-    Ok(Box::new(model))
+impl Source<'_> {
+    fn plain(self, encoder: &TextEncoder) -> Result<Arc<ClipTextModel>, TextError> {
+        self.load(encoder, Part::TextEncoder, ClipTextModel::load)
+    }
+
+    fn projecting(
+        self,
+        encoder: &TextEncoder,
+    ) -> Result<Arc<ClipTextModelWithProjection>, TextError> {
+        self.load(
+            encoder,
+            Part::TextEncoder2,
+            ClipTextModelWithProjection::load,
+        )
+    }
+
+    fn load<T>(
+        self,
+        encoder: &TextEncoder,
+        part: Part,
+        load: impl Fn(&ClipTextConfig, &Loader<'_>) -> Result<T, WeightError>,
+    ) -> Result<Arc<T>, TextError> {
+        let (device, dtype) = self.target;
+        let file = self.checkpoint.weights(encoder.folder, "model")?;
+        let deltas = PartDeltas::new(self.loras.iter().map(Arc::as_ref), part)?;
+        let weights = file.read()?.with_deltas(&deltas);
+        let model = load(&encoder.config, &weights.on(device, dtype))?;
+        // A buffer that older versions of transformers saved: the numbers 0, 1, 2, …
+        weights.finish(|name| name.ends_with("embeddings.position_ids"))?;
+        Ok(Arc::new(model))
+    }
 }
 
 /// A weight for each token of a text.

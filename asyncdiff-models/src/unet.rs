@@ -31,6 +31,9 @@ use transformer::Transformer;
 pub use blocks::UNetBlocks;
 pub use conditioning::{AddedConditioning, Conditioning};
 
+/// The modules that every rank holds.
+pub(crate) const EMBEDDINGS: [&str; 2] = ["time_embedding", "add_embedding"];
+
 /// The blocks of a UNet that one rank owns, on its device.
 #[derive(Debug)]
 pub struct UNet {
@@ -135,6 +138,11 @@ impl UNet {
         Ok(())
     }
 
+    /// The modules of a block.
+    pub(crate) fn modules(&self, block: BlockId) -> Vec<&str> {
+        self.spec.blocks[block.0].modules()
+    }
+
     /// The same denoiser on the same device, with those of the blocks `own` that are loaded here: nothing is loaded twice.
     #[must_use]
     pub fn shared(&self, own: &[BlockId]) -> Self {
@@ -209,7 +217,7 @@ fn is_motion(block: &UNetBlock) -> bool {
 }
 
 /// Whether a tensor belongs to a module.
-fn is_in(tensor: &str, module: &str) -> bool {
+pub(crate) fn is_in(tensor: &str, module: &str) -> bool {
     tensor
         .strip_prefix(module)
         .is_some_and(|rest| rest.starts_with('.'))

@@ -10,6 +10,8 @@ use asyncdiff_models::lora::Lora;
 use asyncdiff_models::{Checkpoint, Session, StableDiffusion, Strategy};
 use safetensors::tensor::{Dtype, TensorView};
 
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures");
+
 /// Names to shapes and values.
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
@@ -78,6 +80,114 @@ fn latents(loras: &[(&Path, f64)]) -> Vec<f32> {
         .generate(&run, &request.content, &mut ())
         .unwrap()
         .latents
+}
+
+/// A session beside another one, whose pipeline is the same with another LoRA, loads what that changes and nothing else: all other
+/// weights have meanwhile become zeros in the file.
+#[test]
+fn what_a_lora_does_not_change_is_shared() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    copy(&Path::new(FIXTURES).join("sd15/checkpoint"), &model);
+    let plain = StableDiffusion::open(Checkpoint::folder(&model).unwrap()).unwrap();
+    let config = &plain.unet().config;
+    let (input, output) = (config.in_channels, config.block_out_channels[0]);
+    let tensor = |shape: [usize; 4], seed| {
+        let count = shape.iter().product();
+        (shape.to_vec(), noise(count, seed))
+    };
+    let layer = BTreeMap::from([
+        (
+            "unet.conv_in.lora_A.weight".to_owned(),
+            tensor([2, input, 3, 3], 1),
+        ),
+        (
+            "unet.conv_in.lora_B.weight".to_owned(),
+            tensor([output, 2, 1, 1], 2),
+        ),
+    ]);
+    let path = write(folder.path(), "a.safetensors", &layer);
+    let with = |strength| {
+        let lora = Lora::open(&path).unwrap();
+        let changed = plain.clone().with_loras(vec![(lora, strength)]);
+        Arc::new(changed.unwrap())
+    };
+    let mut shape = plain.shape();
+    shape.steps = 2;
+    let run = plain.plan(&shape, &Strategy::sequential().split()).unwrap();
+    let content = plain.content("red apple");
+    let workers = || workers("cpu:2", Some(2)).unwrap();
+    let make = |session: &mut Session| {
+        let made = session.generate(&run, &content, &mut ()).unwrap();
+        (made.latents, made.images)
+    };
+    let (half, whole) = (with(0.5), with(1.0));
+    let expected = [&half, &whole].map(|pipeline| {
+        let mut session = Session::new(pipeline, workers()).unwrap();
+        make(&mut session)
+    });
+    let mut session = Session::new(&Arc::new(plain.clone()), workers()).unwrap();
+    let without = make(&mut session);
+    assert_ne!(without, expected[0]);
+
+    let stem = "diffusion_pytorch_model.safetensors";
+    zero_all_but(&model.join("unet").join(stem), "conv_in.");
+    zero_all_but(&model.join("vae").join(stem), "nothing");
+    zero_all_but(&model.join("text_encoder/model.safetensors"), "nothing");
+    // One beside the other, with and without the LoRA, and back.
+    for (pipeline, expected) in [
+        (half, &expected[0]),
+        (whole, &expected[1]),
+        (Arc::new(plain.clone()), &without),
+    ] {
+        let mut next = session.beside(&pipeline, workers()).unwrap();
+        next.share(&session, &run);
+        session = next;
+        assert_eq!(make(&mut session), *expected);
+    }
+    // A pipeline of its own shares nothing.
+    let other = Arc::new(StableDiffusion::open(Checkpoint::folder(&model).unwrap()).unwrap());
+    let mut alone = session.beside(&other, workers()).unwrap();
+    alone.share(&session, &run);
+    assert_ne!(make(&mut alone), without);
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(path, target).unwrap();
+        }
+    }
+}
+
+/// Another file in its place, with zeros in all tensors but those whose names start so.
+fn zero_all_but(path: &Path, start: &str) {
+    let bytes = std::fs::read(path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let tensors: Vec<_> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let data = match name.starts_with(start) {
+                true => view.data().to_vec(),
+                false => vec![0; view.data().len()],
+            };
+            (name, view.dtype(), view.shape().to_vec(), data)
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, dtype, shape, data)| {
+        let view = TensorView::new(*dtype, shape.clone(), data).unwrap();
+        (name, view)
+    });
+    let changed = safetensors::serialize(views.collect::<Vec<_>>(), None).unwrap();
+    // What is mapped stays as it is.
+    std::fs::remove_file(path).unwrap();
+    std::fs::write(path, changed).unwrap();
 }
 
 fn relative_distance(a: &[f32], b: &[f32]) -> f64 {

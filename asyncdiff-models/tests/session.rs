@@ -5,6 +5,7 @@
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::thread;
 
@@ -15,7 +16,7 @@ use asyncdiff_models::image::{Image, Mask};
 use asyncdiff_models::quality::{psnr, relative_error};
 use asyncdiff_models::random::TorchRng;
 use asyncdiff_models::{
-    Cancel, Checkpoint, Clean, Doing, Error, InitImage, Latents, Lead, MeasuredMachine,
+    Cancel, Checkpoint, Clean, Content, Doing, Error, InitImage, Latents, Lead, MeasuredMachine,
     NamedTensor, Output, PartitionChoice, Parts, Previewer, Progress, Rank, Request, Session,
     Shape, Spread, StableDiffusion, Strategy, Timeline,
 };
@@ -245,6 +246,81 @@ fn the_clean_latents_of_ddim_are_on_the_line_through_two_noisy_ones() {
             assert!(error < 1e-3, "{strategy:?}, call {call}: {error}");
         }
     }
+}
+
+/// The largest distance of two pictures' bytes.
+fn farthest(a: &Image, b: &Image) -> Option<u8> {
+    let pairs = a.rgb.iter().zip(&b.rgb);
+    pairs.map(|(a, b)| a.abs_diff(*b)).max()
+}
+
+/// On the embedded model, and on one with two text encoders.
+#[test]
+fn contents_that_are_made_together_are_what_they_are_alone() {
+    let xl = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/sdxl/checkpoint");
+    for checkpoint in [Checkpoint::embedded(), Checkpoint::folder(xl).unwrap()] {
+        let pipeline = Arc::new(StableDiffusion::open(checkpoint).unwrap());
+        let prompts = ["red apple, fluent style", "blue (fish:1.4)", "rocket"];
+        let contents = prompts.iter().enumerate().map(|(index, prompt)| {
+            let mut content = pipeline.content(*prompt);
+            content.seed = 40 + 10 * index as u64;
+            content.prompt_weighting = true;
+            if index == 1 {
+                content.negative_prompt = "flat style".to_owned();
+            }
+            content
+        });
+        let contents: Vec<_> = contents.collect();
+        let mut shape = request(&pipeline, 5).shape;
+        // Its noise is drawn on the way, too.
+        shape.scheduler = Some("euler-ancestral".to_owned());
+        for (guidance_scale, strategy) in [
+            (3.0, Strategy::sequential()),
+            (3.0, Strategy::sequential().split()),
+            (1.0, Strategy::sequential()),
+        ] {
+            shape.guidance_scale = guidance_scale;
+            let mut session = Session::new(&pipeline, workers("cpu:2", Some(2)).unwrap()).unwrap();
+            let mut make = |each: usize, contents: &[Content]| {
+                shape.num_images = each * contents.len();
+                let run = pipeline.plan(&shape, &strategy).unwrap();
+                let made = session.generate_together(&run, contents, &mut ());
+                made.unwrap().images
+            };
+            let together = make(2, &contents);
+            assert_eq!(together.len(), 6);
+            for (content, together) in contents.iter().zip(together.chunks(2)) {
+                let alone = make(2, from_ref(content));
+                for (alone, together) in alone.iter().zip(together) {
+                    let far = farthest(alone, together);
+                    // Sums of a larger batch come in another order.
+                    assert!(far <= Some(1), "{}: {far:?}", content.prompt);
+                }
+            }
+            assert!(farthest(&together[0], &together[2]) > Some(20));
+        }
+    }
+}
+
+#[test]
+fn contents_that_share_no_batch_are_refused() {
+    let pipeline = pipeline();
+    let Request { mut shape, content } = request(&pipeline, 1);
+    shape.num_images = 3;
+    let run = pipeline.plan(&shape, &Strategy::sequential()).unwrap();
+    let mut session = Session::new(&pipeline, workers("cpu", None).unwrap()).unwrap();
+    let mut drawn = content.clone();
+    drawn.batch_noise = true;
+    for contents in [
+        vec![content.clone(); 2],
+        vec![content.clone(), content.clone(), drawn],
+    ] {
+        let refused = session.generate_together(&run, &contents, &mut ());
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("of 3 images"), "{refused}");
+    }
+    let nothing = session.generate_together(&run, &[], &mut ());
+    assert!(nothing.is_err());
 }
 
 #[test]
@@ -509,9 +585,9 @@ fn ranks_and_parts_alone_make_what_a_session_makes() {
     let first = ranks[0].worker();
     let (conditioning, start) = first.install(|| {
         let parts = Parts::load(&pipeline, first.device()).unwrap();
-        let mut conditioning = parts.encode(&shape, &content).unwrap();
-        let start = parts.start(&run, &content, &mut conditioning).unwrap();
-        (conditioning, start)
+        let mut conditioning = parts.encode(&shape, from_ref(&content)).unwrap();
+        let start = parts.start(&run, from_ref(&content), &mut conditioning);
+        (conditioning, start.unwrap())
     });
     let mut start = Some(start);
     let peers = asyncdiff_comm::local::world(2);

@@ -95,7 +95,7 @@ pub fn run(args: &Compare) -> Result<()> {
     }
 
     let scheduler = comparison.baseline().scheduler.clone();
-    pipeline.check_memory(comparison.baseline(), &request.content, &workers)?;
+    pipeline.check_memory(comparison.baseline(), &request.content, workers.iter())?;
     let mut session = Session::new(&pipeline, workers)?;
     let calls = comparison.baseline().plan.calls;
     session.prepare(comparison.baseline())?;

@@ -126,7 +126,7 @@ pub fn run(args: &Generate) -> Result<()> {
     }
     lines.print(format_args!("devices {}", devices.join(", ")))?;
 
-    pipeline.check_memory(&run, &request.content, &workers)?;
+    pipeline.check_memory(&run, &request.content, workers.iter())?;
     let Some(mut session) = Maker::load(together, &pipeline, workers, &run)? else {
         return Ok(());
     };

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::motion::MotionAdapter;
 use super::{Run, StableDiffusion};
+use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::json;
@@ -168,7 +169,7 @@ impl StableDiffusion {
 
     /// The same model from the same files, with its defaults.
     fn reopen(&self) -> Result<Self, Error> {
-        let model = Self::open(self.checkpoint.clone())?;
+        let model = Self::open(Checkpoint::clone(&self.checkpoint))?;
         match &self.motion {
             Some(motion) => model.with_motion(MotionAdapter::open(motion.adapter.files().clone())?),
             None => Ok(model),

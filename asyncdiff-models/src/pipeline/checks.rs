@@ -2,7 +2,9 @@
 
 use asyncdiff_burn::weights::WeightSet;
 
+use crate::checkpoint::CheckpointError;
 use crate::encoders::Encoders;
+use crate::error::Error;
 use crate::fit::FitError;
 use crate::text::TextEncoders;
 use crate::vision::ImageEncoder;
@@ -41,6 +43,42 @@ impl StableDiffusion {
             }),
             false => Ok(()),
         }
+    }
+
+    /// Whether the weights of every part are there. Reads no more than the headers of their files.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Checkpoint`] and [`Error::Weights`] for files that are missing or broken, [`Error::Fit`] for a denoiser that is larger
+    /// than its file.
+    pub fn check_weights(&self) -> Result<(), Error> {
+        let denoiser = self.checkpoint.weights("unet", "diffusion_pytorch_model")?;
+        self.check_parameters(&denoiser)?;
+        denoiser.read()?;
+        for (_, weights) in self.weights_beside_denoiser()? {
+            weights.read()?;
+        }
+        if let Some(motion) = &self.motion {
+            motion.adapter.weights()?.read()?;
+        }
+        Ok(())
+    }
+
+    /// The weights of the encoders and the autoencoder, by the folder of the part.
+    pub(super) fn weights_beside_denoiser(
+        &self,
+    ) -> Result<Vec<(&'static str, WeightSet)>, CheckpointError> {
+        let mut parts = vec![("vae", "diffusion_pytorch_model")];
+        match &self.encoders {
+            Encoders::Texts(encoders) => {
+                parts.extend(encoders.iter().map(|encoder| (encoder.folder, "model")));
+            }
+            Encoders::Picture(_) => parts.push((ImageEncoder::FOLDER, "model")),
+        }
+        let weights = parts
+            .into_iter()
+            .map(|(part, stem)| Ok((part, self.checkpoint.weights(part, stem)?)));
+        weights.collect()
     }
 
     /// Whether every part can be built.

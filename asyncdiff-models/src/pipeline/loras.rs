@@ -1,5 +1,7 @@
 //! LoRAs of a pipeline.
 
+use std::sync::Arc;
+
 use asyncdiff_burn::weights::WeightSet;
 
 use super::StableDiffusion;
@@ -9,7 +11,8 @@ use crate::text::TextEncoders;
 
 impl StableDiffusion {
     /// Lets every session of this pipeline change the weights that it loads by each LoRA times its strength. 1 is the change
-    /// as it was trained, 0 none, and less than 0 its opposite.
+    /// as it was trained, 0 none, and less than 0 its opposite. Sessions of a pipeline and of its clone with LoRAs
+    /// [share](crate::Session::beside) what these do not change.
     ///
     /// Only the headers of the model's weight files are read here, to see that every layer of every LoRA fits.
     ///
@@ -20,9 +23,33 @@ impl StableDiffusion {
     pub fn with_loras(mut self, loras: Vec<(Lora, f64)>) -> Result<Self, Error> {
         for (lora, strength) in loras {
             let fitted = Fitted::new(lora, strength, &self.unet, |part| self.weights(part))?;
-            self.loras.push(fitted);
+            self.loras.push(Arc::new(fitted));
         }
         Ok(self)
+    }
+
+    /// Whether some modules of the denoiser have the same weights in this pipeline and another one: both are clones of one, and no
+    /// LoRA of either changes them.
+    pub(crate) fn shares_modules(&self, other: &Self, modules: &[&str]) -> bool {
+        let mut loras = self.loras.iter().chain(&other.loras);
+        std::ptr::eq(self, other)
+            || (self.is_clone_of(other) && !loras.any(|fitted| fitted.changes(modules)))
+    }
+
+    /// The same for a whole part.
+    pub(crate) fn shares_part(&self, other: &Self, part: Part) -> bool {
+        let mut loras = self.loras.iter().chain(&other.loras);
+        self.is_clone_of(other) && !loras.any(|fitted| fitted.has(part))
+    }
+
+    /// Whether both are the same but for their LoRAs and their noise schedulers.
+    pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
+        let motion = match (&self.motion, &other.motion) {
+            (Some(own), Some(others)) => Arc::ptr_eq(own, others),
+            (None, None) => true,
+            _ => false,
+        };
+        motion && self.dtype == other.dtype && Arc::ptr_eq(&self.checkpoint, &other.checkpoint)
     }
 
     /// The weights of a part, if this pipeline has it.

@@ -6,11 +6,8 @@ use asyncdiff_burn::device::Worker;
 use asyncdiff_burn::memory;
 
 use super::{Run, StableDiffusion};
-use crate::encoders::Encoders;
 use crate::error::Error;
 use crate::request::Content;
-use crate::text::TextEncoders;
-use crate::vision::ImageEncoder;
 
 /// A decoded sample, before it is rounded to a byte.
 const SAMPLE_BYTES: u64 = 4;
@@ -23,11 +20,11 @@ impl StableDiffusion {
     ///
     /// [`Error::TooMuchMemory`] with the numbers, if the machine has less in all; [`Error::Checkpoint`] for weight files whose headers
     /// cannot be read.
-    pub fn check_memory(
+    pub fn check_memory<'a>(
         &self,
         run: &Run,
         content: &Content,
-        workers: &[Worker],
+        workers: impl Iterator<Item = &'a Worker> + Clone,
     ) -> Result<(), Error> {
         match memory::total() {
             Some(found) => self.check_memory_of(run, content, workers, found),
@@ -35,14 +32,15 @@ impl StableDiffusion {
         }
     }
 
-    fn check_memory_of(
+    fn check_memory_of<'a>(
         &self,
         run: &Run,
         content: &Content,
-        workers: &[Worker],
+        workers: impl Iterator<Item = &'a Worker> + Clone,
         found: u64,
     ) -> Result<(), Error> {
         let on_cpu = |worker: &Worker| worker.threads().is_some();
+        let first = workers.clone().next();
         let ranks = run.summary.ranks.iter().zip(&run.plan.blocks).zip(workers);
         let ranks = ranks.filter(|(_, worker)| on_cpu(worker));
         let mut denoising = 0_u64;
@@ -54,7 +52,7 @@ impl StableDiffusion {
         }
         let own: Vec<_> = own.into_iter().collect();
         let mut weights = run.graph.parameters(&own).saturating_mul(run.dtype.bytes());
-        let decoding = match workers.first().is_some_and(on_cpu) {
+        let decoding = match first.is_some_and(on_cpu) {
             true => {
                 weights = weights.saturating_add(self.bytes_beside_denoiser()?);
                 self.bytes_of_decoding(run, content)
@@ -96,18 +94,8 @@ impl StableDiffusion {
 
     /// Bytes of the weights of the encoders and the autoencoder.
     fn bytes_beside_denoiser(&self) -> Result<u64, Error> {
-        let texts = self.text_encoders().into_iter();
-        let mut parts: Vec<_> = texts
-            .flat_map(TextEncoders::iter)
-            .map(|encoder| (encoder.folder, "model"))
-            .collect();
-        if let Encoders::Picture(_) = &self.encoders {
-            parts.push((ImageEncoder::FOLDER, "model"));
-        }
-        parts.push(("vae", "diffusion_pytorch_model"));
         let mut bytes = 0_u64;
-        for (part, stem) in parts {
-            let stored = self.checkpoint.weights(part, stem)?;
+        for (part, stored) in self.weights_beside_denoiser()? {
             let parameters: u64 = stored.read()?.parameters_by_dtype().values().sum();
             let each = match part == "vae" && self.vae.force_upcast {
                 true => SAMPLE_BYTES,

@@ -1,5 +1,7 @@
 //! Motion adapters: what makes videos with a model of pictures (AnimateDiff).
 
+use std::sync::Arc;
+
 use asyncdiff_burn::weights::WeightSet;
 use asyncdiff_core::scheduler::{ScheduleError, SchedulerConfig};
 use asyncdiff_core::unet::{MotionConfig, UNet2d};
@@ -160,12 +162,12 @@ impl StableDiffusion {
             .map(|lora| Fitted::new(lora, 1.0, &self.unet, changeable))
             .transpose()?;
         Ok(Self {
-            motion: Some(Motion {
+            motion: Some(Arc::new(Motion {
                 adapter,
                 unet,
                 scheduler,
                 lora,
-            }),
+            })),
             ..self
         })
     }
@@ -193,7 +195,7 @@ impl StableDiffusion {
 
     /// What makes the motion in what has this shape: nothing for a picture.
     pub(crate) fn motion(&self, shape: &Shape) -> Option<&Motion> {
-        self.motion.as_ref().filter(|_| shape.frames > 1)
+        self.motion.as_deref().filter(|_| shape.frames > 1)
     }
 
     /// Whether a model of pictures can make that number of frames.

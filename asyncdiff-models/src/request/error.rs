@@ -32,6 +32,16 @@ pub enum RequestError {
     /// A request for no picture at all.
     #[error("0 images are not possible: ask for at least 1")]
     NoImages,
+    /// Contents that cannot be made in one batch.
+    #[error(
+        "{contents} contents share no batch of {images} images: plan as many for each, decode all of them alike, and start all of them from noise that is drawn"
+    )]
+    Together {
+        /// How many.
+        contents: usize,
+        /// Images that the run was planned for.
+        images: usize,
+    },
     /// A video without what moves it.
     #[error(
         "{0} frames are a video, which needs a motion adapter: give one (--motion-adapter), or ask for 1 frame"

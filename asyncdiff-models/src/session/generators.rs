@@ -8,13 +8,15 @@ use crate::request::Content;
 pub(super) struct Generators(Vec<TorchRng>);
 
 impl Generators {
-    /// Those of the seeds of a batch of `num_images`.
-    pub fn of(content: &Content, num_images: usize) -> Self {
-        let count = match content.batch_noise {
-            true => 1,
-            false => num_images,
-        };
-        let seeds = (0..count).map(|index| content.seed_of(index));
+    /// Those of the seeds of a batch with `num_images` of each content.
+    pub fn of(contents: &[Content], num_images: usize) -> Self {
+        let seeds = contents.iter().flat_map(|content| {
+            let count = match content.batch_noise {
+                true => 1,
+                false => num_images,
+            };
+            (0..count).map(move |index| content.seed_of(index))
+        });
         Self(seeds.map(TorchRng::new).collect())
     }
 

@@ -3,6 +3,7 @@
 mod help;
 mod told;
 
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -166,7 +167,7 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
         let start = Instant::now();
         let parts = self.parts.as_ref().expect("process 0 leads");
         let worker = self.rank.worker();
-        let (conditioning, initial) = worker.install(|| parts.begin(run, content))?;
+        let (conditioning, initial) = worker.install(|| parts.begin(run, from_ref(content)))?;
         told::tell(&mut self.peers, run, &conditioning)?;
         let encode = start.elapsed();
         let start = Instant::now();
@@ -222,11 +223,9 @@ fn run_plan<P: PeerExchange<Parcel<4>> + Send>(
 ) -> Result<Option<crate::Latents>, Error> {
     let (seat, process) = (peers.rank(), peers.peers.rank());
     let state = vec![(conditioning, lead, peers)];
-    let results = on_each(
-        std::slice::from_ref(rank),
-        state,
-        |_, (conditioning, lead, peers)| rank.run(run, seat, conditioning, lead, peers),
-    );
+    let results = on_each(from_ref(rank), state, |_, (conditioning, lead, peers)| {
+        rank.run(run, seat, conditioning, lead, peers)
+    });
     let only = results.into_iter().next().expect("there is one");
     only.map_err(|error| match error {
         RankError::Failed { source, .. } => match source {

@@ -16,7 +16,7 @@ use crate::image::Image;
 use crate::pipeline::{Run, StableDiffusion};
 use crate::preview::{Colours, Previewer};
 use crate::request::{Content, RequestError, Shape};
-use crate::tensors::{Latents, repeat_each, values};
+use crate::tensors::{Latents, values};
 use crate::text::{LoadedTextEncoders, PromptEmbedding};
 use crate::unet::{AddedConditioning, Conditioning};
 use crate::vae::AutoencoderKl;
@@ -85,28 +85,59 @@ impl Parts {
         })
     }
 
+    /// Those of `pipeline` on `device`: what clones of one pipeline have in common on one device is shared.
+    pub(super) fn beside(
+        &self,
+        pipeline: &Arc<StableDiffusion>,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        if !pipeline.is_clone_of(&self.pipeline) || self.device != *device {
+            return Self::load(pipeline, device);
+        }
+        let encoders = self.encoders.beside(
+            |part| pipeline.shares_part(&self.pipeline, part),
+            &pipeline.checkpoint,
+            &pipeline.loras,
+            (device, pipeline.dtype.of_tensors()),
+        )?;
+        Ok(Self {
+            pipeline: Arc::clone(pipeline),
+            device: device.clone(),
+            encoders,
+            vae: Arc::clone(&self.vae),
+            colours: Arc::clone(&self.colours),
+            cancel: Cancel::default(),
+            encoded: Mutex::default(),
+        })
+    }
+
     /// Lets whatever is computed from now on end with [`Error::Cancelled`] as soon as `cancel` asks for it.
     pub fn heed(&mut self, cancel: Cancel) {
         self.cancel = cancel;
     }
 
-    /// What the denoiser is told of a content, for `passes · num_images` samples; with guidance, that of the negative prompt,
-    /// or of no picture, first.
+    /// What the denoiser is told of contents that share a batch equally, for `passes · num_images` samples; with guidance, that of
+    /// the negative prompts, or of no picture, first.
     ///
     /// # Errors
     ///
     /// [`RequestError::Guidance`], [`RequestError::NeedsPicture`].
-    pub fn encode(&self, shape: &Shape, content: &Content) -> Result<Conditioning, Error> {
+    pub fn encode(&self, shape: &Shape, contents: &[Content]) -> Result<Conditioning, Error> {
         self.cancel.check()?;
         let guided = self.pipeline.guidance(shape)?.is_some();
-        match (&self.encoders, &content.image_to_video) {
+        match (&self.encoders, &contents[0].image_to_video) {
             (LoadedEncoders::Texts(encoders), _) => {
                 let ids = self.pipeline.class.time_ids(shape.height, shape.width);
-                let prompts = self.prompts(encoders, content, guided);
+                let each = shape.num_images / contents.len();
+                let prompts = contents.iter().map(|content| {
+                    let embedding = self.prompts(encoders, content, guided);
+                    embedding.repeat_each(each)
+                });
+                let prompts = PromptEmbedding::together(&prompts.collect::<Vec<_>>(), guided);
                 Ok(conditioning(prompts, shape, ids))
             }
             (LoadedEncoders::Picture(encoder, model), Some(video)) => {
-                let (fps, device) = (content.fps, &self.device);
+                let (fps, device) = (contents[0].fps, &self.device);
                 Ok(animate::encode(
                     encoder, model, shape, fps, video, guided, device,
                 ))
@@ -154,14 +185,14 @@ impl Parts {
     pub fn start(
         &self,
         run: &Run,
-        content: &Content,
+        contents: &[Content],
         conditioning: &mut Conditioning,
     ) -> Result<Start, Error> {
         self.cancel.check()?;
         let passes = conditioning.context.dims()[0] / run.shape.num_images;
         let reads_mask = self.pipeline.reads_mask();
         let vae = (&*self.vae, &self.device, &self.cancel);
-        let (start, beside) = start(run, content, passes, reads_mask, vae)?;
+        let (start, beside) = start(run, contents, passes, reads_mask, vae)?;
         let Beside { concat, mask } = beside;
         conditioning.concat = concat;
         conditioning.mask = mask;
@@ -172,10 +203,10 @@ impl Parts {
     pub(super) fn begin(
         &self,
         run: &Run,
-        content: &Content,
+        contents: &[Content],
     ) -> Result<(Conditioning, Start), Error> {
-        let mut conditioning = self.encode(&run.shape, content)?;
-        let start = self.start(run, content, &mut conditioning)?;
+        let mut conditioning = self.encode(&run.shape, contents)?;
+        let start = self.start(run, contents, &mut conditioning)?;
         Ok((conditioning, start))
     }
 
@@ -237,19 +268,18 @@ impl Parts {
     }
 }
 
-/// What the denoiser is told of prompts, and of `ids`, the numbers that go with them if it reads any.
+/// What the denoiser is told of the prompts of all samples, and of `ids`, the numbers that go with them if it reads any.
 fn conditioning(prompts: PromptEmbedding, shape: &Shape, ids: Option<[f64; 6]>) -> Conditioning {
-    let context = repeat_each(prompts.context, shape.num_images);
-    let samples = context.dims()[0];
+    let samples = prompts.context.dims()[0];
     let added = prompts
         .pooled
         .zip(ids)
         .map(|(pooled, ids)| AddedConditioning {
-            text_embeds: Some(repeat_each(pooled, shape.num_images)),
+            text_embeds: Some(pooled),
             time_ids: vec![ids.to_vec(); samples],
         });
     Conditioning {
-        context,
+        context: prompts.context,
         added,
         concat: None,
         mask: None,

@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::lora::{Part, PartDeltas};
 use crate::pipeline::{Run, StableDiffusion};
 use crate::tensors::{Clean, Latents};
-use crate::unet::{Conditioning, UNet};
+use crate::unet::{Conditioning, EMBEDDINGS, UNet};
 
 /// One rank: a worker, and the denoiser's blocks that it has loaded.
 ///
@@ -102,7 +102,8 @@ impl Rank {
         self.load(run, &run.plan.blocks[rank])
     }
 
-    /// Shares with `other` those blocks of rank `rank` of `run` that are not there yet and are there, if both are on one device.
+    /// Shares with `other` those blocks of rank `rank` of `run` that are not there yet and are there, if both are on one device, and
+    /// of one pipeline or of clones of it. Blocks that a LoRA of either changes are its own.
     ///
     /// # Panics
     ///
@@ -115,15 +116,22 @@ impl Rank {
             .as_ref()
             .filter(|there| there.moves == moves && self.worker.device() == other.worker.device());
         let Some(there) = there else { return };
-        let blocks = &run.plan.blocks[rank];
+        let same = |modules: &[&str]| self.pipeline.shares_modules(&other.pipeline, modules);
+        if !same(&EMBEDDINGS) {
+            return;
+        }
+        let blocks = run.plan.blocks[rank].iter().copied();
+        let blocks: Vec<_> = blocks
+            .filter(|block| same(&there.unet.modules(*block)))
+            .collect();
         match &mut self.loaded {
             None => {
                 self.loaded = Some(Loaded {
                     moves: there.moves,
-                    unet: there.unet.shared(blocks),
+                    unet: there.unet.shared(&blocks),
                 });
             }
-            Some(here) => here.unet.take_from(&there.unet, blocks),
+            Some(here) => here.unet.take_from(&there.unet, &blocks),
         }
     }
 
@@ -157,7 +165,7 @@ impl Rank {
         let motion_file = motion.map(|motion| motion.adapter.weights()).transpose()?;
         let loaded = &mut self.loaded;
         self.worker.install(|| {
-            let loras = pipeline.loras.iter();
+            let loras = pipeline.loras.iter().map(Arc::as_ref);
             let loras = loras.chain(motion.and_then(|motion| motion.lora.as_ref()));
             let deltas = PartDeltas::new(loras, Part::UNet)?;
             let weights = file.read()?.with_deltas(&deltas);

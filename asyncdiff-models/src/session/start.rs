@@ -42,15 +42,17 @@ pub(super) struct Beside {
     pub mask: Option<Tensor<4>>,
 }
 
-/// The start of `run`, where the denoiser sees `passes` batches at once. `reads_mask` is whether it reads the mask itself.
+/// The start of `run`, where the denoiser sees `passes` batches at once. `reads_mask` is whether it reads the mask itself. Of several
+/// contents, all start from noise.
 pub(super) fn start(
     run: &Run,
-    content: &Content,
+    contents: &[Content],
     passes: usize,
     reads_mask: bool,
     (vae, device, cancel): (&AutoencoderKl, &Device, &Cancel),
 ) -> Result<(Start, Beside), Error> {
-    let mut generators = Generators::of(content, run.shape.num_images);
+    let content = &contents[0];
+    let mut generators = Generators::of(contents, run.shape.num_images / contents.len());
     let given = content
         .latents
         .as_ref()
