@@ -21,7 +21,14 @@ pub(crate) use image_to_image::{__path_image_to_image, image_to_image};
 pub(crate) use text_to_image::{__path_text_to_image, text_to_image};
 
 pub(crate) fn router() -> Router<Arc<Service>> {
-    Router::new()
+    let mut router = Router::new();
+    for (path, _) in lists::EMPTY {
+        router = router.route(path, get(lists::empty));
+    }
+    for (path, _) in lists::REFRESH {
+        router = router.route(path, post(lists::nothing));
+    }
+    router
         .route("/sdapi/v1/txt2img", post(text_to_image))
         .route("/sdapi/v1/img2img", post(image_to_image))
         .route("/sdapi/v1/progress", get(progress::progress))
@@ -29,19 +36,11 @@ pub(crate) fn router() -> Router<Arc<Service>> {
         .route("/sdapi/v1/skip", post(progress::skip))
         .route("/sdapi/v1/options", get(options::get).post(options::set))
         .route("/sdapi/v1/sd-models", get(lists::models))
-        .route("/sdapi/v1/refresh-checkpoints", post(lists::nothing))
-        .route("/sdapi/v1/refresh-loras", post(lists::nothing))
         .route("/sdapi/v1/samplers", get(lists::samplers))
         .route("/sdapi/v1/schedulers", get(lists::schedulers))
-        .route("/sdapi/v1/upscalers", get(lists::empty))
-        .route("/sdapi/v1/latent-upscale-modes", get(lists::empty))
-        .route("/sdapi/v1/hypernetworks", get(lists::empty))
         .route("/sdapi/v1/embeddings", get(lists::embeddings))
-        .route("/sdapi/v1/face-restorers", get(lists::empty))
-        .route("/sdapi/v1/prompt-styles", get(lists::empty))
         .route("/sdapi/v1/scripts", get(lists::scripts))
         .route("/sdapi/v1/loras", get(lists::loras))
-        .route("/sdapi/v1/sd-vae", get(lists::empty))
         .route("/sdapi/v1/cmd-flags", get(lists::flags))
         .route("/sdapi/v1/memory", get(lists::memory))
         .route("/sdapi/v1/png-info", post(png_info::png_info))

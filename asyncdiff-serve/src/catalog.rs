@@ -10,7 +10,7 @@ use asyncdiff_models::lora::Lora;
 
 use crate::refusal::Refusal;
 
-/// Opens a model. Called again for every combination of LoRAs.
+/// Opens a model.
 pub type Open = dyn Fn() -> Result<StableDiffusion, Box<dyn Error + Send + Sync>> + Send + Sync;
 
 /// A model that requests may name.
@@ -80,11 +80,22 @@ impl Model {
         if let Some(pipeline) = &*opened {
             return Ok(Arc::clone(pipeline));
         }
-        let pipeline = Arc::new(self.open().map_err(|error| {
-            Refusal::internal(format!("the model {} cannot be opened: {error}", self.name))
-        })?);
+        let pipeline = Arc::new(self.open().map_err(|error| self.unusable(error))?);
         *opened = Some(Arc::clone(&pipeline));
         Ok(pipeline)
+    }
+
+    /// Whether all of its files are there, as far as can be told without reading the weights.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let checked = self.pipeline()?.check_weights();
+        checked.map_err(|error| self.unusable(error))
+    }
+
+    fn unusable(&self, error: impl fmt::Display) -> Refusal {
+        Refusal::internal(
+            format_args!("the model {} cannot be opened", self.name),
+            error,
+        )
     }
 
     /// Whether it makes videos only, if it was opened before.
@@ -173,12 +184,12 @@ impl Catalog {
         if loras.is_empty() {
             return model.pipeline();
         }
-        let merge = || -> Result<_, Box<dyn Error + Send + Sync>> {
-            let read = loras.iter().map(|(index, weight)| {
-                Ok::<_, asyncdiff_models::Error>((Lora::open(&self.loras[*index].path)?, *weight))
-            });
-            let read = read.collect::<Result<_, _>>()?;
-            Ok(model.open()?.with_loras(read)?)
+        let plain = StableDiffusion::clone(&*model.pipeline()?);
+        let merge = || -> Result<_, asyncdiff_models::Error> {
+            let read = loras
+                .iter()
+                .map(|(index, weight)| Ok((Lora::open(&self.loras[*index].path)?, *weight)));
+            plain.with_loras(read.collect::<Result<_, asyncdiff_models::Error>>()?)
         };
         merge().map(Arc::new).map_err(|error| {
             // Where they are, is nobody's business.

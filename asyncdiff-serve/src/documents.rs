@@ -7,9 +7,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use utoipa::OpenApi;
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder};
+use utoipa::openapi::response::ResponseBuilder;
 
-use crate::automatic1111;
+use crate::automatic1111::{self, lists};
+use crate::files;
 use crate::metrics;
 use crate::openai;
 use crate::page;
@@ -23,6 +25,8 @@ use crate::service::Service;
         openai::generations,
         openai::edits,
         openai::models,
+        openai::model,
+        files::get,
         automatic1111::text_to_image,
         automatic1111::image_to_image,
         automatic1111::progress::progress,
@@ -34,6 +38,10 @@ use crate::service::Service;
         automatic1111::lists::samplers,
         automatic1111::lists::schedulers,
         automatic1111::lists::loras,
+        automatic1111::lists::embeddings,
+        automatic1111::lists::scripts,
+        automatic1111::lists::flags,
+        automatic1111::lists::memory,
         automatic1111::png_info::png_info,
         page::options,
         page::submit,
@@ -54,16 +62,35 @@ struct Interfaces;
 
 pub(crate) fn router() -> Router<Arc<Service>> {
     Router::new()
-        .route(
-            "/openapi.json",
-            get(async || axum::Json(Interfaces::openapi())),
-        )
+        .route("/openapi.json", get(async || axum::Json(description())))
         .route("/docs", get(async || Html(page())))
+}
+
+/// All that there is.
+fn description() -> utoipa::openapi::OpenApi {
+    let mut description = Interfaces::openapi();
+    let same = [
+        (HttpMethod::Get, &lists::EMPTY[..]),
+        (HttpMethod::Post, &lists::REFRESH[..]),
+    ];
+    for (method, addresses) in same {
+        for (path, about) in addresses {
+            let answer = ResponseBuilder::new().description("Nothing");
+            let operation = OperationBuilder::new()
+                .tag("automatic1111")
+                .summary(Some(*about))
+                .response("200", answer)
+                .build();
+            let paths = &mut description.paths;
+            paths.add_path_operation(*path, vec![method.clone()], operation);
+        }
+    }
+    description
 }
 
 /// The description as a page that needs nothing else.
 fn page() -> String {
-    let description = Interfaces::openapi();
+    let description = description();
     let mut html = String::from(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>AsyncDiff: interfaces</title><style>:root{color-scheme:light dark}body{font:1rem/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}\

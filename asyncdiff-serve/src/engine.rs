@@ -1,20 +1,24 @@
 //! A thread that owns devices and what is loaded on them, and makes one picture after the other.
 
+mod batches;
 mod sessions;
 mod watching;
 
 use std::panic::{self, AssertUnwindSafe};
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use asyncdiff_models::{Error, Output};
+use asyncdiff_models::Error;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use crate::infotext;
 use crate::job::{Job, Made, Outcome, Stop};
 use crate::plans;
 use crate::refusal::Refusal;
 use crate::service::Service;
+use batches::Batches;
 pub use sessions::Devices;
 use sessions::Sessions;
 use watching::Watching;
@@ -23,13 +27,8 @@ use watching::Watching;
 pub(crate) struct Engine {
     service: Arc<Service>,
     sessions: Sessions,
+    batches: Batches,
     runtime: Handle,
-}
-
-/// What has come of the rounds of a job.
-enum Rounds {
-    All,
-    Stopped(Stop),
 }
 
 impl Engine {
@@ -41,148 +40,155 @@ impl Engine {
         runtime: Handle,
     ) -> Result<Self, Refusal> {
         let mut sessions = Sessions::new(devices, loaded);
-        sessions.get(&service.catalog, service.model(), &[])?;
+        sessions.get(&service.catalog, (service.model(), &[]), None)?;
         Ok(Self {
             service: Arc::clone(service),
             sessions,
+            batches: Batches::new(service.limits.together),
             runtime,
         })
     }
 
     /// Works until the queue is closed.
     pub fn work(mut self) {
-        while let Some(job) = self.service.queue.take() {
-            let span = tracing::info_span!(
-                parent: &job.span,
-                "job",
-                id = &job.id[..8],
-                model = job.task.model.name,
-                pictures = job.pictures(),
-                calls = job.calls(),
-            );
-            let _entered = span.enter();
-            self.service.start(&job);
-            self.service.metrics.waited(job.accepted.elapsed());
-            // Whatever goes wrong in a picture is no reason to make no other.
-            let outcome = panic::catch_unwind(AssertUnwindSafe(|| self.make(&job)));
-            let outcome = outcome.unwrap_or_else(|_| {
-                self.sessions.clear();
-                Outcome::Failed(Refusal::internal(
-                    "this picture has met a fault of this service: see its log",
-                ))
-            });
-            self.service
-                .running()
-                .retain(|running| !Arc::ptr_eq(running, &job));
-            let result = match &outcome {
-                Outcome::Made(made) => {
-                    self.service.metrics.made(made.len());
-                    "made"
+        let service = Arc::clone(&self.service);
+        while let Some(jobs) = service
+            .queue
+            .take(|task, agreeing, waiting| self.batches.size(task, agreeing, waiting))
+        {
+            for job in &jobs {
+                service.start(job);
+                service.metrics.waited(job.accepted.elapsed());
+            }
+            if jobs.len() > 1 {
+                self.make(&jobs);
+            }
+            for job in &jobs {
+                if job.outcome().is_none() {
+                    self.make(from_ref(job));
                 }
-                Outcome::Cancelled(_) => "cancelled",
-                Outcome::Failed(refusal) => {
-                    tracing::warn!(reason = refusal.message, "failed");
-                    "failed"
-                }
-            };
-            self.service.metrics.ended(job.interface, result);
-            job.finish(outcome);
-            let state = job.state();
-            tracing::info!(
-                result,
-                seconds = state.took.map(|took| took.as_secs_f64()),
-                denoising = state.denoising.as_secs_f64(),
-                "ended"
-            );
+            }
         }
     }
 
-    fn make(&mut self, job: &Arc<Job>) -> Outcome {
-        let limit = self.service.limits.time;
-        let guarded = Arc::clone(job);
-        let guard = self.runtime.spawn(async move {
+    /// Makes a job, or several together. What cannot be made together is left to be made alone.
+    fn make(&mut self, jobs: &[Arc<Job>]) {
+        let first = &jobs[0];
+        let span = tracing::info_span!(
+            parent: &first.span,
+            "job",
+            id = &first.id[..8],
+            model = first.task.model.name,
+            pictures = first.pictures(),
+            calls = first.calls(),
+            together = jobs.len(),
+        );
+        let _entered = span.enter();
+        let guards: Vec<_> = jobs.iter().map(|job| self.guard(job)).collect();
+        // Whatever goes wrong in a picture is no reason to make no other.
+        let made = panic::catch_unwind(AssertUnwindSafe(|| self.rounds(jobs)));
+        for guard in guards {
+            guard.abort();
+        }
+        let made = made.unwrap_or_else(|_| {
+            self.sessions.clear();
+            Err(Refusal::fault())
+        });
+        match made {
+            Ok(all) => {
+                for (job, made) in jobs.iter().zip(all) {
+                    self.service.end(job, job.ending(made));
+                }
+            }
+            Err(refusal) if jobs.len() > 1 => {
+                tracing::warn!(reason = refusal.message, "not made together");
+                self.batches.refuse(&first.task, jobs.len());
+            }
+            Err(refusal) => self.service.end(first, Outcome::Failed(refusal)),
+        }
+    }
+
+    /// Stops a job that takes too long.
+    fn guard(&self, job: &Arc<Job>) -> JoinHandle<()> {
+        let (limit, job) = (self.service.limits.time, Arc::clone(job));
+        self.runtime.spawn(async move {
             tokio::time::sleep(limit).await;
-            guarded.stop(Stop::Refused(Refusal::time_limit(limit.as_secs())));
-        });
-        let mut made = Vec::new();
-        let rounds = self.rounds(job, &mut made);
-        guard.abort();
-        match rounds {
-            Ok(Rounds::All) => Outcome::Made(made.into()),
-            Ok(Rounds::Stopped(Stop::Asked)) => Outcome::Cancelled(made.into()),
-            Ok(Rounds::Stopped(Stop::Refused(refusal))) => Outcome::Failed(refusal),
-            Err(refusal) => Outcome::Failed(refusal),
-        }
+            job.stop(Stop::Refused(Refusal::time_limit(limit.as_secs())));
+        })
     }
 
-    fn rounds(&mut self, job: &Arc<Job>, made: &mut Vec<Made>) -> Result<Rounds, Refusal> {
-        let task = &job.task;
-        if let Some(stop) = job.stopped() {
-            return Ok(Rounds::Stopped(stop));
+    /// What was made of each job until it was stopped, or all was made.
+    fn rounds(&mut self, jobs: &[Arc<Job>]) -> Result<Vec<Vec<Made>>, Refusal> {
+        let (service, task) = (&self.service, &jobs[0].task);
+        let mut made: Vec<_> = jobs.iter().map(|_| Vec::new()).collect();
+        let is_over = || jobs.iter().all(|job| job.stopped().is_some());
+        if is_over() {
+            return Ok(made);
         }
-        let session = self
-            .sessions
-            .get(&self.service.catalog, &task.model, &task.loras)?;
-        let first = &task.rounds[0];
+        let wanted = (&*task.model, &*task.loras);
+        let session = self.sessions.get(
+            &service.catalog,
+            wanted,
+            task.rounds.first().map(Arc::as_ref),
+        )?;
+        let mut contents: Vec<_> = jobs.iter().map(|job| job.task.content.clone()).collect();
+        let rounds = match jobs.len() {
+            1 => task.rounds.clone(),
+            _ => {
+                let run = self
+                    .batches
+                    .run(task, &contents, (&service.planner, &*session));
+                vec![run.map_err(|error| plans::wrong(&error))?]
+            }
+        };
         session
-            .prepare(first)
+            .prepare(&rounds[0])
             .map_err(|error| plans::wrong(&error))?;
-        let lanes = session.workers().take(first.plan.ranks.len());
-        let lanes = lanes.map(|worker| worker.name().to_owned()).collect();
-        job.change(|state| {
-            state.started = Some(Instant::now());
-            state.lanes = lanes;
-        });
-        let mut watching = Watching::new(job);
-        let mut content = task.content.clone();
-        for (index, run) in task.rounds.iter().enumerate() {
-            if let Some(stop) = job.stopped() {
-                return Ok(Rounds::Stopped(stop));
+        let lanes = session.workers().take(rounds[0].plan.ranks.len());
+        let lanes: Vec<_> = lanes.map(|worker| worker.name().to_owned()).collect();
+        for job in jobs {
+            job.change(|state| {
+                state.started.get_or_insert_with(Instant::now);
+                state.lanes.clone_from(&lanes);
+            });
+        }
+        let mut watching = Watching::new(service, jobs);
+        for (index, run) in rounds.iter().enumerate() {
+            if is_over() {
+                break;
             }
             watching.begin(index, session.previewer());
-            match session.generate(run, &content, &mut watching) {
+            let begun = Instant::now();
+            match session.generate_together(run, &contents, &mut watching) {
                 Ok(output) => {
                     let denoising = output.timings.denoise;
-                    self.service.metrics.denoised(denoising, run.plan.calls);
+                    self.batches.note(task, jobs.len(), begun.elapsed());
+                    service.metrics.denoised(denoising, run.plan.calls);
                     watching.end(run, denoising);
-                    let text = |index| {
-                        infotext::write(&self.service.catalog, task, (run, &content), index)
-                    };
-                    made.extend(pictures(output, |index| {
-                        (content.seed_of(index), text(index))
-                    }));
-                }
-                Err(Error::Cancelled) => {
-                    if let Some(stop) = job.stopped() {
-                        return Ok(Rounds::Stopped(stop));
+                    let mut videos = output.images.chunks(output.frames);
+                    for ((job, content), made) in jobs.iter().zip(&contents).zip(&mut made) {
+                        let (task, run) = (&job.task, &job.task.rounds[index]);
+                        let videos = videos.by_ref().take(run.shape.num_images);
+                        made.extend(videos.enumerate().map(|(index, frames)| Made {
+                            frames: frames.to_vec(),
+                            seed: content.seed_of(index),
+                            infotext: infotext::write(
+                                &service.catalog,
+                                task,
+                                (run, content),
+                                index,
+                            ),
+                        }));
                     }
-                    // This round only is not wanted.
-                    watching.end(run, Duration::ZERO);
                 }
+                // Nobody wants this round, or the others neither.
+                Err(Error::Cancelled) => watching.end(run, Duration::ZERO),
                 Err(error) => return Err(plans::wrong(&error)),
             }
-            content.seed = content.seed.wrapping_add(run.shape.num_images as u64);
+            for content in &mut contents {
+                content.seed = content.seed.wrapping_add(run.shape.num_images as u64);
+            }
         }
-        Ok(Rounds::All)
+        Ok(made)
     }
-}
-
-/// The pictures or videos of a round, each with its seed and text.
-fn pictures(output: Output, about: impl Fn(usize) -> (u64, String)) -> impl Iterator<Item = Made> {
-    let frames = output.frames;
-    let mut images = output.images.into_iter();
-    let mut index = 0;
-    std::iter::from_fn(move || {
-        let frames: Vec<_> = images.by_ref().take(frames).collect();
-        if frames.is_empty() {
-            return None;
-        }
-        let (seed, infotext) = about(index);
-        index += 1;
-        Some(Made {
-            frames,
-            seed,
-            infotext,
-        })
-    })
 }

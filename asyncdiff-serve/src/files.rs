@@ -59,7 +59,8 @@ impl Files {
     }
 }
 
-/// `GET /files/{name}`
+/// A picture that an answer has given the address of.
+#[utoipa::path(get, path = "/files/{name}", tag = "openai", params(("name" = String, Path, description = "As the answer has it")), responses((status = 200, description = "The file"), (status = 404, description = "There is none, or not any more")))]
 pub(crate) async fn get(
     State(service): State<Arc<Service>>,
     Path(name): Path<String>,

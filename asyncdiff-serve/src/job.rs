@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use asyncdiff_models::image::Image;
-use asyncdiff_models::{Cancel, Content, Run, Span};
+use asyncdiff_models::{Cancel, Content, Run, Span, StartFrom};
 use tokio::sync::watch;
 
+use crate::body::Held;
 use crate::catalog::{Loras, Model};
 use crate::refusal::Refusal;
 
@@ -40,6 +41,22 @@ pub(crate) struct Task {
     pub rounds: Vec<Arc<Run>>,
     /// Pictures to be shown on the way to the first one, evenly.
     pub partial_images: usize,
+}
+
+impl Task {
+    /// Whether one batch can make both: pictures of texts that differ in texts and seeds only.
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        let ([own], [others]) = (&self.rounds[..], &other.rounds[..]) else {
+            return false;
+        };
+        let shape = &own.shape;
+        self.model.index == other.model.index
+            && self.loras == other.loras
+            && shape.frames == 1
+            && shape.start == StartFrom::Noise
+            && *shape == others.shape
+            && own.strategy == others.strategy
+    }
 }
 
 /// A picture or a video.
@@ -90,11 +107,28 @@ pub(crate) struct State {
     /// Why it is to end, if it is.
     stop: Option<Stop>,
     /// Ends the round that is at work.
-    cancel: Cancel,
+    wish: Wish,
     /// Streams that look at it.
     pub watchers: usize,
     /// When somebody last asked for a preview.
     looked: Option<Instant>,
+}
+
+/// The wish to end a round, which may be that of several jobs: it ends when none of them wants it any more.
+#[derive(Clone, Debug, Default)]
+struct Wish {
+    own: Cancel,
+    all: Arc<[Cancel]>,
+    round: Cancel,
+}
+
+impl Wish {
+    fn ask(&self) {
+        self.own.ask();
+        if self.all.iter().all(Cancel::is_asked) {
+            self.round.ask();
+        }
+    }
 }
 
 /// Why a job is to end before its end.
@@ -116,6 +150,8 @@ pub(crate) struct Job {
     pub interface: Interface,
     pub task: Task,
     pub accepted: Instant,
+    #[expect(dead_code, reason = "it is held")]
+    held: Held,
     /// The request's span, for those of the engine.
     pub span: tracing::Span,
     state: Mutex<State>,
@@ -124,12 +160,14 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    pub fn new(interface: Interface, id: String, task: Task) -> Self {
+    /// `held` is the memory of its pictures.
+    pub fn new(interface: Interface, id: String, task: Task, held: Held) -> Self {
         Self {
             id,
             interface,
             task,
             accepted: Instant::now(),
+            held,
             span: tracing::Span::current(),
             state: Mutex::default(),
             changes: watch::Sender::new(0),
@@ -191,12 +229,17 @@ impl Job {
     pub fn stop(&self, why: Stop) {
         let mut state = self.state();
         state.stop.get_or_insert(why);
-        state.cancel.ask();
+        state.wish.ask();
     }
 
     /// Ends the round that is at work.
     pub fn skip(&self) {
-        self.state().cancel.ask();
+        self.state().wish.ask();
+    }
+
+    /// Whether nobody wants the round that is at work.
+    pub fn is_skipped(&self) -> bool {
+        self.state().wish.own.is_asked()
     }
 
     /// Why it is to end, if it is.
@@ -204,17 +247,36 @@ impl Job {
         self.state().stop.clone()
     }
 
-    /// Begins a round; what ends it.
-    pub fn begin(&self, round: usize) -> Cancel {
-        self.change(|state| {
-            state.round = round;
-            state.done = 0;
-            state.cancel = Cancel::default();
-            if state.stop.is_some() {
-                state.cancel.ask();
-            }
-            state.cancel.clone()
-        })
+    /// Begins a round of all of these jobs; what ends it.
+    pub fn begin(jobs: &[Arc<Self>], round: usize) -> Cancel {
+        let wish = Wish {
+            all: jobs.iter().map(|_| Cancel::default()).collect(),
+            ..Wish::default()
+        };
+        for (job, own) in jobs.iter().zip(&*wish.all) {
+            job.change(|state| {
+                state.round = round;
+                state.done = 0;
+                state.wish = Wish {
+                    own: own.clone(),
+                    ..wish.clone()
+                };
+                if state.stop.is_some() {
+                    state.wish.ask();
+                }
+            });
+        }
+        wish.round
+    }
+
+    /// What comes of a job that has made so much, and makes no more.
+    pub fn ending(&self, made: Vec<Made>) -> Outcome {
+        let whole = made.len() == self.pictures();
+        match self.stopped().filter(|_| !whole) {
+            None => Outcome::Made(made.into()),
+            Some(Stop::Asked) => Outcome::Cancelled(made.into()),
+            Some(Stop::Refused(refusal)) => Outcome::Failed(refusal),
+        }
     }
 
     /// Ends it. The first end counts.
@@ -240,7 +302,7 @@ impl Job {
             }
             // The sender is the job's own, so it is there.
             if changes.changed().await.is_err() {
-                return Outcome::Failed(Refusal::internal("the picture was lost"));
+                return Outcome::Failed(Refusal::fault());
             }
         }
     }

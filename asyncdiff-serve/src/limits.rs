@@ -19,12 +19,16 @@ pub struct Limits {
     pub steps: usize,
     /// Pictures of one request.
     pub batch: usize,
+    /// Pictures of several requests that are made together, as one batch, where that is sooner.
+    pub together: usize,
     /// Frames of a video.
     pub frames: usize,
     /// Requests that wait.
     pub queue: usize,
     /// Bytes of a request's body.
     pub body_bytes: usize,
+    /// Bytes of bodies and pictures of all requests that are read or wait; one that does not fit is refused.
+    pub held_bytes: usize,
     /// How long one request may be at work.
     #[serde(skip)]
     pub time: Duration,
@@ -36,9 +40,11 @@ impl Default for Limits {
             pixels: 2048 * 2048,
             steps: 150,
             batch: 10,
+            together: 4,
             frames: 32,
             queue: 64,
             body_bytes: 32 << 20,
+            held_bytes: 1 << 30,
             time: Duration::from_secs(600),
         }
     }

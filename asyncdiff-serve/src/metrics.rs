@@ -155,7 +155,7 @@ pub(crate) async fn get(State(service): State<Arc<Service>>) -> Result<impl Into
     metrics.running.set(service.running().len() as i64);
     let mut text = String::new();
     encode(&mut text, &metrics.registry)
-        .map_err(|error| Refusal::internal(format!("the metrics cannot be written: {error}")))?;
+        .map_err(|error| Refusal::internal("the metrics cannot be written", error))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text))
 }

@@ -36,7 +36,9 @@ pub(crate) async fn models(State(service): State<Arc<Service>>) -> Json<Value> {
     Json(json!({ "object": "list", "data": data }))
 }
 
-async fn model(
+/// A model that requests may name.
+#[utoipa::path(get, path = "/v1/models/{name}", tag = "openai", params(("name" = String, Path, description = "As the list has it")), responses((status = 200, description = "The model"), (status = 404, description = "There is none of that name")))]
+pub(crate) async fn model(
     State(service): State<Arc<Service>>,
     axum::extract::Path(name): axum::extract::Path<String>,
 ) -> Result<Json<Value>, crate::refusal::Refusal> {

@@ -34,6 +34,19 @@ pub(crate) struct Order {
     pub init: Option<Init>,
     /// Pictures to be shown on the way.
     pub partial_images: usize,
+    /// Bytes of pictures that wait beside it.
+    pub beside: usize,
+}
+
+impl Order {
+    /// Bytes of what waits with it.
+    pub fn bytes(&self) -> usize {
+        let init = self.init.as_ref().map_or(0, |init| {
+            let mask = init.mask.as_ref().map_or(0, |mask| mask.grey.len());
+            init.image.rgb.len() + mask
+        });
+        self.beside + init + self.prompt.len() + self.negative_prompt.len()
+    }
 }
 
 /// What it starts from.
@@ -207,7 +220,7 @@ fn size_of(image: &Image, multiple: usize, most: usize) -> (usize, usize) {
 fn random_seed() -> Result<u64, Refusal> {
     getrandom::u32()
         .map(u64::from)
-        .map_err(|error| Refusal::internal(format!("the system has no random numbers: {error}")))
+        .map_err(|error| Refusal::internal("the system has no random numbers", error))
 }
 
 #[cfg(test)]

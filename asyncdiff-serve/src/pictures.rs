@@ -126,7 +126,7 @@ mod tests {
             "a",
         ] {
             let refusal = from_base64("image", text).unwrap_err();
-            assert_eq!(refusal.field, Some("image"), "{text:?}");
+            assert_eq!(refusal.field.as_deref(), Some("image"), "{text:?}");
         }
     }
 

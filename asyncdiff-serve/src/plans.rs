@@ -1,5 +1,6 @@
 //! Which plan a request gets. Plans are made once for every shape.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use asyncdiff_core::choice::Preference;
@@ -91,6 +92,32 @@ impl Planner {
         Ok(run)
     }
 
+    /// The run of several requests in one batch, each of which would have `run` alone.
+    ///
+    /// # Errors
+    ///
+    /// Whatever speaks against it, such as the devices' memory.
+    pub fn together(
+        &self,
+        pipeline: &StableDiffusion,
+        run: &Run,
+        requests: usize,
+    ) -> Result<Run, Error> {
+        let mut shape = run.shape.clone();
+        shape.num_images *= requests;
+        let Planning {
+            memory, machine, ..
+        } = &self.planning;
+        let run = pipeline.plan_on(machine.as_ref(), &shape, &run.strategy)?;
+        let ranks = run.summary.ranks.iter();
+        let least = ranks.map(|rank| rank.weight_bytes.saturating_add(rank.activation_bytes));
+        let least = least.max().unwrap_or(0);
+        match *memory {
+            Some(memory) if least > memory => Err(Error::Memory { memory, least }),
+            _ => Ok(run),
+        }
+    }
+
     /// The plans that requests of a shape may name.
     pub fn names(&self, model: &Model, shape: &Shape) -> Result<Vec<PlanName>, Refusal> {
         let auto = PlanName {
@@ -162,21 +189,21 @@ impl Planner {
 pub(crate) fn wrong(error: &Error) -> Refusal {
     match error {
         Error::Request(request) => Refusal {
-            field: of_request(request),
+            field: of_request(request).map(Into::into),
             ..Refusal::bad(error.to_string())
         },
         Error::Schedule(schedule) => Refusal {
-            field: Some(match schedule {
+            field: Some(Cow::Borrowed(match schedule {
                 ScheduleError::Name(_) | ScheduleError::Class(_) => "scheduler",
                 _ => "steps",
-            }),
+            })),
             ..Refusal::bad(error.to_string())
         },
         Error::Plan(_) | Error::Partition(_) => Refusal::field("plan", error.to_string()),
         Error::NotFinite | Error::Memory { .. } | Error::TooMuchMemory { .. } => {
             Refusal::bad(error.to_string())
         }
-        _ => Refusal::internal(error.to_string()),
+        _ => Refusal::internal("this picture cannot be made", error),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::job::{Job, Outcome};
+use crate::job::{Job, Outcome, Task};
 use crate::refusal::Refusal;
 
 /// The line.
@@ -49,8 +49,9 @@ impl Queue {
         Ok(place)
     }
 
-    /// The next job, as soon as there is one; `None` when the line is closed.
-    pub fn take(&self) -> Option<Arc<Job>> {
+    /// The next job, as soon as there is one, with those behind it that are to be made together with it; `None` when the line is
+    /// closed. `size` says how many, of how many at the head of the line agree, and how many wait in all. Nobody is overtaken.
+    pub fn take(&self, size: impl Fn(&Task, usize, usize) -> usize) -> Option<Vec<Arc<Job>>> {
         let mut line = self.line();
         line.idle += 1;
         while !line.closed && line.waiting.is_empty() {
@@ -60,12 +61,19 @@ impl Queue {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         line.idle -= 1;
-        let job = line.waiting.pop_front();
-        if let Some(job) = &job {
+        let first = &line.waiting.front()?.task;
+        let agrees = |job: &&Arc<Job>| first.agrees_with(&job.task);
+        let agreeing = line.waiting.iter().take_while(agrees).count();
+        let count = match agreeing {
+            0 | 1 => 1,
+            agreeing => size(first, agreeing, line.waiting.len()),
+        };
+        let jobs: Vec<_> = line.waiting.drain(..count).collect();
+        for job in &jobs {
             job.set_place(0);
         }
         line.tell_places();
-        job
+        Some(jobs)
     }
 
     /// Takes a job out; whether it was still in the line.

@@ -1,5 +1,8 @@
 //! Requests that are not done, in the words and the shape that the client expects.
 
+use std::borrow::Cow;
+use std::fmt::Display;
+
 use axum::Json;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -14,9 +17,11 @@ pub(crate) struct Refusal {
     /// One sentence that names the thing and the remedy.
     pub message: String,
     /// The field of the request that it is about.
-    pub field: Option<&'static str>,
+    pub field: Option<Cow<'static, str>>,
     /// A word for programs.
     pub code: Option<&'static str>,
+    /// What only whoever runs the service is to know, as it may name files.
+    pub reason: Option<String>,
 }
 
 /// Seconds after which it is worth asking again.
@@ -29,6 +34,7 @@ impl Refusal {
             message: message.into(),
             field: None,
             code: None,
+            reason: None,
         }
     }
 
@@ -38,9 +44,9 @@ impl Refusal {
     }
 
     /// Something is wrong with a field of the request.
-    pub fn field(field: &'static str, message: impl Into<String>) -> Self {
+    pub fn field(field: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self {
-            field: Some(field),
+            field: Some(field.into()),
             ..Self::bad(message)
         }
     }
@@ -131,9 +137,38 @@ impl Refusal {
         }
     }
 
-    /// The service itself has failed.
-    pub fn internal(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    /// Requests take too much memory already.
+    pub fn full(most: usize) -> Self {
+        Self {
+            code: Some("rate_limit_exceeded"),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                format!(
+                    "with this request, those that are read or wait would take more than the {most} bytes that this service has for them: ask again later, or for smaller pictures"
+                ),
+            )
+        }
+    }
+
+    /// The service itself has failed. The reason is for its log.
+    pub fn internal(message: impl Display, reason: impl Display) -> Self {
+        let reason = reason.to_string();
+        tracing::error!(reason, "{message}");
+        Self {
+            reason: Some(reason),
+            ..Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("{message}: the log of this service says why"),
+            )
+        }
+    }
+
+    /// Something has gone wrong that nobody has thought of.
+    pub fn fault() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "this request has met a fault of this service: its log says more",
+        )
     }
 
     /// As OpenAI's interface says it.
@@ -144,8 +179,15 @@ impl Refusal {
             status if status.is_server_error() => "server_error",
             _ => "invalid_request_error",
         };
+        // As this interface calls it.
+        let param = self.field.as_deref().map(|field| match field {
+            "steps" => "num_inference_steps",
+            "width" | "height" => "size",
+            "init_image" => "image",
+            field => field,
+        });
         json!({ "error": {
-            "message": self.message, "type": kind, "param": self.field, "code": self.code,
+            "message": self.message, "type": kind, "param": param, "code": self.code,
         }})
     }
 

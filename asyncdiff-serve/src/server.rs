@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::classify::ServerErrorsFailureClass;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
@@ -311,7 +312,8 @@ fn engines(
                     engine.work();
                 }
                 Err(refusal) => {
-                    let _ = sender.send(Err(ServeError::Model(refusal.message)));
+                    let reason = refusal.reason.unwrap_or(refusal.message);
+                    let _ = sender.send(Err(ServeError::Model(reason)));
                 }
             }
         })?);
@@ -391,6 +393,14 @@ fn app(service: Arc<Service>, door: Arc<Door>, cors: CorsLayer) -> Router {
         let path = path.map_or("elsewhere", MatchedPath::as_str);
         tracing::info_span!("request", method = %request.method(), path)
     });
+    let trace = trace.on_failure(
+        |failure: ServerErrorsFailureClass, latency: Duration, _: &tracing::Span| match is_meant(
+            &failure,
+        ) {
+            true => tracing::warn!(%failure, ?latency, "refused"),
+            false => tracing::error!(%failure, ?latency, "failed"),
+        },
+    );
     let body_bytes = service.limits.body_bytes;
     Router::new()
         .route("/health", get(health))
@@ -418,8 +428,18 @@ fn app(service: Arc<Service>, door: Arc<Door>, cors: CorsLayer) -> Router {
         .layer(header("cache-control", "no-store"))
 }
 
+/// Whether a failure is as it is to be: the service ends, or a request takes longer than it may.
+fn is_meant(failure: &ServerErrorsFailureClass) -> bool {
+    matches!(
+        failure,
+        ServerErrorsFailureClass::StatusCode(
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+        )
+    )
+}
+
 fn fault() -> Response {
-    Refusal::internal("this request has met a fault of this service: see its log").into_response()
+    Refusal::fault().into_response()
 }
 
 /// Whether the service is there.
@@ -433,5 +453,18 @@ pub(crate) async fn health(
             Json(json!({ "status": "closing" })),
         ),
         false => (StatusCode::OK, Json(json!({ "status": "ok" }))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_faults_of_the_service_are_errors_in_its_log() {
+        let meant = |status| is_meant(&ServerErrorsFailureClass::StatusCode(status));
+        assert!(meant(StatusCode::SERVICE_UNAVAILABLE));
+        assert!(meant(StatusCode::GATEWAY_TIMEOUT));
+        assert!(!meant(StatusCode::INTERNAL_SERVER_ERROR));
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use crate::body::Held;
 use crate::catalog::{Catalog, Model};
 use crate::files::Files;
 use crate::job::{Interface, Job, Made, Outcome, Stop};
@@ -23,6 +24,9 @@ const KEPT: usize = 8;
 /// Bodies that are read at the same time.
 const BODIES: usize = 16;
 
+/// The unit in which memory is held.
+const KIB: usize = 1 << 10;
+
 /// What all requests share.
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -35,6 +39,8 @@ pub(crate) struct Service {
     pub vae_tiling: bool,
     /// Bodies that are read at the same time: each may be as large as the limit.
     pub bodies: Semaphore,
+    /// KiB that requests may take still.
+    memory: Arc<Semaphore>,
     /// Names of the devices of the first set.
     pub devices: Vec<String>,
     /// The model that is taken where a request names none.
@@ -57,6 +63,10 @@ impl Service {
             files: Files::default(),
             vae_tiling: false,
             bodies: Semaphore::new(BODIES),
+            // One body always fits.
+            memory: Arc::new(Semaphore::new(
+                limits.held_bytes.max(limits.body_bytes).div_ceil(KIB),
+            )),
             devices,
             model: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
@@ -74,6 +84,15 @@ impl Service {
     /// Takes another one.
     pub fn set_model(&self, model: &Model) {
         self.model.store(model.index, Ordering::Relaxed);
+    }
+
+    /// Holds memory for a request, until that is dropped.
+    pub fn hold(&self, bytes: usize) -> Result<Held, Refusal> {
+        let memory = Arc::clone(&self.memory);
+        let wanted = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX);
+        memory
+            .try_acquire_many_owned(wanted)
+            .map_err(|_| Refusal::full(self.limits.held_bytes))
     }
 
     /// Puts what a client asks for into the queue. Whoever drops the ticket does not want it any more.
@@ -97,9 +116,10 @@ impl Service {
         if self.is_closing() {
             return Err(Refusal::closing());
         }
+        let held = self.hold(order.bytes())?;
         let service = Arc::clone(self);
         let task = blocking(move || service.task(order)).await?;
-        let job = Arc::new(Job::new(interface, new_id()?, task));
+        let job = Arc::new(Job::new(interface, new_id()?, task, held));
         self.queue.push(&job)?;
         Ok(Ticket {
             service: Arc::clone(self),
@@ -128,6 +148,36 @@ impl Service {
         if self.stopping.load(Ordering::SeqCst) {
             job.stop(Stop::Refused(Refusal::closing()));
         }
+    }
+
+    /// Takes a job from what is at work. Its first end counts.
+    pub fn end(&self, job: &Arc<Job>, outcome: Outcome) {
+        self.running().retain(|running| !Arc::ptr_eq(running, job));
+        if job.outcome().is_some() {
+            return;
+        }
+        let _entered = job.span.enter();
+        let result = match &outcome {
+            Outcome::Made(made) => {
+                self.metrics.made(made.len());
+                "made"
+            }
+            Outcome::Cancelled(_) => "cancelled",
+            Outcome::Failed(refusal) => {
+                tracing::warn!(reason = refusal.message, "failed");
+                "failed"
+            }
+        };
+        self.metrics.ended(job.interface, result);
+        job.finish(outcome);
+        let state = job.state();
+        tracing::info!(
+            id = &job.id[..8],
+            result,
+            seconds = state.took.map(|took| took.as_secs_f64()),
+            denoising = state.denoising.as_secs_f64(),
+            "ended"
+        );
     }
 
     /// Ends the service: nobody waits any more, and what is at work ends as soon as it can, or as it was going to.
@@ -225,18 +275,14 @@ pub(crate) async fn blocking<T: Send + 'static>(
         let _turn = turn;
         span.in_scope(compute)
     });
-    computed.await.unwrap_or_else(|_| {
-        Err(Refusal::internal(
-            "this request has met a fault of this service: see its log",
-        ))
-    })
+    computed.await.unwrap_or_else(|_| Err(Refusal::fault()))
 }
 
 /// A name that nobody guesses.
 pub(crate) fn new_id() -> Result<String, Refusal> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)
-        .map_err(|error| Refusal::internal(format!("the system has no random numbers: {error}")))?;
+        .map_err(|error| Refusal::internal("the system has no random numbers", error))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

@@ -1,6 +1,6 @@
 //! The flags of the service.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use asyncdiff_models::Dtype;
@@ -13,7 +13,7 @@ use super::spread::{Choice, Memory};
 #[derive(Debug, Args)]
 pub struct Serve {
     /// Address to listen at. Beyond this machine, with a key only
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7860")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7860", value_parser = address)]
     pub listen: SocketAddr,
     /// Model: a folder in diffusers layout, a .safetensors checkpoint, or a Hub id such as org/name; may be given several times.
     /// The first is taken where a request names none [default: the embedded emoji model, or the first of --models-dir]
@@ -98,6 +98,10 @@ pub struct Limits {
     /// Most pictures of one request
     #[arg(long, value_name = "N", default_value_t = defaults().batch)]
     pub max_batch: usize,
+    /// Most pictures of several waiting requests that are made together as one batch, where that is measured to be sooner; 1 for
+    /// none
+    #[arg(long, value_name = "N", default_value_t = defaults().together)]
+    pub batch: usize,
     /// Most frames of a video
     #[arg(long, value_name = "N", default_value_t = defaults().frames)]
     pub max_frames: usize,
@@ -107,9 +111,25 @@ pub struct Limits {
     /// Most bytes of a request, as 32MiB [default: 32MiB]
     #[arg(long, value_name = "SIZE")]
     pub max_body: Option<Memory>,
+    /// Most bytes of all requests, with their pictures, that are read or wait [default: 1GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub max_held: Option<Memory>,
     /// Most seconds that one request may be at work
     #[arg(long, value_name = "SECONDS", default_value_t = defaults().time.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
     pub time_limit: u64,
+}
+
+/// An address, or a name of one such as `localhost`: of several, one of IPv4.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let found = text.to_socket_addrs().map_err(|error| {
+        format!("{error}: write it as 127.0.0.1:7860, [::1]:7860 or localhost:7860")
+    })?;
+    let found: Vec<_> = found.collect();
+    let fourth = found.iter().find(|address| address.is_ipv4());
+    let first = fourth.or(found.first());
+    first
+        .copied()
+        .ok_or_else(|| "that name has no address: write one, as 127.0.0.1:7860".to_owned())
 }
 
 fn defaults() -> asyncdiff_serve::Limits {
@@ -123,10 +143,16 @@ impl Limits {
         limits.pixels = self.max_pixels;
         limits.steps = self.max_steps;
         limits.batch = self.max_batch;
+        limits.together = self.batch;
         limits.frames = self.max_frames;
         limits.queue = self.max_queue;
-        if let Some(Memory(bytes)) = self.max_body {
-            limits.body_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        for (limit, flag) in [
+            (&mut limits.body_bytes, &self.max_body),
+            (&mut limits.held_bytes, &self.max_held),
+        ] {
+            if let Some(Memory(bytes)) = flag {
+                *limit = usize::try_from(*bytes).unwrap_or(usize::MAX);
+            }
         }
         limits.time = std::time::Duration::from_secs(self.time_limit);
         limits

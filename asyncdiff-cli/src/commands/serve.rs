@@ -123,10 +123,21 @@ fn models(args: &Serve) -> Result<Vec<ModelSource>> {
         add(model::name(None), first(None)?)?;
     }
     if let Some(folder) = &args.models_dir {
+        // The first model is loaded when the service starts.
+        let mut needs_first = args.model.is_empty();
         for path in models_in(folder)? {
-            // A LoRA or an autoencoder among them is no reason not to serve the others.
-            match alone(&path) {
-                Ok(source) => add(name_of(&path), source)?,
+            let source = alone(&path).and_then(|source| {
+                if needs_first {
+                    source.open()?.check_weights()?;
+                }
+                Ok(source)
+            });
+            // A LoRA, an autoencoder or half of a model among them is no reason not to serve the others.
+            match source {
+                Ok(source) => {
+                    add(name_of(&path), source)?;
+                    needs_first = false;
+                }
                 Err(error) => complain!("warning: {} is left out: {error}", path.display()),
             }
         }
@@ -183,18 +194,19 @@ struct Source {
 }
 
 impl Source {
-    fn named(self, name: String) -> ModelSource {
-        let open = move || {
-            let pipeline = StableDiffusion::open(self.checkpoint.clone())?;
-            let pipeline = match &self.motion {
-                Some(motion) => pipeline.with_motion(MotionAdapter::open(motion.clone())?)?,
-                None => pipeline,
-            };
-            Ok(pipeline.with_dtype(self.dtype))
+    fn open(&self) -> std::result::Result<StableDiffusion, asyncdiff_models::Error> {
+        let pipeline = StableDiffusion::open(self.checkpoint.clone())?;
+        let pipeline = match &self.motion {
+            Some(motion) => pipeline.with_motion(MotionAdapter::open(motion.clone())?)?,
+            None => pipeline,
         };
+        Ok(pipeline.with_dtype(self.dtype))
+    }
+
+    fn named(self, name: String) -> ModelSource {
         ModelSource {
             name,
-            open: Arc::new(open),
+            open: Arc::new(move || Ok(self.open()?)),
         }
     }
 }

@@ -134,6 +134,13 @@ fn models_of_a_folder_have_names() {
     let model = sandbox.model("sd15");
     fs::create_dir(sandbox.path("models")).unwrap();
     fs::rename(model, sandbox.path("models/small")).unwrap();
+    // Two without weights: the first model is loaded when the service starts, another one when it is asked for.
+    for name in ["broken", "without"] {
+        let model = sandbox.model("sd15");
+        let weights = "unet/diffusion_pytorch_model.safetensors";
+        fs::remove_file(model.join(weights)).unwrap();
+        fs::rename(model, sandbox.path(&format!("models/{name}"))).unwrap();
+    }
     fs::create_dir(sandbox.path("loras")).unwrap();
     fs::write(sandbox.path("loras/ink.safetensors"), "").unwrap();
     let service = Service::start(
@@ -143,7 +150,20 @@ fn models_of_a_folder_have_names() {
     let (status, models) = service.ask("GET", "/v1/models", "", "");
     assert_eq!(status, 200);
     let models: Value = serde_json::from_slice(&models).unwrap();
-    assert_eq!(models["data"][0]["id"], "small");
+    let names = models["data"].as_array().unwrap().iter();
+    let names: Vec<_> = names.map(|model| model["id"].clone()).collect();
+    assert_eq!(names, ["small", "without"]);
+    let taken = r#"{"sd_model_checkpoint": "without"}"#;
+    let (status, answer) = service.ask("POST", "/sdapi/v1/options", "", taken);
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(
+        status == 400 && answer.contains("without"),
+        "{status} {answer}"
+    );
+    assert!(!answer.contains("models/"), "{answer}");
+    let (_, options) = service.ask("GET", "/sdapi/v1/options", "", "");
+    let options: Value = serde_json::from_slice(&options).unwrap();
+    assert_eq!(options["sd_model_checkpoint"], "small");
     let (_, loras) = service.ask("GET", "/sdapi/v1/loras", "", "");
     let loras: Value = serde_json::from_slice(&loras).unwrap();
     assert_eq!(loras[0]["name"], "ink");
@@ -155,6 +175,9 @@ fn what_is_not_safe_or_not_possible_is_an_error() {
     let fails = |more: &[&str]| sandbox.fails(&[&["serve"], more].concat());
     assert!(fails(&["--listen", "0.0.0.0:0"]).contains("--no-auth"));
     assert!(fails(&["--api-key-file", "nothing"]).contains("nothing"));
+    let named = &["--listen", "localhost:0", "--api-key-file", "nothing"];
+    assert!(fails(named).contains("nothing"));
+    assert!(fails(&["--listen", "localhost"]).contains("localhost:7860"));
     fs::write(sandbox.path("empty"), "\n").unwrap();
     assert!(fails(&["--api-key-file", "empty"]).contains("the key is empty"));
     assert!(fails(&["--models-dir", "nowhere"]).contains("nowhere"));

@@ -80,7 +80,7 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::
         Value::String(text) => text.trim().parse().ok(),
         value => value.as_f64(),
     };
-    let number = number.ok_or_else(|| D::Error::custom(format!("{value} is no number")))?;
+    let number = number.ok_or_else(|| D::Error::custom("expected a number"))?;
     Ok(Some(number))
 }
 
@@ -98,7 +98,7 @@ pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
         _ => None,
     };
     let number = number.filter(|number| number.fract() == 0.0 && number.abs() < 9e15);
-    let number = number.ok_or_else(|| D::Error::custom(format!("{value} is no whole number")))?;
+    let number = number.ok_or_else(|| D::Error::custom("expected a whole number"))?;
     Ok(Some(number as i64))
 }
 

@@ -52,7 +52,7 @@ pub(crate) struct FromImage {
 )]
 pub(crate) async fn image_to_image(
     State(service): State<Arc<Service>>,
-    Json(mut body): Json<Value>,
+    Json(mut body, ..): Json<Value>,
 ) -> Result<axum::Json<Value>, Refusal> {
     let request = parse::<Generation>(&body)?;
     let from = parse::<FromImage>(&body)?;
@@ -141,13 +141,15 @@ impl FromImage {
             mask: Some(region.of_mask(&mask)),
             strength,
         };
+        let overlay = Overlay::new(image, &mask, region, blur);
         // Where nothing is said of the size, the result has that of its picture.
         let order = Order {
             init: Some(init),
+            beside: overlay.bytes(),
             width: order.width.or_else(|| (region != whole).then_some(size.0)),
             height: order.height.or_else(|| (region != whole).then_some(size.1)),
             ..order
         };
-        Ok((order, Some(Overlay::new(image, &mask, region, blur))))
+        Ok((order, Some(overlay)))
     }
 }

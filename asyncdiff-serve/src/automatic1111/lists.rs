@@ -57,32 +57,64 @@ pub(crate) async fn loras(State(service): State<Arc<Service>>) -> Json<Value> {
     Json(all.collect())
 }
 
-/// Of these, there are none.
+/// What clients ask for, and what there is none of here.
+pub(crate) const EMPTY: [(&str, &str); 6] = [
+    ("/sdapi/v1/upscalers", "Upscalers: there are none."),
+    (
+        "/sdapi/v1/latent-upscale-modes",
+        "Upscalers of latents: there are none.",
+    ),
+    ("/sdapi/v1/hypernetworks", "Hypernetworks: there are none."),
+    (
+        "/sdapi/v1/face-restorers",
+        "Face restorers: there are none.",
+    ),
+    ("/sdapi/v1/prompt-styles", "Styles: there are none."),
+    ("/sdapi/v1/sd-vae", "Other autoencoders: there are none."),
+];
+
+/// What is found when the service starts is all there is.
+pub(crate) const REFRESH: [(&str, &str); 2] = [
+    (
+        "/sdapi/v1/refresh-checkpoints",
+        "Changes nothing: models are found when the service starts.",
+    ),
+    (
+        "/sdapi/v1/refresh-loras",
+        "Changes nothing: LoRAs are found when the service starts.",
+    ),
+];
+
+/// Of [`EMPTY`].
 pub(super) async fn empty() -> Json<Value> {
     Json(json!([]))
 }
 
-/// `GET /sdapi/v1/embeddings`
-pub(super) async fn embeddings() -> Json<Value> {
+/// Embeddings: there are none.
+#[utoipa::path(get, path = "/sdapi/v1/embeddings", tag = "automatic1111", responses((status = 200, description = "Two empty lists")))]
+pub(crate) async fn embeddings() -> Json<Value> {
     Json(json!({ "loaded": {}, "skipped": {} }))
 }
 
-/// `GET /sdapi/v1/scripts`
-pub(super) async fn scripts() -> Json<Value> {
+/// Scripts: there are none.
+#[utoipa::path(get, path = "/sdapi/v1/scripts", tag = "automatic1111", responses((status = 200, description = "Two empty lists")))]
+pub(crate) async fn scripts() -> Json<Value> {
     Json(json!({ "txt2img": [], "img2img": [] }))
 }
 
-/// `GET /sdapi/v1/cmd-flags`
-pub(super) async fn flags() -> Json<Value> {
+/// Flags of the web UI, as far as clients look at them.
+#[utoipa::path(get, path = "/sdapi/v1/cmd-flags", tag = "automatic1111", responses((status = 200, description = "That there is an interface")))]
+pub(crate) async fn flags() -> Json<Value> {
     Json(json!({ "api": true }))
 }
 
-/// `GET /sdapi/v1/memory`
-pub(super) async fn memory() -> Json<Value> {
+/// Memory, of which nothing is told.
+#[utoipa::path(get, path = "/sdapi/v1/memory", tag = "automatic1111", responses((status = 200, description = "Nothing")))]
+pub(crate) async fn memory() -> Json<Value> {
     Json(json!({ "ram": {}, "cuda": {} }))
 }
 
-/// What is found when the service starts is all there is.
+/// Of [`REFRESH`].
 pub(super) async fn nothing() -> Json<Value> {
     Json(json!({}))
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -32,16 +33,19 @@ pub(crate) async fn get(State(service): State<Arc<Service>>) -> axum::Json<Value
     }))
 }
 
-/// Takes another model: it is opened now, its weights are loaded with the first picture. Other settings change nothing.
+/// Takes another model: it is looked at now, its weights are loaded with the first picture. Other settings change nothing.
 #[utoipa::path(post, path = "/sdapi/v1/options", tag = "automatic1111", request_body = Options, responses((status = 200, description = "It is taken")))]
 pub(crate) async fn set(
     State(service): State<Arc<Service>>,
-    Json(options): Json<Options>,
+    Json(options, ..): Json<Options>,
 ) -> Result<axum::Json<Value>, Refusal> {
     if let Some(title) = options.sd_model_checkpoint {
         blocking(move || {
             let model = service.catalog.model(model_name(&title))?;
-            model.pipeline()?;
+            model.check().map_err(|refusal| Refusal {
+                status: StatusCode::BAD_REQUEST,
+                ..refusal
+            })?;
             service.set_model(model);
             Ok(())
         })

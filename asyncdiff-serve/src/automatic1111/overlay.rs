@@ -100,6 +100,11 @@ impl Overlay {
         }
     }
 
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.image.rgb.len() + self.shows.len()
+    }
+
     /// The result with the picture over it.
     pub fn put(&self, result: Image) -> Result<Image, Refusal> {
         // The result may have another size than its picture: then its picture follows it, as long as it is all of it.

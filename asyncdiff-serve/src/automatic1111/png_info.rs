@@ -11,7 +11,8 @@ use crate::refusal::Refusal;
 use crate::service::blocking;
 
 /// A file.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default)]
 #[schema(as = automatic1111::File)]
 pub(crate) struct Asked {
     /// A PNG file as base64 or a data URL.
@@ -20,7 +21,13 @@ pub(crate) struct Asked {
 
 /// What a picture's file says of how it was made.
 #[utoipa::path(post, path = "/sdapi/v1/png-info", tag = "automatic1111", request_body = Asked, responses((status = 200, description = "The text, and what it says")))]
-pub(crate) async fn png_info(Json(asked): Json<Asked>) -> Result<axum::Json<Value>, Refusal> {
+pub(crate) async fn png_info(Json(asked, ..): Json<Asked>) -> Result<axum::Json<Value>, Refusal> {
+    if asked.image.is_empty() {
+        return Err(Refusal::field(
+            "image",
+            "image is missing: send the bytes of a PNG file as base64",
+        ));
+    }
     blocking(move || {
         let bytes = pictures::from_base64("image", &asked.image)?;
         let text = picture::text(&bytes).unwrap_or_default();

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::StatusCode;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::fields::{Generation, INTERFACE, answer};
-use crate::body::Json;
+use crate::body::{Json, fields};
 use crate::job::{Job, Made, Outcome};
 use crate::refusal::Refusal;
 use crate::service::{Service, Ticket, blocking};
@@ -18,7 +20,7 @@ use crate::service::{Service, Ticket, blocking};
 )]
 pub(crate) async fn text_to_image(
     State(service): State<Arc<Service>>,
-    Json(body): Json<Value>,
+    Json(body, ..): Json<Value>,
 ) -> Result<axum::Json<Value>, Refusal> {
     let request = parse::<Generation>(&body)?;
     let ticket = service.submit(INTERFACE, request.order()?).await?;
@@ -32,16 +34,10 @@ pub(crate) async fn text_to_image(
 }
 
 /// The fields of a body, which itself goes back to the client.
-pub(super) fn parse<'a, T: serde::Deserialize<'a>>(body: &'a Value) -> Result<T, Refusal> {
-    T::deserialize(body).map_err(|error| {
-        let reason = error.to_string();
-        let reason = asyncdiff_core::quoted(&reason).to_string();
-        Refusal {
-            status: axum::http::StatusCode::UNPROCESSABLE_ENTITY,
-            ..Refusal::bad(format!(
-                "the request is not what is expected here: {reason}"
-            ))
-        }
+pub(super) fn parse<T: DeserializeOwned>(body: &Value) -> Result<T, Refusal> {
+    fields(body).map_err(|refusal| Refusal {
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        ..refusal
     })
 }
 

@@ -1,7 +1,7 @@
 //! The models that are loaded.
 
 use asyncdiff_burn::device::{DeviceError, Worker, workers};
-use asyncdiff_models::Session;
+use asyncdiff_models::{Run, Session};
 
 use crate::catalog::{Catalog, Loras, Model};
 use crate::plans;
@@ -40,33 +40,66 @@ impl Sessions {
     }
 
     /// That of a model with LoRAs, loaded if it is not there; then the one that was not used for the longest time makes room.
+    /// Of `run`, what another session of that model has and no LoRA changes is shared with it.
     pub fn get(
+        &mut self,
+        catalog: &Catalog,
+        (model, loras): (&Model, &[(usize, f64)]),
+        run: Option<&Run>,
+    ) -> Result<&mut Session, Refusal> {
+        let same =
+            |(index, with, _): &(usize, Loras, Session)| *index == model.index && with == loras;
+        let mut session = match self.loaded.iter().position(same) {
+            Some(place) => self.loaded.remove(place).2,
+            None => self.load(catalog, model, loras)?,
+        };
+        if let Some(run) = run {
+            for other in self.of(model) {
+                session.share(other, run);
+            }
+        }
+        // Before the next one takes more memory.
+        while self.loaded.len() >= self.most {
+            self.loaded.remove(0);
+        }
+        self.loaded.push((model.index, loras.to_vec(), session));
+        let (.., session) = self.loaded.last_mut().expect("one was pushed just now");
+        Ok(session)
+    }
+
+    fn load(
         &mut self,
         catalog: &Catalog,
         model: &Model,
         loras: &[(usize, f64)],
-    ) -> Result<&mut Session, Refusal> {
-        let same =
-            |(index, with, _): &(usize, Loras, Session)| *index == model.index && with == loras;
-        let loaded = match self.loaded.iter().position(same) {
-            Some(place) => self.loaded.remove(place),
+    ) -> Result<Session, Refusal> {
+        let pipeline = catalog.with_loras(model, loras)?;
+        let workers = self.devices.workers();
+        let workers =
+            workers.map_err(|error| Refusal::internal("the devices are not there", error))?;
+        let sibling = self.of(model).last();
+        let session = match sibling {
+            Some(sibling) => sibling.beside(&pipeline, workers),
             None => {
-                let pipeline = catalog.with_loras(model, loras)?;
                 // Before the next one takes its memory.
                 while self.loaded.len() >= self.most {
                     self.loaded.remove(0);
                 }
-                let workers = self.devices.workers();
-                let workers = workers.map_err(|error| Refusal::internal(error.to_string()))?;
-                let session = Session::new(&pipeline, workers);
-                let session = session.map_err(|error| plans::wrong(&error))?;
-                tracing::info!(model = model.name, ?loras, "loaded");
-                (model.index, loras.to_vec(), session)
+                Session::new(&pipeline, workers)
             }
         };
-        self.loaded.push(loaded);
-        let (.., session) = self.loaded.last_mut().expect("one was pushed just now");
+        let session = session.map_err(|error| plans::wrong(&error))?;
+        tracing::info!(model = model.name, ?loras, "loaded");
         Ok(session)
+    }
+
+    /// Those of a model.
+    fn of(&self, model: &Model) -> impl Iterator<Item = &Session> {
+        let own = self
+            .loaded
+            .iter()
+            .filter(|(index, ..)| *index == model.index);
+        own.map(|(.., session)| session)
     }
 
     /// Drops all of them.

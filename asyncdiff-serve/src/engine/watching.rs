@@ -1,4 +1,4 @@
-//! Tells a job how far it is.
+//! Tells jobs how far they are.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -9,10 +9,12 @@ use asyncdiff_models::image::Image;
 use asyncdiff_models::{Cancel, Clean, Doing, Latents, Previewer, Progress, Run, Timeline};
 
 use crate::job::Job;
+use crate::service::Service;
 
-/// Tells a job how far it is, and ends it when it is not wanted any more.
+/// Tells the jobs of a run how far they are, and ends them when they are not wanted any more.
 pub(super) struct Watching<'a> {
-    job: &'a Arc<Job>,
+    service: &'a Service,
+    jobs: &'a [Arc<Job>],
     timeline: Timeline,
     /// Of its spans, those that the job knows.
     told: usize,
@@ -27,13 +29,16 @@ struct Round {
     cancel: Cancel,
     /// Calls of the rounds before.
     before: usize,
-    preview: Option<Arc<Image>>,
+    /// Of each job.
+    previews: Vec<Option<Arc<Image>>>,
 }
 
 impl<'a> Watching<'a> {
-    pub fn new(job: &'a Arc<Job>) -> Self {
+    /// Of one job, or of several that are made together in one round.
+    pub fn new(service: &'a Service, jobs: &'a [Arc<Job>]) -> Self {
         Self {
-            job,
+            service,
+            jobs,
             timeline: Timeline::new(),
             told: 0,
             before_round: 0,
@@ -43,14 +48,14 @@ impl<'a> Watching<'a> {
 
     /// A round begins.
     pub fn begin(&mut self, index: usize, previewer: Previewer) {
-        let cancel = self.job.begin(index);
-        let before = self.job.task.rounds[..index].iter();
+        let cancel = Job::begin(self.jobs, index);
+        let before = self.jobs[0].task.rounds[..index].iter();
         self.round = Some(Round {
             index,
             previewer: previewer.heeding(cancel.clone()),
             cancel,
             before: before.map(|run| run.plan.calls).sum(),
-            preview: None,
+            previews: vec![None; self.jobs.len()],
         });
     }
 
@@ -62,16 +67,43 @@ impl<'a> Watching<'a> {
         self.before_round += all.len();
         let calls = all.iter().filter(|span| span.doing == Doing::Call);
         let computing: f64 = calls.map(|span| span.to - span.from).sum();
-        self.job.change(|state| {
-            state.denoising += denoising;
-            state.alone += computing * needed(run);
-            state.spans.extend(spans);
-        });
+        for job in self.jobs {
+            job.change(|state| {
+                state.denoising += denoising;
+                state.alone += computing * needed(run);
+                state.spans.extend_from_slice(&spans);
+            });
+        }
     }
+}
 
-    /// The call after which picture `index` of those on the way is shown.
-    fn due(&self, calls: usize, index: usize) -> usize {
-        (calls * (index + 1) / (self.job.task.partial_images + 1)).max(1)
+impl Round {
+    /// The preview after so many of the calls of a round that begins with `row` for this job; and how many times it is one of those
+    /// that were asked for.
+    fn preview(
+        &self,
+        job: &Job,
+        row: usize,
+        (done, calls): (usize, usize),
+        clean: &Clean<'_>,
+    ) -> Option<(Arc<Image>, usize)> {
+        let partial = job.task.partial_images;
+        let due = |index: &usize| (calls * (index + 1) / (partial + 1)).max(1) == done;
+        // Of several rounds, the first is shown.
+        let times = match self.index {
+            0 => (0..partial).filter(due).count(),
+            _ => 0,
+        };
+        // After the last call comes the picture itself.
+        let seen = done < calls && job.is_watched();
+        if times == 0 && !seen || job.is_skipped() {
+            return None;
+        }
+        // One frame of a video at a time, so that the preview moves while it comes; of several pictures, the first.
+        let frames = job.task.rounds[self.index].shape.frames;
+        // One that fails is not shown; whatever it fails by, the picture itself will say.
+        let shown = self.previewer.picture(clean, row + done % frames).ok()?;
+        Some((Arc::new(shown), times))
     }
 }
 
@@ -100,51 +132,44 @@ impl Progress for Watching<'_> {
         };
         let spans = self.timeline.after(self.told);
         self.told += spans.len();
-        let preview = round.preview.take();
-        self.job.change(|state| {
-            state.done = done;
-            state.done_of_all = round.before + done;
-            state.spans.extend(spans);
-            if let Some(preview) = preview {
-                state.preview = Some(preview);
-            }
-        });
         debug_assert!(done <= calls);
-        match round.cancel.is_asked() {
+        for (job, preview) in self.jobs.iter().zip(&mut round.previews) {
+            // One of several that is not wanted any more does not wait for the others; a single one ends with its rounds.
+            if self.jobs.len() > 1 && job.is_skipped() {
+                self.service.end(job, job.ending(Vec::new()));
+                continue;
+            }
+            let preview = preview.take();
+            job.change(|state| {
+                state.done = done;
+                state.done_of_all = round.before + done;
+                state.spans.extend_from_slice(&spans);
+                if let Some(preview) = preview {
+                    state.preview = Some(preview);
+                }
+            });
+        }
+        match round.cancel.is_asked() || self.jobs.iter().all(|job| job.is_skipped()) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
     }
 
     fn predicted(&mut self, done: usize, calls: usize, clean: &Clean<'_>) -> ControlFlow<()> {
-        let partial = self.job.task.partial_images;
-        let Some(round) = &self.round else {
+        let Some(round) = &mut self.round else {
             return ControlFlow::Continue(());
         };
-        // Of several rounds, the first is shown.
-        let due = round.index == 0 && (0..partial).any(|index| self.due(calls, index) == done);
-        // After the last call comes the picture itself.
-        let seen = done < calls && self.job.is_watched();
-        if !due && !seen {
-            return ControlFlow::Continue(());
-        }
-        // One that fails is not shown; whatever it fails by, the picture itself will say.
-        let Ok(pictures) = round.previewer.pictures(clean) else {
-            return ControlFlow::Continue(());
-        };
-        // One frame of a video at a time, so that the preview moves while it comes; of several pictures, the first.
-        let frames = self.job.task.rounds[round.index].shape.frames;
-        let Some(shown) = pictures.into_iter().nth(done % frames) else {
-            return ControlFlow::Continue(());
-        };
-        let shown = Arc::new(shown);
-        if due {
-            let times = (0..partial).filter(|index| self.due(calls, *index) == done);
-            let all = std::iter::repeat_n(Arc::clone(&shown), times.count());
-            self.job.change(|state| state.partial_images.extend(all));
-        }
-        if let Some(round) = &mut self.round {
-            round.preview = Some(shown);
+        let mut row = 0;
+        for (index, job) in self.jobs.iter().enumerate() {
+            if let Some((shown, times)) = round.preview(job, row, (done, calls), clean) {
+                if times > 0 {
+                    let all = std::iter::repeat_n(Arc::clone(&shown), times);
+                    job.change(|state| state.partial_images.extend(all));
+                }
+                round.previews[index] = Some(shown);
+            }
+            let shape = &job.task.rounds[round.index].shape;
+            row += shape.num_images * shape.frames;
         }
         ControlFlow::Continue(())
     }

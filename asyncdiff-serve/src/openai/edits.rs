@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::fields::Generation;
 use super::generations::answer;
-use crate::body::{unread, within};
+use crate::body;
 use crate::order::Init;
 use crate::pictures;
 use crate::refusal::Refusal;
@@ -25,6 +25,9 @@ pub(crate) async fn edits(
     request: Request,
 ) -> Result<Response, Refusal> {
     let headers = request.headers().clone();
+    // It is never closed.
+    let turn = service.bodies.acquire().await;
+    let _held = body::hold(&headers, &service)?;
     let form = Multipart::from_request(request, &service).await;
     let form = form.map_err(|_| {
         Refusal::media_type("an edit comes as a form with files: send it as multipart/form-data")
@@ -33,18 +36,15 @@ pub(crate) async fn edits(
         fields,
         image,
         mask,
-    } = read(form, &service).await?;
+    } = body::within(parts(form, &service)).await??;
+    drop(turn);
     let Some(image) = image else {
         return Err(Refusal::field(
             "image",
             "image is missing: send the picture to edit",
         ));
     };
-    let request: Generation = serde_json::from_value(Value::Object(fields)).map_err(|error| {
-        let reason = error.to_string();
-        let reason = asyncdiff_core::quoted(&reason).to_string();
-        Refusal::bad(format!("the form is not what is expected here: {reason}"))
-    })?;
+    let request: Generation = body::fields(&Value::Object(fields))?;
     let strength = request.strength;
     let init = blocking(move || {
         // Without a mask of its own, what is transparent in the picture is repainted.
@@ -75,15 +75,9 @@ struct Form {
     mask: Option<Vec<u8>>,
 }
 
-async fn read(form: Multipart, service: &Service) -> Result<Form, Refusal> {
-    // It is never closed.
-    let _turn = service.bodies.acquire().await;
-    within(parts(form, service)).await?
-}
-
 async fn parts(mut form: Multipart, service: &Service) -> Result<Form, Refusal> {
     let broken = |error: axum::extract::multipart::MultipartError| {
-        unread(error.status(), error.body_text(), service)
+        body::unread(error.status(), error.body_text(), service)
     };
     let mut read = Form {
         fields: Map::new(),

@@ -21,7 +21,7 @@ use crate::service::{Service, blocking};
 pub(crate) async fn generations(
     State(service): State<Arc<Service>>,
     headers: HeaderMap,
-    Json(request): Json<Generation>,
+    Json(request, ..): Json<Generation>,
 ) -> Result<Response, Refusal> {
     let (order, wanted) = request.order(None)?;
     answer(service, &headers, order, wanted).await

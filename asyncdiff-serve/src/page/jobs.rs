@@ -66,7 +66,7 @@ pub(crate) struct Asked {
 )]
 pub(crate) async fn submit(
     State(service): State<Arc<Service>>,
-    Json(asked): Json<Asked>,
+    Json(asked, ..): Json<Asked>,
 ) -> Result<(StatusCode, axum::Json<Value>), Refusal> {
     let order = blocking(move || asked.order()).await?;
     let ticket = service.submit(Interface::Page, order).await?;
@@ -135,7 +135,7 @@ impl Asked {
             frames: self.frames,
             fps: self.fps,
             init,
-            partial_images: 0,
+            ..Order::default()
         })
     }
 }

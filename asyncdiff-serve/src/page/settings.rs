@@ -13,7 +13,7 @@ use crate::refusal::Refusal;
     post, path = "/api/settings", tag = "page",
     responses((status = 200, description = "Settings, and the text that they come from"))
 )]
-pub(crate) async fn settings(Raw(bytes): Raw) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn settings(Raw(bytes, ..): Raw) -> Result<Json<Value>, Refusal> {
     let text = picture::text(&bytes);
     let text = text.ok_or_else(|| {
         Refusal::bad("this file does not say how it was made: drop a PNG that this program or a web UI has written")

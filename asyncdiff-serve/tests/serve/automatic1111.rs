@@ -317,6 +317,29 @@ fn another_model_can_be_loaded() {
 }
 
 #[test]
+fn a_model_that_is_broken_is_not_taken_and_where_it_is_is_not_told() {
+    let mut settings = settings();
+    settings.models.push(asyncdiff_serve::ModelSource {
+        name: "broken".to_owned(),
+        open: std::sync::Arc::new(|| Err("there is nothing in /a/secret/place".into())),
+    });
+    let service = Service::start(settings);
+    let body = json!({ "sd_model_checkpoint": "broken" });
+    let taken = service.post("/sdapi/v1/options", &body).json(400);
+    let body = json!({ "prompt": PROMPT, "override_settings": body });
+    let made = service.post("/sdapi/v1/txt2img", &body).json(500);
+    for error in [taken, made] {
+        let detail = error["detail"].as_str().unwrap();
+        assert!(
+            detail.contains("broken") && !error.to_string().contains("secret"),
+            "{error}"
+        );
+    }
+    let options = service.get("/sdapi/v1/options").json(200);
+    assert_eq!(options["sd_model_checkpoint"], "embedded");
+}
+
+#[test]
 fn what_is_wrong_is_said_in_the_shape_of_the_interface() {
     let service = Service::shared();
     let image = base64(&png(&slants(64, 64)));
@@ -343,7 +366,13 @@ fn what_is_wrong_is_said_in_the_shape_of_the_interface() {
             "txt2img",
             json!({ "prompt": "x", "steps": 1.5 }),
             422,
-            "1.5",
+            "steps is 1.5: use a whole number",
+        ),
+        (
+            "txt2img",
+            json!({ "prompt": "x", "override_settings": "second" }),
+            422,
+            "override_settings is \"second\": use an object",
         ),
         (
             "txt2img",

@@ -41,6 +41,8 @@ pub fn settings() -> Settings {
         names: "cpu".to_owned(),
         threads: Some(1),
     }];
+    // Pictures to the last bit, whatever other tests ask for.
+    settings.limits.together = 1;
     settings
 }
 

@@ -22,11 +22,38 @@ fn the_interfaces_are_described() {
     // What is described is there.
     for (path, methods) in description["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
-            let request = service.request(&method.to_uppercase(), &path.replace("{id}", "x"));
-            let status = request.send().status;
-            let missing = status == 404 && !path.contains("{id}");
+            let named = path.replace("{id}", "x").replace("{name}", "x");
+            let status = service
+                .request(&method.to_uppercase(), &named)
+                .send()
+                .status;
+            let missing = status == 404 && named == *path;
             assert!(!missing && status != 405, "{method} {path}: {status}");
         }
+    }
+    // And what is there is described.
+    for (method, path) in [
+        ("get", "embeddings"),
+        ("get", "hypernetworks"),
+        ("get", "face-restorers"),
+        ("get", "prompt-styles"),
+        ("get", "latent-upscale-modes"),
+        ("get", "upscalers"),
+        ("get", "sd-vae"),
+        ("get", "scripts"),
+        ("get", "cmd-flags"),
+        ("get", "memory"),
+        ("post", "refresh-checkpoints"),
+        ("post", "refresh-loras"),
+    ] {
+        let path = format!("/sdapi/v1/{path}");
+        let summary = &description["paths"][&path][method]["summary"];
+        assert!(summary.is_string(), "{method} {path}");
+        let answer = service.request(&method.to_uppercase(), &path).send();
+        assert_eq!(answer.status, 200, "{path}");
+    }
+    for path in ["/v1/models/{name}", "/files/{name}"] {
+        assert!(description["paths"][path]["get"].is_object(), "{path}");
     }
     let fields = &description["components"]["schemas"];
     assert!(fields.to_string().contains("num_inference_steps"));

@@ -237,8 +237,24 @@ fn what_is_wrong_is_said_in_the_shape_of_the_interface() {
         ),
         (json!({ "prompt": "x", "seed": -2 }), "seed", "0 or more"),
         (
+            json!({ "prompt": "x", "num_inference_steps": 0 }),
+            "num_inference_steps",
+            "at least 1",
+        ),
+        (
+            json!({ "prompt": "x", "num_inference_steps": 1000 }),
+            "num_inference_steps",
+            "at most 150",
+        ),
+        (
+            json!({ "prompt": "x", "n": "many" }),
+            "n",
+            "n is \"many\": use a whole number",
+        ),
+        (json!({ "prompt": 7 }), "prompt", "prompt is 7: use a text"),
+        (
             json!({ "prompt": "x", "size": "63x64" }),
-            "width",
+            "size",
             "multiple of",
         ),
         (
@@ -264,13 +280,6 @@ fn what_is_wrong_is_said_in_the_shape_of_the_interface() {
         let message = error["message"].as_str().unwrap();
         assert!(message.contains(words), "{body}: {message}");
     }
-    let error = service
-        .post(
-            "/v1/images/generations",
-            &json!({ "prompt": "x", "n": "many" }),
-        )
-        .json(400);
-    assert!(error["error"]["message"].as_str().unwrap().contains("many"));
     let image = slants(64, 64);
     let opaque = png(&image);
     let parts: &[&[Part<'_>]] = &[

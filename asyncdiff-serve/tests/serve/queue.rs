@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use asyncdiff_serve::Settings;
 use serde_json::{Value, json};
 
-use super::client::{PROMPT, Response, Service, bytes, picture, settings};
+use super::client::{PROMPT, Response, Service, base64, bytes, picture, png, settings, slants};
 
 /// One that makes long pictures.
 fn patient() -> Settings {
@@ -106,6 +106,106 @@ fn a_full_queue_refuses_and_tells_places() {
     drop(at_work);
     assert_eq!(events.next().unwrap()["type"], "started");
     service.request("DELETE", &path(&second)).send();
+    until(&service, "asyncdiff_requests_running 0");
+}
+
+/// The value of a metric.
+fn count(service: &Service, name: &str) -> u64 {
+    let text = service.get("/metrics").text();
+    let mut lines = text.lines();
+    let value = lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.unwrap_or_else(|| panic!("no {name}: {text}"))
+}
+
+#[test]
+fn prompts_that_wait_are_made_together_and_one_that_leaves_disturbs_no_other() {
+    const CALLS: &str = "asyncdiff_denoiser_calls_total";
+    const STEPS: u64 = 60;
+    let mut settings = patient();
+    settings.limits.together = 2;
+    let service = Service::start(settings);
+    let body = |prompt: &str, seed: u64| json!({ "prompt": prompt, "steps": STEPS, "seed": seed });
+    let bodies = [body(PROMPT, 7), body("rocket (flat style:1.3)", 20)];
+    let made = |answer: &Value| {
+        let bytes = bytes(&answer["images"][0]);
+        (
+            asyncdiff_media::picture::text(&bytes).unwrap(),
+            picture(&bytes),
+        )
+    };
+    // Which is measured, too.
+    let alone = bodies
+        .each_ref()
+        .map(|body| made(&service.post("/sdapi/v1/txt2img", body).json(200)));
+    let same = |answer: &Value, index: usize| {
+        let (text, image) = made(answer);
+        let (expected, picture) = &alone[index];
+        assert_eq!(text, *expected);
+        let pairs = image.rgb.iter().zip(&picture.rgb);
+        let far = pairs.map(|(a, b)| a.abs_diff(*b)).max();
+        // Sums of a larger batch come in another order.
+        assert!(far <= Some(1), "{far:?}");
+    };
+    let both_wait = || {
+        let at_work = start(&service, &long());
+        until(&service, "asyncdiff_requests_running 1");
+        let first = start(&service, &bodies[0]);
+        until(&service, "asyncdiff_requests_waiting 1");
+        let second = start(&service, &bodies[1]);
+        until(&service, "asyncdiff_requests_waiting 2");
+        drop(at_work);
+        until(&service, "asyncdiff_requests_running 2");
+        [first, second]
+    };
+    let before = count(&service, CALLS);
+    for (index, stream) in both_wait().into_iter().enumerate() {
+        same(&Response::read(stream).json(200), index);
+    }
+    assert_eq!(count(&service, CALLS), before + STEPS);
+    // Nobody wants it any more.
+    drop(both_wait());
+    until(&service, "asyncdiff_requests_running 0");
+    assert_eq!(count(&service, CALLS), before + STEPS);
+    // One does not.
+    let [first, second] = both_wait();
+    drop(first);
+    until(&service, "asyncdiff_requests_running 1");
+    same(&Response::read(second).json(200), 1);
+    assert_eq!(count(&service, CALLS), before + 2 * STEPS);
+}
+
+#[test]
+fn what_waits_takes_no_more_memory_than_it_may() {
+    let mut settings = patient();
+    settings.limits.body_bytes = 40_000;
+    settings.limits.held_bytes = 100_000;
+    let service = Service::start(settings);
+    let at_work = start(&service, &long());
+    until(&service, "asyncdiff_requests_running 1");
+    let url = format!("data:image/png;base64,{}", base64(&png(&slants(64, 64))));
+    let body = json!({ "prompt": PROMPT, "steps": 500, "init_image": url });
+    let mut waiting = Vec::new();
+    let refused = loop {
+        let answer = service.post("/api/jobs", &body);
+        if answer.status != 202 {
+            break answer;
+        }
+        waiting.push(answer.json(202)["id"].clone());
+        // Each has a picture of 64 x 64 x 3 bytes.
+        assert!(waiting.len() < 9, "all are let in");
+    };
+    assert!(waiting.len() > 3, "{}", waiting.len());
+    let error = refused.json(429);
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.contains("100000 bytes"), "{message}");
+    // A text still fits, and so does a picture where one has gone.
+    let text = service.post("/api/jobs", &long()).json(202);
+    let path = |id: &Value| format!("/api/jobs/{}", id.as_str().unwrap());
+    service.request("DELETE", &path(&text["id"])).send();
+    for id in &waiting {
+        service.request("DELETE", &path(id)).send();
+    }
+    drop(at_work);
     until(&service, "asyncdiff_requests_running 0");
 }
 
