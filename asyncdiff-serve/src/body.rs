@@ -149,7 +149,6 @@ mod tests {
 
     #[derive(Debug, Default, Deserialize)]
     #[serde(default)]
-    #[expect(dead_code, reason = "it is only read")]
     struct Asked {
         prompt: String,
         steps: Option<usize>,
