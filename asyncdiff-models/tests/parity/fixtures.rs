@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use asyncdiff_burn::weights::read_tensors;
+use asyncdiff_models::device::{Worker, available, workers};
 use asyncdiff_models::{CheckpointError, Error, StableDiffusion};
 use serde_json::Value;
 
@@ -34,6 +35,26 @@ pub fn folder(name: &str) -> Option<PathBuf> {
     );
     println!("passing over {name}: no such folder");
     None
+}
+
+/// So many workers on each kind of device that this build finds on this machine: what is compared with reference tensors is so on all.
+pub fn workers_of_each_kind(count: usize) -> impl Iterator<Item = Vec<Worker>> {
+    let names = available().into_iter();
+    // One GPU of a kind is as good as another.
+    let index = |name: &str| name.rsplit(':').next()?.parse().ok();
+    let first = names.filter(move |name| index(name).is_none_or(|index: usize| index == 0));
+    first.map(move |name| {
+        let spec = match name.strip_suffix(":0") {
+            Some(kind) => format!("{kind}:{}", vec!["0"; count].join(",")),
+            None => format!("{name}:{count}"),
+        };
+        workers(&spec, None).unwrap()
+    })
+}
+
+/// One of each.
+pub fn each_worker() -> impl Iterator<Item = Worker> {
+    workers_of_each_kind(1).flatten()
 }
 
 /// A model's folder, opened.

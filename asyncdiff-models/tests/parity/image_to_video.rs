@@ -8,10 +8,10 @@ use asyncdiff_models::image::Image;
 use asyncdiff_models::unet::{AddedConditioning, Conditioning};
 use asyncdiff_models::vision::{ClipVisionModelWithProjection, resize_antialiased};
 use asyncdiff_models::{ImageToVideo, NamedTensor, Request, Session, Strategy};
-use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use burn::tensor::{FloatDType, Tensor, TensorData};
 use serde::Deserialize;
 
-use super::fixtures::{Model, Reference, folder, models};
+use super::fixtures::{Model, Reference, each_worker, folder, models};
 use super::networks::{rows, tensor, values, weights};
 use super::pipelines::{Steps, check_picture, check_steps};
 
@@ -107,64 +107,66 @@ fn image_encoders() {
             println!("{}: no reference for the image encoder", model.name);
             continue;
         };
-        let name = &model.name;
         let file = weights(&model, "image_encoder/model.safetensors");
-        let weights = file.read().unwrap();
-        let device = Device::flex();
-        let loader = weights.on(&device, FloatDType::F32);
-        let network = ClipVisionModelWithProjection::load(&encoder.config, &loader).unwrap();
-        weights
-            .finish(|name| name.ends_with("position_ids"))
-            .unwrap();
-        let side = encoder.config.image_size;
-        let encode = |samples: Vec<f32>| {
-            let data = TensorData::new(samples, [1, 3, side, side]);
-            network.encode(Tensor::from_data(data, &device))
-        };
+        for worker in each_worker() {
+            let name = format!("{} on {}", model.name, worker.name());
+            let device = worker.device();
+            let weights = file.read().unwrap();
+            let loader = weights.on(device, FloatDType::F32);
+            let network = ClipVisionModelWithProjection::load(&encoder.config, &loader).unwrap();
+            weights
+                .finish(|name| name.ends_with("position_ids"))
+                .unwrap();
+            let side = encoder.config.image_size;
+            let encode = |samples: Vec<f32>| {
+                let data = TensorData::new(samples, [1, 3, side, side]);
+                network.encode(Tensor::from_data(data, device))
+            };
 
-        let normal = encoder.normalization;
-        let pixels = reference.values("pixel_uint8").chunks(side * side);
-        let samples = pixels
-            .zip(normal.image_mean.iter().zip(normal.image_std))
-            .flat_map(|(plane, (mean, deviation))| {
-                plane
-                    .iter()
-                    .map(move |byte| (byte / 255.0 - mean) / deviation)
-            });
-        let embedding = encode(samples.collect());
-        let tokens = reference.shape("last_hidden_state")[1];
-        let hidden = values(embedding.last_hidden_state.narrow(1, 0, tokens));
-        reference.check(
-            &format!("{name}: hidden state"),
-            "last_hidden_state",
-            &hidden,
-        );
-        reference.check(
-            &format!("{name}: image_embeds"),
-            "image_embeds",
-            &values(embedding.image_embeds),
-        );
+            let normal = encoder.normalization;
+            let pixels = reference.values("pixel_uint8").chunks(side * side);
+            let samples = pixels
+                .zip(normal.image_mean.iter().zip(normal.image_std))
+                .flat_map(|(plane, (mean, deviation))| {
+                    plane
+                        .iter()
+                        .map(move |byte| (byte / 255.0 - mean) / deviation)
+                });
+            let embedding = encode(samples.collect());
+            let tokens = reference.shape("last_hidden_state")[1];
+            let hidden = values(embedding.last_hidden_state.narrow(1, 0, tokens));
+            reference.check(
+                &format!("{name}: hidden state"),
+                "last_hidden_state",
+                &hidden,
+            );
+            reference.check(
+                &format!("{name}: image_embeds"),
+                "image_embeds",
+                &values(embedding.image_embeds),
+            );
 
-        let picture = picture(&reference, "pipeline_image");
-        let resized = resize_antialiased(&picture, side);
-        let every = side / reference.shape("pipeline_resized_224")[3];
-        let thinned: Vec<f32> = resized
-            .chunks(side)
-            .enumerate()
-            .filter(|(row, _)| row % side % every == 0)
-            .flat_map(|(_, row)| row.iter().step_by(every).copied())
-            .collect();
-        reference.check(
-            &format!("{name}: resized"),
-            "pipeline_resized_224",
-            &thinned,
-        );
-        let embedding = encode(normal.apply(&picture, side));
-        reference.check(
-            &format!("{name}: the pipeline's image_embeds"),
-            "pipeline_image_embeds",
-            &values(embedding.image_embeds),
-        );
+            let picture = picture(&reference, "pipeline_image");
+            let resized = resize_antialiased(&picture, side);
+            let every = side / reference.shape("pipeline_resized_224")[3];
+            let thinned: Vec<f32> = resized
+                .chunks(side)
+                .enumerate()
+                .filter(|(row, _)| row % side % every == 0)
+                .flat_map(|(_, row)| row.iter().step_by(every).copied())
+                .collect();
+            reference.check(
+                &format!("{name}: resized"),
+                "pipeline_resized_224",
+                &thinned,
+            );
+            let embedding = encode(normal.apply(&picture, side));
+            reference.check(
+                &format!("{name}: the pipeline's image_embeds"),
+                "pipeline_image_embeds",
+                &values(embedding.image_embeds),
+            );
+        }
         checked += 1;
     }
     println!("{checked} image encoders checked");

@@ -9,7 +9,7 @@ use asyncdiff_models::vae::{AutoencoderKl, VaeConfig};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 use super::animatediff;
-use super::fixtures::{Model, Reference, models};
+use super::fixtures::{Model, Reference, each_worker, models};
 use super::image_to_video;
 
 pub fn tensor<const D: usize>(reference: &Reference, name: &str) -> Tensor<D> {
@@ -47,53 +47,67 @@ fn text_encoders() {
                 println!("{}: no reference for {}", model.name, encoder.folder);
                 continue;
             };
-            let what = |part: &str| format!("{} {}: {part}", model.name, encoder.folder);
             let prompts = reference.params["prompts"].as_array().unwrap();
             let ids: Vec<Vec<u32>> = prompts
                 .iter()
                 .map(|prompt| encoder.tokenizer.encode(prompt.as_str().unwrap()).ids)
                 .collect();
             let flat: Vec<f32> = ids.iter().flatten().map(|id| *id as f32).collect();
-            assert_eq!(flat, reference.values("input_ids"), "{}", what("token ids"));
+            assert_eq!(
+                flat,
+                reference.values("input_ids"),
+                "{}: token ids",
+                model.name
+            );
 
             let file = weights(&model, &format!("{}/model.safetensors", encoder.folder));
-            let weights = file.read().unwrap();
-            let device = Device::flex();
-            let loader = weights.on(&device, FloatDType::F32);
-            let embedding = if reference.has("text_embeds") {
-                let encoder = ClipTextModelWithProjection::load(&encoder.config, &loader).unwrap();
-                let (embedding, text_embeds) = encoder.encode(&ids);
-                reference.check(&what("text_embeds"), "text_embeds", &values(text_embeds));
-                embedding
-            } else {
-                let encoder = ClipTextModel::load(&encoder.config, &loader).unwrap();
-                encoder.encode(&ids)
-            };
-            weights
-                .finish(|name| name.ends_with("position_ids"))
-                .unwrap();
+            for worker in each_worker() {
+                let what = |part: &str| {
+                    format!(
+                        "{} {} on {}: {part}",
+                        model.name,
+                        encoder.folder,
+                        worker.name()
+                    )
+                };
+                let weights = file.read().unwrap();
+                let loader = weights.on(worker.device(), FloatDType::F32);
+                let embedding = if reference.has("text_embeds") {
+                    let encoder =
+                        ClipTextModelWithProjection::load(&encoder.config, &loader).unwrap();
+                    let (embedding, text_embeds) = encoder.encode(&ids);
+                    reference.check(&what("text_embeds"), "text_embeds", &values(text_embeds));
+                    embedding
+                } else {
+                    let encoder = ClipTextModel::load(&encoder.config, &loader).unwrap();
+                    encoder.encode(&ids)
+                };
+                weights
+                    .finish(|name| name.ends_with("position_ids"))
+                    .unwrap();
 
-            let rows: Vec<usize> = match reference.params["hidden_rows"].as_array() {
-                Some(rows) => rows
-                    .iter()
-                    .map(|row| row.as_u64().unwrap() as usize)
-                    .collect(),
-                None => (0..ids.len()).collect(),
-            };
-            let pick = |hidden: &Tensor<3>| {
-                let rows = rows
-                    .iter()
-                    .map(|row| hidden.clone().narrow(0, *row, 1))
-                    .collect();
-                values(Tensor::cat(rows, 0))
-            };
-            for (name, found) in [
-                ("last_hidden_state", pick(&embedding.last_hidden_state)),
-                ("penultimate", pick(&embedding.penultimate)),
-                ("pooler_output", values(embedding.pooled)),
-            ] {
-                if reference.has(name) {
-                    reference.check(&what(name), name, &found);
+                let rows: Vec<usize> = match reference.params["hidden_rows"].as_array() {
+                    Some(rows) => rows
+                        .iter()
+                        .map(|row| row.as_u64().unwrap() as usize)
+                        .collect(),
+                    None => (0..ids.len()).collect(),
+                };
+                let pick = |hidden: &Tensor<3>| {
+                    let rows = rows
+                        .iter()
+                        .map(|row| hidden.clone().narrow(0, *row, 1))
+                        .collect();
+                    values(Tensor::cat(rows, 0))
+                };
+                for (name, found) in [
+                    ("last_hidden_state", pick(&embedding.last_hidden_state)),
+                    ("penultimate", pick(&embedding.penultimate)),
+                    ("pooler_output", values(embedding.pooled)),
+                ] {
+                    if reference.has(name) {
+                        reference.check(&what(name), name, &found);
+                    }
                 }
             }
             checked += 1;
@@ -162,89 +176,93 @@ fn unet_blocks() {
             let Some(reference) = model.reference(case) else {
                 continue;
             };
-            let (sample, conditioning) = inputs(&model, &reference);
-            let frames = conditioning.frames;
-            let [batch, _, height, width] = sample.dims();
-            let graph = unet_spec.video_graph(
-                1,
-                frames,
-                [batch, height, width],
-                conditioning.context.dims()[1],
-            );
-            let all: Vec<_> = graph.iter().map(|(id, _)| id).collect();
-            let unet = UNet::load(
-                unet_spec,
-                &file.read().unwrap(),
-                motion_file
-                    .as_ref()
-                    .map(|file| file.read().unwrap())
-                    .as_ref(),
-                &all,
-                &Device::flex(),
-                FloatDType::F32,
-            )
-            .unwrap();
-            assert_eq!(
-                unet.parameters(),
-                graph.parameters(&all),
-                "{}: number of weights",
-                model.name
-            );
-
-            let given = Box::new(|_| unreachable!("a denoiser call reads nothing else"));
-            let mut denoiser = unet.denoiser(conditioning, [height, width], given);
-            let timestep = f64::from(reference.values("in.timestep")[0]);
-            let mut outputs: Vec<Tensor<4>> = Vec::new();
-            for (id, block) in graph.iter() {
-                let inputs = block.inputs.iter().map(|input| match input {
-                    Input::Latents => sample.clone(),
-                    Input::Block(from) => outputs[from.0].clone(),
-                });
-                let output = denoiser
-                    .run(id, Branch::Both, timestep, inputs.collect())
-                    .unwrap();
+            for worker in each_worker() {
+                let what = format!("{} {case} on {}", model.name, worker.name());
+                let (sample, conditioning) = inputs(&model, &reference);
+                let sample = sample.to_device(worker.device());
+                let conditioning = conditioning.to_device(worker.device());
+                let frames = conditioning.frames;
+                let [batch, _, height, width] = sample.dims();
+                let graph = unet_spec.video_graph(
+                    1,
+                    frames,
+                    [batch, height, width],
+                    conditioning.context.dims()[1],
+                );
+                let all: Vec<_> = graph.iter().map(|(id, _)| id).collect();
+                let unet = UNet::load(
+                    unet_spec,
+                    &file.read().unwrap(),
+                    motion_file
+                        .as_ref()
+                        .map(|file| file.read().unwrap())
+                        .as_ref(),
+                    &all,
+                    worker.device(),
+                    FloatDType::F32,
+                )
+                .unwrap();
                 assert_eq!(
-                    output.dims(),
-                    block.output,
-                    "{} {case}: shape of {}",
-                    model.name,
-                    block.name
+                    unet.parameters(),
+                    graph.parameters(&all),
+                    "{}: number of weights",
+                    model.name
                 );
-                outputs.push(output);
-            }
-            for name in reference.names() {
-                let Some(tap) = name
-                    .strip_prefix("tap.")
-                    .filter(|tap| !INSIDE.contains(tap))
-                else {
-                    continue;
-                };
-                // The output of a module that holds several blocks is its last block's.
-                let inside = |block: &str| {
-                    block
-                        .strip_prefix(tap)
-                        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-                };
-                let (id, _) = graph
-                    .iter()
-                    .rfind(|(_, block)| inside(&block.name))
-                    .unwrap_or_else(|| panic!("{}: no block {tap}", model.name));
-                reference.check(
-                    &format!("{} {case}: {tap}", model.name),
-                    name,
-                    &values(outputs[id.0].clone()),
-                );
-                taps += 1;
-            }
-            let out = outputs.pop().unwrap();
-            let [_, channels, ..] = out.dims();
-            let out = match motion_file {
-                Some(_) => {
-                    animatediff::as_in_diffusers(&values(out), batch / frames, frames, channels)
+
+                let given = Box::new(|_| unreachable!("a denoiser call reads nothing else"));
+                let mut denoiser = unet.denoiser(conditioning, [height, width], given);
+                let timestep = f64::from(reference.values("in.timestep")[0]);
+                let mut outputs: Vec<Tensor<4>> = Vec::new();
+                for (id, block) in graph.iter() {
+                    let inputs = block.inputs.iter().map(|input| match input {
+                        Input::Latents => sample.clone(),
+                        Input::Block(from) => outputs[from.0].clone(),
+                    });
+                    let output = denoiser
+                        .run(id, Branch::Both, timestep, inputs.collect())
+                        .unwrap();
+                    assert_eq!(
+                        output.dims(),
+                        block.output,
+                        "{what}: shape of {}",
+                        block.name
+                    );
+                    outputs.push(output);
                 }
-                None => values(out),
-            };
-            reference.check(&format!("{} {case}: out", model.name), "out", &out);
+                for name in reference.names() {
+                    let Some(tap) = name
+                        .strip_prefix("tap.")
+                        .filter(|tap| !INSIDE.contains(tap))
+                    else {
+                        continue;
+                    };
+                    // The output of a module that holds several blocks is its last block's.
+                    let inside = |block: &str| {
+                        block
+                            .strip_prefix(tap)
+                            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                    };
+                    let (id, _) = graph
+                        .iter()
+                        .rfind(|(_, block)| inside(&block.name))
+                        .unwrap_or_else(|| panic!("{}: no block {tap}", model.name));
+                    reference.check(
+                        &format!("{what}: {tap}"),
+                        name,
+                        &values(outputs[id.0].clone()),
+                    );
+                    taps += 1;
+                }
+                let out = outputs.pop().unwrap();
+                let [_, channels, ..] = out.dims();
+                let out = match &motion_file {
+                    Some(_) => {
+                        animatediff::as_in_diffusers(&values(out), batch / frames, frames, channels)
+                    }
+                    None => values(out),
+                };
+                reference.check(&format!("{what}: out"), "out", &out);
+            }
         }
     }
     println!("{taps} block outputs checked");
@@ -259,24 +277,22 @@ fn autoencoders() {
         };
         let config: VaeConfig = config(&model, "vae");
         let file = weights(&model, "vae/diffusion_pytorch_model.safetensors");
-        let weights = file.read().unwrap();
-        let vae =
-            AutoencoderKl::load(&config, &weights.on(&Device::flex(), FloatDType::F32)).unwrap();
-        weights.finish(|name| config.leaves_out(name)).unwrap();
-        let name = &model.name;
-
-        let picture: Tensor<3> = tensor(&reference, "image_uint8");
-        let latents = vae.encode((picture / 127.5 - 1.0).unsqueeze());
-        reference.check(&format!("{name}: mean"), "mean", &values(latents.mean));
-        reference.check(
-            &format!("{name}: logvar"),
-            "logvar",
-            &values(latents.log_variance),
-        );
-        reference.check(
-            &format!("{name}: decoded"),
-            "decoded",
-            &values(vae.decode(tensor(&reference, "z"))),
-        );
+        for worker in each_worker() {
+            let device = worker.device();
+            let weights = file.read().unwrap();
+            let vae = AutoencoderKl::load(&config, &weights.on(device, FloatDType::F32)).unwrap();
+            weights.finish(|name| config.leaves_out(name)).unwrap();
+            let check = |name: &str, found: Tensor<4>| {
+                let what = format!("{} on {}: {name}", model.name, worker.name());
+                reference.check(&what, name, &values(found));
+            };
+            let picture: Tensor<3> = tensor(&reference, "image_uint8");
+            let picture = (picture / 127.5 - 1.0).unsqueeze();
+            let latents = vae.encode(picture.to_device(device));
+            check("mean", latents.mean);
+            check("logvar", latents.log_variance);
+            let z: Tensor<4> = tensor(&reference, "z");
+            check("decoded", vae.decode(z.to_device(device)));
+        }
     }
 }

@@ -12,7 +12,7 @@ use asyncdiff_models::{
 use burn::tensor::Tensor;
 
 use super::animatediff;
-use super::fixtures::{Model, Reference, distance, models};
+use super::fixtures::{Model, Reference, distance, models, workers_of_each_kind};
 use super::image_to_video;
 use super::networks::{self, tensor};
 
@@ -142,23 +142,26 @@ fn sequential_pipelines() {
             );
         }
 
-        let mut session = Session::new(&model.pipeline, workers("cpu", None).unwrap()).unwrap();
-        let (output, steps) = run(&mut session, &model, &request, &Strategy::sequential());
-        check_steps(&reference, &model.name, "step_latents", &steps);
-        reference.check(
-            &format!("{}: final latents", model.name),
-            "final_latents",
-            &output.latents,
-        );
+        for workers in workers_of_each_kind(1) {
+            let what = format!("{} on {}", model.name, workers[0].name());
+            let mut session = Session::new(&model.pipeline, workers).unwrap();
+            let (output, steps) = run(&mut session, &model, &request, &Strategy::sequential());
+            check_steps(&reference, &what, "step_latents", &steps);
+            reference.check(
+                &format!("{what}: final latents"),
+                "final_latents",
+                &output.latents,
+            );
 
-        // Of a video, the first and the last frame.
-        let found = [output.images.first(), output.images.last()];
-        let shape = reference.shape("decoded");
-        let size = [shape[1], shape[2], shape[3]];
-        let decoded = reference.values("decoded").chunks(size.iter().product());
-        for (decoded, found) in decoded.zip(found.into_iter().flatten()) {
-            let expected = Image::from_samples(decoded, size).unwrap();
-            check_picture(&model.name, found, &expected);
+            // Of a video, the first and the last frame.
+            let found = [output.images.first(), output.images.last()];
+            let shape = reference.shape("decoded");
+            let size = [shape[1], shape[2], shape[3]];
+            let decoded = reference.values("decoded").chunks(size.iter().product());
+            for (decoded, found) in decoded.zip(found.into_iter().flatten()) {
+                let expected = Image::from_samples(decoded, size).unwrap();
+                check_picture(&what, found, &expected);
+            }
         }
     }
 }
@@ -230,49 +233,52 @@ fn asynchronous(file: &str, stride: usize) {
         let Some(request) = request(&model, &sequential) else {
             continue;
         };
-        let mut session = Session::new(&model.pipeline, workers("cpu:5", None).unwrap()).unwrap();
         let names: Vec<String> = reference
             .names()
             .filter_map(|name| name.strip_suffix("/final_latents"))
             .filter(|case| parse(case).1.stride == stride)
             .map(str::to_owned)
             .collect();
-        for case in names {
-            let (segments, asyncdiff) = parse(&case);
-            let what = format!("{} {case}", model.name);
-            let map = partition(&reference, segments);
-            let graph = model
-                .pipeline
-                .plan(&request.shape, &Strategy::sequential())
-                .unwrap()
-                .graph;
-            let published = Partition::published(&graph, segments);
-            assert_eq!(
-                published,
-                Partition::from_map(&graph, &map),
-                "{what}: published partition"
-            );
+        for workers in workers_of_each_kind(5) {
+            let device = workers[0].name().to_owned();
+            let mut session = Session::new(&model.pipeline, workers).unwrap();
+            for case in &names {
+                let (segments, asyncdiff) = parse(case);
+                let what = format!("{} {case} on {device}", model.name);
+                let map = partition(&reference, segments);
+                let graph = model
+                    .pipeline
+                    .plan(&request.shape, &Strategy::sequential())
+                    .unwrap()
+                    .graph;
+                let published = Partition::published(&graph, segments);
+                assert_eq!(
+                    published,
+                    Partition::from_map(&graph, &map),
+                    "{what}: published partition"
+                );
 
-            let strategy = Strategy::from(Spread::AsyncDiff {
-                partition: PartitionChoice::Map(map),
-                parameters: asyncdiff,
-            });
-            let (output, steps) = run(&mut session, &model, &request, &strategy);
-            let name = format!("{case}/final_latents");
-            reference.check(&what, &name, &output.latents);
-            let all = format!("{case}/step_latents");
-            if reference.has(&all) {
-                check_steps(&reference, &what, &all, &steps);
+                let strategy = Strategy::from(Spread::AsyncDiff {
+                    partition: PartitionChoice::Map(map),
+                    parameters: asyncdiff,
+                });
+                let (output, steps) = run(&mut session, &model, &request, &strategy);
+                let name = format!("{case}/final_latents");
+                reference.check(&what, &name, &output.latents);
+                let all = format!("{case}/step_latents");
+                if reference.has(&all) {
+                    check_steps(&reference, &what, &all, &steps);
+                }
+                // Otherwise the sequential result would pass too.
+                let expected = reference.values(&name);
+                let off = distance(&output.latents, expected);
+                let sequential = distance(sequential.values("final_latents"), expected);
+                assert!(
+                    5.0 * off <= sequential,
+                    "{what}: off by {off:e}, sequential by {sequential:e}"
+                );
+                cases += 1;
             }
-            // Otherwise the sequential result would pass too.
-            let expected = reference.values(&name);
-            let off = distance(&output.latents, expected);
-            let sequential = distance(sequential.values("final_latents"), expected);
-            assert!(
-                5.0 * off <= sequential,
-                "{what}: off by {off:e}, sequential by {sequential:e}"
-            );
-            cases += 1;
         }
     }
     println!("{cases} asynchronous cases of stride {stride} checked");
