@@ -3,8 +3,8 @@
 #
 #   scripts/check-gpu.sh PROGRAM [PARITY]
 #
-# PROGRAM is asyncdiff, built with `--features cuda`. PARITY is the test binary of the same build, whose path is what
-#   cargo test --release -p asyncdiff-models --features cuda --test parity --no-run
+# PROGRAM is asyncdiff, built with `--features nccl`. PARITY is the test binary of the same build, whose path is what
+#   cargo test --release -p asyncdiff-models --features nccl --test parity --no-run
 # prints; without it, nothing is compared with reference tensors. Both may be built on another machine. Needs bash and
 # python3, 8 GB of disk in the folder for temporary files, and less than ten minutes.
 #
@@ -18,6 +18,8 @@ parity=${2:+$(realpath "$2")}
 device=${DEVICE:-cuda:0}
 # Two ranks on one GPU: for correctness, not for speed.
 two=${TWO:-cuda:0,0}
+# Two GPUs, for NCCL: it refuses two ranks on one.
+apart=${APART:-cuda:0,1}
 sizes=${SIZES:-real}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -54,6 +56,22 @@ for dtype in f32 f16 bf16; do
 done
 check "embedded model, two ranks as processes on one device" "$program" generate "red apple" --steps 20 --guidance-split \
     --processes 2 --devices "$two" --quiet -o "$work/processes.png"
+
+# What two processes on two devices make, whose messages NCCL carries, is what threads make of it.
+through_nccl() {
+    local spread run=("$program" generate "red apple" --steps 20 --devices "$apart" --force)
+    for spread in --guidance-split --segments=2 --look-ahead=ring; do
+        "${run[@]}" "$spread" --quiet -o "$work/threads.png" &&
+            "${run[@]}" "$spread" --processes 2 -o "$work/nccl.png" > "$work/lines" &&
+            { grep "^messages through NCCL" "$work/lines" || { grep "^messages" "$work/lines" >&2; false; }; } &&
+            { cmp "$work/threads.png" "$work/nccl.png" >&2 || { echo "$spread: another picture" >&2; false; }; } || return 1
+    done
+}
+if [ "$(nvidia-smi --list-gpus 2> /dev/null | wc -l)" -gt 1 ]; then
+    check "NCCL: two processes on $apart make what threads make" through_nccl
+else
+    row "NCCL between two processes" "left out: it needs two GPUs" ""
+fi
 
 # Rows of a comparison: name, seconds of all steps, likeness to the sequential run.
 compare() {

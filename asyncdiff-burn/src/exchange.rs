@@ -1,5 +1,6 @@
 //! Tensors between ranks.
 
+use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -81,6 +82,17 @@ pub fn element(dtype: DType) -> Element {
     }
 }
 
+/// What [`element`] says, the other way round.
+pub(crate) fn dtype(element: Element) -> DType {
+    match element {
+        Element::F32 => DType::F32,
+        Element::F16 => DType::F16,
+        Element::Bf16 => DType::BF16,
+        Element::U8 => DType::U8,
+        other => unreachable!("no tensor of {other} is expected"),
+    }
+}
+
 impl<const D: usize> Message for Parcel<D> {
     fn form(&self) -> Form {
         match &self.0 {
@@ -98,14 +110,7 @@ impl<const D: usize> Message for Parcel<D> {
     }
 
     fn from_bytes(form: &Form, bytes: Vec<u8>) -> Self {
-        let dtype = match form.element {
-            Element::F32 => DType::F32,
-            Element::F16 => DType::F16,
-            Element::Bf16 => DType::BF16,
-            Element::U8 => DType::U8,
-            other => unreachable!("no tensor of {other} is expected"),
-        };
-        let shape = form.shape.clone();
+        let (shape, dtype) = (form.shape.clone(), dtype(form.element));
         Self(Content::Data(TensorData::from_bytes_vec(
             bytes, shape, dtype,
         )))
@@ -160,6 +165,70 @@ impl<const D: usize, P: PeerExchange<Parcel<D>>> PeerExchange<Tensor<D>> for OnD
     ) -> Result<Tensor<D>, CommError> {
         let parcel = self.peers.recv(from, tag, expected, within)?;
         Ok(parcel.unpack(&self.device))
+    }
+
+    fn check(&mut self) -> Result<(), CommError> {
+        self.peers.check()
+    }
+
+    fn fail(&mut self, reason: &str) {
+        self.peers.fail(reason);
+    }
+}
+
+/// A tensor in memory that a transport from device to device reaches.
+pub trait Buffer<const D: usize> {
+    /// The tensor's elements, at an address.
+    fn of(tensor: Tensor<D>) -> Self;
+
+    /// Memory for a tensor of `form`, with anything in it.
+    fn empty(form: &Form, device: &Device) -> Self;
+
+    /// The tensor whose elements are in it.
+    fn into_tensor(self) -> Tensor<D>;
+}
+
+/// Passes tensors on from one device's memory to another's.
+pub struct Direct<P, B> {
+    peers: P,
+    device: Device,
+    buffers: PhantomData<fn(B)>,
+}
+
+impl<P, B> Direct<P, B> {
+    /// `peers`, whose messages are buffers on `device`.
+    pub fn new(peers: P, device: &Device) -> Self {
+        Self {
+            peers,
+            device: device.clone(),
+            buffers: PhantomData,
+        }
+    }
+}
+
+impl<const D: usize, P: PeerExchange<B>, B: Buffer<D>> PeerExchange<Parcel<D>> for Direct<P, B> {
+    fn rank(&self) -> usize {
+        self.peers.rank()
+    }
+
+    fn world_size(&self) -> usize {
+        self.peers.world_size()
+    }
+
+    fn send(&mut self, to: usize, tag: u64, message: Parcel<D>) -> Result<(), CommError> {
+        let tensor = message.unpack(&self.device);
+        self.peers.send(to, tag, B::of(tensor))
+    }
+
+    fn recv(
+        &mut self,
+        from: usize,
+        tag: u64,
+        expected: &Form,
+        within: Duration,
+    ) -> Result<Parcel<D>, CommError> {
+        let buffer = self.peers.recv(from, tag, expected, within)?;
+        Ok(Parcel::of_tensor(buffer.into_tensor()))
     }
 
     fn check(&mut self) -> Result<(), CommError> {

@@ -29,6 +29,8 @@
 pub mod device;
 pub mod exchange;
 pub mod files;
+#[cfg(feature = "nccl")]
+pub mod gpu_memory;
 pub mod latents;
 pub mod layers;
 pub mod memory;

@@ -350,6 +350,14 @@ impl Maker {
         }
     }
 
+    /// [`Member::wire`].
+    pub fn wire(&self) -> Option<&str> {
+        match self {
+            Maker::Threads(_) => None,
+            Maker::Processes(joined) => joined.member.wire(),
+        }
+    }
+
     /// [`Session::loaded_bytes`], of this process's ranks.
     pub fn loaded_bytes(&self) -> Vec<u64> {
         match self {

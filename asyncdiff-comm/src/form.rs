@@ -117,6 +117,19 @@ impl fmt::Display for Form {
     }
 }
 
+/// One message of a run that is known beforehand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// The sending rank.
+    pub from: usize,
+    /// The receiving rank.
+    pub to: usize,
+    /// Its tag; no two messages between the same ranks have the same.
+    pub tag: u64,
+    /// Its form.
+    pub form: Form,
+}
+
 /// What can be sent: an array of numbers that knows its form.
 pub trait Message: Sized + Send + 'static {
     /// Its form.

@@ -1,7 +1,8 @@
 //! How one rank of an asynchronous denoising run hands a message to another.
 //!
 //! [`PeerExchange`] is the contract. Its transports: [`local`] between threads of one process; [`network`] between processes
-//! and hosts (feature `network`); `nccl` between NVIDIA GPUs (feature `nccl`). [`launch`] says which rank a process is.
+//! and hosts (feature `network`); [`nccl`] between NVIDIA GPUs (with its library: feature `nccl`). [`launch`] says which rank a process
+//! is. [`agree`] says whether all ranks can do something.
 //!
 //! Messages are tagged, so that a rank may ask for them in another order than they were sent in, and they have a [`Form`]
 //! that the receiver knows beforehand. Sending never waits for the receiver. Receiving waits until the message is there,
@@ -24,18 +25,19 @@
 
 #![deny(missing_docs)]
 
+mod agreement;
 mod form;
 pub mod launch;
 pub mod local;
 mod mailbox;
-#[cfg(feature = "nccl")]
 pub mod nccl;
 #[cfg(feature = "network")]
 pub mod network;
 
 use std::time::Duration;
 
-pub use form::{Element, Form, Message};
+pub use agreement::agree;
+pub use form::{Element, Form, Message, Transfer};
 
 /// Point-to-point messages between the ranks of one run.
 pub trait PeerExchange<M> {

@@ -9,20 +9,28 @@
 //! Everything else goes over another transport, the *control* (between processes, [`network`](crate::network)): how the
 //! ranks meet, that a rank has failed and why, that it still lives. NCCL itself cannot say why a peer is silent.
 //!
-//! [`NcclApi`] is what is asked of NCCL for one rank. [`Communicator`] is the library's, loaded when the program runs.
+//! [`NcclApi`] is what is asked of NCCL for one rank; with the feature `nccl`, `Communicator` is the library's, loaded when the
+//! program runs. Ranks [`meet`] to get one each, or to learn that one of them cannot have it.
 
+#[cfg(feature = "nccl")]
 mod communicator;
+#[cfg(feature = "nccl")]
 mod library;
+mod meeting;
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::c_void;
+use std::marker::PhantomData;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{CommError, Form, PeerExchange};
+use crate::{CommError, Form, PeerExchange, Transfer};
 
-pub use communicator::Communicator;
-pub use library::{Library, UniqueId};
+#[cfg(feature = "nccl")]
+pub use communicator::{Communicator, Gpu};
+#[cfg(feature = "nccl")]
+pub use library::Library;
+pub use meeting::{Join, UniqueId, meet};
 
 /// Why NCCL, or CUDA's driver, does not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,13 +116,49 @@ pub trait NcclApi {
     fn abort(&mut self);
 }
 
+impl<A: NcclApi + ?Sized> NcclApi for &mut A {
+    type Mark = A::Mark;
+
+    unsafe fn send(
+        &mut self,
+        to: usize,
+        pointer: *const c_void,
+        bytes: usize,
+    ) -> Result<(), NcclError> {
+        // SAFETY: the caller's promise.
+        unsafe { (**self).send(to, pointer, bytes) }
+    }
+
+    unsafe fn recv(
+        &mut self,
+        from: usize,
+        pointer: *mut c_void,
+        bytes: usize,
+    ) -> Result<(), NcclError> {
+        // SAFETY: the caller's promise.
+        unsafe { (**self).recv(from, pointer, bytes) }
+    }
+
+    fn mark(&mut self) -> Result<Self::Mark, NcclError> {
+        (**self).mark()
+    }
+
+    fn passed(&mut self, mark: &Self::Mark) -> Result<bool, NcclError> {
+        (**self).passed(mark)
+    }
+
+    fn abort(&mut self) {
+        (**self).abort();
+    }
+}
+
 /// A tensor in a device's memory.
 ///
 /// # Safety
 ///
 /// The memory at the pointer has as many bytes as the form says, lies on the device of the communicator that the buffer is
-/// used with, and is the buffer's own as long as it lives. What was to be written into it has been written when the pointer
-/// is given.
+/// used with, and is the buffer's own as long as it lives. What was to be written into it, or read from it before, has been when
+/// the pointer is given.
 pub unsafe trait DeviceBuffer {
     /// Its form.
     fn form(&self) -> Form;
@@ -123,24 +167,11 @@ pub unsafe trait DeviceBuffer {
     fn pointer(&mut self) -> *mut c_void;
 }
 
-/// One message of the run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transfer {
-    /// The sending rank.
-    pub from: usize,
-    /// The receiving rank.
-    pub to: usize,
-    /// Its tag; no two messages between the same ranks have the same.
-    pub tag: u64,
-    /// Its form.
-    pub form: Form,
-}
-
 /// Makes a buffer of a form, with anything in it.
 pub type Empty<M> = Box<dyn FnMut(&Form) -> M + Send>;
 
-/// One rank of a run between GPUs.
-pub struct NcclPeer<A: NcclApi, C, M> {
+/// One rank of a run between GPUs. `N` is what the control's messages are, of which it sends none.
+pub struct NcclPeer<A: NcclApi, C, M, N> {
     api: A,
     control: C,
     empty: Empty<M>,
@@ -154,12 +185,13 @@ pub struct NcclPeer<A: NcclApi, C, M> {
     sent: VecDeque<(A::Mark, M)>,
     received: HashMap<usize, (A::Mark, M)>,
     broken: bool,
+    messages: PhantomData<fn(N)>,
 }
 
-impl<A, C, M> NcclPeer<A, C, M>
+impl<A, C, M, N> NcclPeer<A, C, M, N>
 where
     A: NcclApi,
-    C: PeerExchange<Vec<u8>>,
+    C: PeerExchange<N>,
     M: DeviceBuffer,
 {
     /// A rank whose tensors go through `api` and whose failures through `control`. `transfers` are all messages of the run,
@@ -186,6 +218,7 @@ where
             sent: VecDeque::new(),
             received: HashMap::new(),
             broken: false,
+            messages: PhantomData,
         }
     }
 
@@ -332,10 +365,10 @@ impl From<NcclError> for CommError {
     }
 }
 
-impl<A, C, M> PeerExchange<M> for NcclPeer<A, C, M>
+impl<A, C, M, N> PeerExchange<M> for NcclPeer<A, C, M, N>
 where
     A: NcclApi,
-    C: PeerExchange<Vec<u8>>,
+    C: PeerExchange<N>,
     M: DeviceBuffer,
 {
     fn rank(&self) -> usize {
@@ -381,7 +414,7 @@ const CAUSE: Duration = Duration::from_millis(100);
 /// How long the last messages of a run may take once their sender is done.
 const LAST: Duration = Duration::from_secs(30);
 
-impl<A: NcclApi, C, M> Drop for NcclPeer<A, C, M> {
+impl<A: NcclApi, C, M, N> Drop for NcclPeer<A, C, M, N> {
     fn drop(&mut self) {
         let start = Instant::now();
         // What was sent last has to arrive before its memory is given back.

@@ -192,12 +192,12 @@ impl<'a> Engine<'a> {
                 Action::Send { what, to } => {
                     let value = get(&values, *what)?.clone();
                     release(&mut values, &instruction.release);
-                    peers.send(*to, tag(*what), value)?;
+                    peers.send(*to, what.tag(), value)?;
                     None
                 }
                 Action::Recv { what, from } => {
                     let form = (self.forms)(*what);
-                    let tensor = peers.recv(*from, tag(*what), &form, patience.deadline())?;
+                    let tensor = peers.recv(*from, what.tag(), &form, patience.deadline())?;
                     if observer(*what, &tensor).is_break() {
                         return Err(EngineError::Cancelled);
                     }
@@ -257,24 +257,4 @@ fn release<T>(values: &mut HashMap<Versioned, T>, done: &[Versioned]) {
     for what in done {
         values.remove(what);
     }
-}
-
-/// A number for every version of every value, the same on all ranks.
-fn tag(what: Versioned) -> u64 {
-    let value = match what.value {
-        Value::Latents => 0,
-        Value::Prediction => 1,
-        Value::Data => 2,
-        Value::Noise => 3,
-        Value::Corrected => 4,
-        Value::Image => 5,
-        Value::ImageNoise => 6,
-        Value::Block(BlockId(index)) => 7 + index as u64,
-    };
-    let branch = match what.branch {
-        Branch::Both => 0,
-        Branch::Negative => 1,
-        Branch::Positive => 2,
-    };
-    (what.version as u64) << 32 | value << 3 | branch << 1 | u64::from(what.ahead)
 }

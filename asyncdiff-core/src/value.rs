@@ -127,6 +127,27 @@ impl Value {
 }
 
 impl Versioned {
+    /// A number for every version of every value, the same on all ranks: what its message is tagged with.
+    #[must_use]
+    pub fn tag(self) -> u64 {
+        let value = match self.value {
+            Value::Latents => 0,
+            Value::Prediction => 1,
+            Value::Data => 2,
+            Value::Noise => 3,
+            Value::Corrected => 4,
+            Value::Image => 5,
+            Value::ImageNoise => 6,
+            Value::Block(BlockId(index)) => 7 + index as u64,
+        };
+        let branch = match self.branch {
+            Branch::Both => 0,
+            Branch::Negative => 1,
+            Branch::Positive => 2,
+        };
+        (self.version as u64) << 32 | value << 3 | branch << 1 | u64::from(self.ahead)
+    }
+
     /// That branch's half.
     #[must_use]
     pub fn of(self, branch: Branch) -> Self {

@@ -130,6 +130,9 @@ pub fn run(args: &Generate) -> Result<()> {
     let Some(mut session) = Maker::load(together, &pipeline, workers, &run)? else {
         return Ok(());
     };
+    if let Some(wire) = session.wire() {
+        lines.print(format_args!("{wire}"))?;
+    }
     let model = model::name(args.sample.model.as_deref());
     let mut progress = Interruptible::new(Previewing::new(Bar::new(text), preview))?;
     let mut timings = Vec::with_capacity(jobs.len());

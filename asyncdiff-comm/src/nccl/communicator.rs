@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::library::{
     Config, EVENT_DISABLE_TIMING, IN_PROGRESS, Library, NOT_READY, STREAM_NON_BLOCKING, SUCCESS,
-    UINT8, UniqueId, driver_done,
+    UINT8, driver_done,
 };
-use super::{NcclApi, NcclError};
+use super::{Join, NcclApi, NcclError, UniqueId};
 
 /// How long a call may go on that only hands work to the device.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,6 +40,31 @@ impl Drop for Event {
     fn drop(&mut self) {
         // SAFETY: the event was made by the driver, and is not used any more. There is nothing to do about an error.
         unsafe { (self.library.driver.end_event)(self.event) };
+    }
+}
+
+/// NCCL on one of the machine's GPUs.
+pub struct Gpu {
+    /// The library.
+    pub library: Library,
+    /// The GPU's number, as CUDA counts.
+    pub index: usize,
+}
+
+impl Join for Gpu {
+    type Api = Communicator;
+
+    fn unique_id(&self) -> Result<UniqueId, NcclError> {
+        self.library.unique_id()
+    }
+
+    fn join(
+        &self,
+        place: (usize, usize),
+        id: &UniqueId,
+        within: Duration,
+    ) -> Result<Communicator, NcclError> {
+        Communicator::join(&self.library, self.index, place, id, within)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use libloading::Library as Loaded;
 
-use super::NcclError;
+use super::{NcclError, UniqueId};
 
 pub(super) const SUCCESS: c_int = 0;
 /// A call on a communicator that does not block goes on behind the program's back.
@@ -19,26 +19,6 @@ pub(super) const UINT8: c_int = 1;
 /// `CU_STREAM_NON_BLOCKING`, `CU_EVENT_DISABLE_TIMING`.
 pub(super) const STREAM_NON_BLOCKING: c_uint = 1;
 pub(super) const EVENT_DISABLE_TIMING: c_uint = 2;
-
-/// What the ranks of a communicator share: rank 0 makes it, and hands it to the others.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct UniqueId(pub(super) [c_char; 128]);
-
-impl UniqueId {
-    /// Its bytes, to be sent.
-    #[must_use]
-    pub fn bytes(&self) -> Vec<u8> {
-        self.0.iter().map(|byte| byte.cast_unsigned()).collect()
-    }
-
-    /// The id with these bytes; `None` if they are not as many as an id has.
-    #[must_use]
-    pub fn of_bytes(bytes: &[u8]) -> Option<Self> {
-        let bytes: [u8; 128] = bytes.try_into().ok()?;
-        Some(Self(bytes.map(u8::cast_signed)))
-    }
-}
 
 /// `ncclConfig_t` as of version 2.14. Later versions take their additions to be unset when they see this version in it.
 #[repr(C)]
@@ -166,17 +146,18 @@ impl Library {
         }
     }
 
-    /// NCCL's version, as 23203 for 2.32.3.
+    /// NCCL's version, such as 2.32.3.
     ///
     /// # Errors
     ///
     /// [`NcclError::Call`].
-    pub fn version(&self) -> Result<i32, NcclError> {
+    pub fn version(&self) -> Result<String, NcclError> {
         let mut version = 0;
         // SAFETY: it writes one number.
         let code = unsafe { (self.nccl.version)(&raw mut version) };
         self.nccl_done("ncclGetVersion", code)?;
-        Ok(version)
+        let [major, minor, patch] = [version / 10000, version / 100 % 100, version % 100];
+        Ok(format!("{major}.{minor}.{patch}"))
     }
 
     /// A new id, made by rank 0.

@@ -2,7 +2,7 @@
 
 use asyncdiff_comm::launch::Place;
 use asyncdiff_comm::network::{Secret, Setup, digest};
-use asyncdiff_comm::{Element, Form};
+use asyncdiff_comm::{Element, Form, Transfer};
 use asyncdiff_core::plan::{Value, Versioned};
 use asyncdiff_core::{Plan, Schedule, SegmentGraph, Strategy, Summary};
 
@@ -45,14 +45,26 @@ impl Run {
         Form::new(self.graph.shape(what), element)
     }
 
+    /// All messages of the plan, in the one order of [`Plan::transfers`].
+    #[must_use]
+    pub fn transfers(&self) -> Vec<Transfer> {
+        let messages = self.plan.transfers().into_iter();
+        messages
+            .map(|message| Transfer {
+                from: message.from,
+                to: message.to,
+                tag: message.what.tag(),
+                form: self.form(message.what),
+            })
+            .collect()
+    }
+
     /// How the process at `place` joins the others that have planned the same: program and plan are compared before anything
     /// runs, and no message may be larger than what the plan needs.
     #[must_use]
     pub fn joining(&self, place: &Place, secret: Option<Secret>) -> Setup {
-        let sent = self.plan.transfers();
-        let sizes = sent
-            .iter()
-            .filter_map(|message| self.form(message.what).bytes());
+        let sent = self.transfers();
+        let sizes = sent.iter().filter_map(|transfer| transfer.form.bytes());
         let mut setup = Setup::new(place.rank, place.world_size, place.rendezvous.clone());
         setup.secret = secret;
         setup.largest = sizes.max().unwrap_or(0).max(LARGEST_TOLD);

@@ -2,6 +2,7 @@
 
 mod help;
 mod told;
+mod wire;
 
 use std::slice::from_ref;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use asyncdiff_burn::device::Worker;
 use asyncdiff_burn::exchange::Parcel;
 use asyncdiff_burn::ranks::{RankError, on_each};
-use asyncdiff_comm::{CommError, Element, Form, PeerExchange};
+use asyncdiff_comm::{CommError, Form, PeerExchange};
 use asyncdiff_core::EngineError;
 
 use super::Output;
@@ -23,6 +24,7 @@ use crate::pipeline::{Run, StableDiffusion};
 use crate::preview::Previewer;
 use crate::request::Content;
 use crate::unet::Conditioning;
+use wire::Wire;
 
 /// How long ranks wait for each other where nobody knows how long it takes: while weights are loaded, and texts encoded. A rank
 /// that dies meanwhile is noticed at once, by its transport.
@@ -32,7 +34,7 @@ const LONG: Duration = Duration::from_secs(3600);
 const REST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Tags of what does not belong to a plan. A plan's have the version of a value in their upper half.
-const READY: u64 = u64::MAX;
+const WIRE: u64 = u64::MAX;
 const TOLD: u64 = u64::MAX - 1;
 
 /// One rank of a run whose ranks are processes: its blocks, and its peers.
@@ -46,6 +48,7 @@ pub struct Member<P> {
     /// Only where process 0 is.
     parts: Option<Parts>,
     peers: Seated<P>,
+    wire: Wire,
 }
 
 impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
@@ -67,12 +70,13 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
             peers,
         };
         let loaded = Self::load(pipeline, worker, run, &mut peers);
-        let (rank, parts) = loaded.inspect_err(|error| peers.fail(&error.to_string()))?;
+        let (rank, parts, wire) = loaded.inspect_err(|error| peers.fail(&error.to_string()))?;
         Ok(Self {
             pipeline: Arc::clone(pipeline),
             rank,
             parts,
             peers,
+            wire,
         })
     }
 
@@ -81,7 +85,7 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
         worker: Worker,
         run: &Run,
         peers: &mut Seated<P>,
-    ) -> Result<(Rank, Option<Parts>), Error> {
+    ) -> Result<(Rank, Option<Parts>, Wire), Error> {
         let (needed, found) = (run.plan.ranks.len(), peers.world_size());
         if needed > found {
             return Err(Error::NotEnoughWorkers { needed, found });
@@ -89,7 +93,7 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
         let mut rank = Rank::new(pipeline, worker)?;
         let seat = peers.rank();
         if seat >= needed {
-            return Ok((rank, None));
+            return Ok((rank, None, Wire::network()));
         }
         pipeline.check_memory_of_rank(run, seat, rank.worker())?;
         let leads = seat == run.plan.latents_rank;
@@ -99,15 +103,15 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
         });
         let parts = parts.transpose()?;
         rank.prepare(run, seat)?;
-        let nothing = Form::new([1, 1, 1, 0], Element::U8);
-        for other in (0..needed).filter(|other| *other != seat) {
-            if leads {
-                peers.recv(other, READY, &nothing, LONG)?;
-            } else if other == run.plan.latents_rank {
-                peers.send(other, READY, Parcel::of_bytes(Vec::new()))?;
-            }
-        }
-        Ok((rank, parts))
+        let wire = Wire::meet(peers, needed, rank.worker())?;
+        Ok((rank, parts, wire))
+    }
+
+    /// What the plan's messages go through, in words, where this process's device is an NVIDIA GPU and the program was built with
+    /// `nccl`.
+    #[must_use]
+    pub fn wire(&self) -> Option<&str> {
+        self.wire.words()
     }
 
     /// Bytes of the denoiser's weights that are loaded here.
@@ -165,9 +169,8 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
     ) -> Result<Output, Error> {
         self.pipeline.check_complete(&run.shape, content)?;
         let start = Instant::now();
-        let parts = self.parts.as_ref().expect("process 0 leads");
-        let worker = self.rank.worker();
-        let (conditioning, initial) = worker.install(|| parts.begin(run, from_ref(content)))?;
+        let (conditioning, initial) =
+            self.on_worker(|parts| parts.begin(run, from_ref(content)))?;
         told::tell(&mut self.peers, run, &conditioning)?;
         let encode = start.elapsed();
         let start = Instant::now();
@@ -175,9 +178,15 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
             start: initial,
             progress,
         };
-        let latents = run_plan(&self.rank, &mut self.peers, run, conditioning, Some(lead))?;
+        let latents = self.run_plan(run, conditioning, Some(lead))?;
         let latents = latents.expect("a valid plan ends with the final latents");
-        worker.install(|| parts.finish(run, content, latents, (encode, start)))
+        self.on_worker(|parts| parts.finish(run, content, latents, (encode, start)))
+    }
+
+    /// Does something with what only process 0 has.
+    fn on_worker<T: Send>(&self, job: impl FnOnce(&Parts) -> T + Send) -> T {
+        let parts = self.parts.as_ref().expect("process 0 leads");
+        self.rank.worker().install(|| job(parts))
     }
 
     /// Tells the other processes that nothing more will be made, on process 0.
@@ -205,47 +214,50 @@ impl<P: PeerExchange<Parcel<4>> + Send> Member<P> {
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error.into()),
             };
-            if let Err(error) = run_plan(&self.rank, &mut self.peers, run, conditioning, None) {
+            if let Err(error) = self.run_plan(run, conditioning, None) {
                 break Err(error);
             }
         };
         result.inspect_err(|error: &Error| self.peers.fail(&error.to_string()))
     }
-}
 
-/// Does one rank's part of the plan, inside its worker's pool; a panic becomes an error, which the others are told.
-fn run_plan<P: PeerExchange<Parcel<4>> + Send>(
-    rank: &Rank,
-    peers: &mut Seated<P>,
-    run: &Run,
-    conditioning: Conditioning,
-    lead: Option<Lead<'_>>,
-) -> Result<Option<crate::Latents>, Error> {
-    let (seat, process) = (peers.rank(), peers.peers.rank());
-    let state = vec![(conditioning, lead, peers)];
-    let results = on_each(from_ref(rank), state, |_, (conditioning, lead, peers)| {
-        rank.run(run, seat, conditioning, lead, peers)
-    });
-    let only = results.into_iter().next().expect("there is one");
-    only.map_err(|error| match error {
-        RankError::Failed { source, .. } => match source {
-            EngineError::Cancelled => Error::Cancelled,
-            EngineError::Comm(error) => error.into(),
-            source => Error::Rank(RankError::Failed {
+    /// Does this rank's part of the plan, inside its worker's pool; a panic becomes an error, which the others are told.
+    fn run_plan(
+        &mut self,
+        run: &Run,
+        conditioning: Conditioning,
+        lead: Option<Lead<'_>>,
+    ) -> Result<Option<crate::Latents>, Error> {
+        let Self {
+            rank, peers, wire, ..
+        } = self;
+        let (seat, process) = (peers.rank(), peers.peers.rank());
+        let mut peers = wire.between(peers, run, rank.worker());
+        let state = vec![(conditioning, lead, &mut *peers)];
+        let results = on_each(from_ref(rank), state, |_, (conditioning, lead, peers)| {
+            rank.run(run, seat, conditioning, lead, peers)
+        });
+        let only = results.into_iter().next().expect("there is one");
+        only.map_err(|error| match error {
+            RankError::Failed { source, .. } => match source {
+                EngineError::Cancelled => Error::Cancelled,
+                EngineError::Comm(error) => error.into(),
+                source => Error::Rank(RankError::Failed {
+                    rank: process,
+                    worker: rank.worker().name().to_owned(),
+                    source,
+                }),
+            },
+            RankError::Panicked {
+                worker, message, ..
+            } => Error::Rank(RankError::Panicked {
                 rank: process,
-                worker: rank.worker().name().to_owned(),
-                source,
+                worker,
+                message,
             }),
-        },
-        RankError::Panicked {
-            worker, message, ..
-        } => Error::Rank(RankError::Panicked {
-            rank: process,
-            worker,
-            message,
-        }),
-        other => other.into(),
-    })
+            other => other.into(),
+        })
+    }
 }
 
 /// Processes as ranks of the plan: process 0 takes the rank that advances the latents. Errors name processes.

@@ -4,6 +4,7 @@
 
 mod animatediff;
 mod branches;
+mod direct;
 mod fixtures;
 mod guidance_split;
 mod image_to_image;
