@@ -59,6 +59,9 @@ pub enum NcclError {
     /// A communicator was not ready in time.
     #[error("the ranks did not form an NCCL communicator within {0:?}")]
     Deadline(Duration),
+    /// A communicator that a run was broken off with.
+    #[error("the NCCL communicator was given up when the last run failed: start the ranks anew")]
+    Aborted,
 }
 
 /// What is asked of NCCL for one rank: a communicator and its stream, on which things happen one after another.

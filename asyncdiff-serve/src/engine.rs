@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::infotext;
-use crate::job::{Job, Made, Outcome, Stop};
+use crate::job::{Job, Made, Outcome, State, Stop};
 use crate::plans;
 use crate::refusal::Refusal;
 use crate::service::Service;
@@ -103,6 +103,9 @@ impl Engine {
             Err(refusal) if jobs.len() > 1 => {
                 tracing::warn!(reason = refusal.message, "not made together");
                 self.batches.refuse(&first.task, jobs.len());
+                for job in jobs {
+                    job.change(State::begin_anew);
+                }
             }
             Err(refusal) => self.service.end(first, Outcome::Failed(refusal)),
         }

@@ -114,6 +114,16 @@ pub(crate) struct State {
     looked: Option<Instant>,
 }
 
+impl State {
+    /// Forgets how far a batch came that will not be finished, as if it had not been begun.
+    pub fn begin_anew(&mut self) {
+        (self.round, self.done, self.done_of_all) = (0, 0, 0);
+        (self.preview, self.denoising, self.alone) = (None, Duration::ZERO, 0.0);
+        self.partial_images.clear();
+        self.spans.clear();
+    }
+}
+
 /// The wish to end a round, which may be that of several jobs: it ends when none of them wants it any more.
 #[derive(Clone, Debug, Default)]
 struct Wish {

@@ -79,7 +79,8 @@ impl Rooms {
 
     #[cfg(feature = "flex")]
     fn give(&mut self, room: Vec<f32>) {
-        self.used -= room.capacity();
+        // What a kernel that panicked had taken never comes back.
+        self.used = self.used.saturating_sub(room.capacity());
         if self.reusers > 0 {
             self.kept += room.capacity();
             self.free.push(room);

@@ -123,6 +123,10 @@ impl WeightFile {
     }
 
     /// Lets go of the pages with a part of its bytes. Whoever reads them again finds them in the system's cache, or on the disk.
+    #[cfg_attr(
+        not(unix),
+        expect(unused_variables, reason = "nothing to be told there")
+    )]
     pub(super) fn release(&self, part: &[u8]) {
         #[cfg(unix)]
         if let Bytes::Mapped(mapped) = &self.bytes

@@ -115,12 +115,22 @@ impl Communicator {
 
     /// Makes the device's context that of the calling thread.
     fn use_context(&self) -> Result<(), NcclError> {
+        self.check_alive()?;
         // SAFETY: the context is held until the communicator is dropped.
         let code = unsafe { (self.library.driver.use_context)(self.context) };
         driver_done("cuCtxSetCurrent", code)
     }
 
+    /// What is aborted is freed.
+    fn check_alive(&self) -> Result<(), NcclError> {
+        match self.aborted {
+            true => Err(NcclError::Aborted),
+            false => Ok(()),
+        }
+    }
+
     fn state(&self) -> Result<c_int, NcclError> {
+        self.check_alive()?;
         let mut state = SUCCESS;
         // SAFETY: the communicator exists, and one number is written.
         let code = unsafe { (self.library.nccl.async_error)(self.comm, &raw mut state) };
