@@ -199,6 +199,11 @@ impl Packed {
             packed.set_bias(bias);
         }
         let [_, taps, channels] = shape;
+        assert_eq!(
+            weights.len(),
+            packed.rows() * taps * channels,
+            "the weights' size"
+        );
         let as_it_is = Taps { taps, channels };
         let mut packed = packed.fill(storage, 1, weights, &as_it_is);
         packed.pop().expect("one was asked for")

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::refusal::Refusal;
-use crate::service::Service;
+use crate::service::{KIB, Service};
 
 /// Memory that is held for a request.
 pub(crate) type Held = OwnedSemaphorePermit;
@@ -29,10 +29,14 @@ impl FromRequest<Arc<Service>> for Raw {
     async fn from_request(request: Request, service: &Arc<Service>) -> Result<Self, Refusal> {
         // It is never closed.
         let _turn = service.bodies.acquire().await;
-        let held = hold(request.headers(), service)?;
+        let mut held = hold(request.headers(), service)?;
         let read = within(Bytes::from_request(request, service)).await?;
-        read.map(|bytes| Self(bytes, held))
-            .map_err(|rejection| unread(rejection.status(), rejection.body_text(), service))
+        read.map(|bytes| {
+            let unused = held.num_permits().saturating_sub(bytes.len().div_ceil(KIB));
+            drop(held.split(unused));
+            Self(bytes, held)
+        })
+        .map_err(|rejection| unread(rejection.status(), rejection.body_text(), service))
     }
 }
 

@@ -191,13 +191,16 @@ impl Catalog {
                 .map(|(index, weight)| Ok((Lora::open(&self.loras[*index].path)?, *weight)));
             plain.with_loras(read.collect::<Result<_, asyncdiff_models::Error>>()?)
         };
-        merge().map(Arc::new).map_err(|error| {
-            // Where they are, is nobody's business.
-            let named = loras.iter().fold(error.to_string(), |text, (index, _)| {
-                let LoraSource { name, path } = &self.loras[*index];
-                text.replace(&*path.to_string_lossy(), name)
-            });
-            Refusal::field("prompt", named)
+        merge().map(Arc::new).map_err(|error| match error {
+            asyncdiff_models::Error::Lora(error) => {
+                // Where they are, is nobody's business.
+                let named = loras.iter().fold(error.to_string(), |text, (index, _)| {
+                    let LoraSource { name, path } = &self.loras[*index];
+                    text.replace(&*path.to_string_lossy(), name)
+                });
+                Refusal::field("prompt", named)
+            }
+            error => model.unusable(error),
         })
     }
 }

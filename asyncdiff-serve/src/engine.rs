@@ -60,6 +60,8 @@ impl Engine {
                 service.start(job);
                 service.metrics.waited(job.accepted.elapsed());
             }
+            // One limit for both attempts.
+            let guards: Vec<_> = jobs.iter().map(|job| self.guard(job)).collect();
             if jobs.len() > 1 {
                 self.make(&jobs);
             }
@@ -67,6 +69,9 @@ impl Engine {
                 if job.outcome().is_none() {
                     self.make(from_ref(job));
                 }
+            }
+            for guard in guards {
+                guard.abort();
             }
         }
     }
@@ -84,12 +89,8 @@ impl Engine {
             together = jobs.len(),
         );
         let _entered = span.enter();
-        let guards: Vec<_> = jobs.iter().map(|job| self.guard(job)).collect();
         // Whatever goes wrong in a picture is no reason to make no other.
         let made = panic::catch_unwind(AssertUnwindSafe(|| self.rounds(jobs)));
-        for guard in guards {
-            guard.abort();
-        }
         let made = made.unwrap_or_else(|_| {
             self.sessions.clear();
             Err(Refusal::fault())

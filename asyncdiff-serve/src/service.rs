@@ -25,7 +25,7 @@ const KEPT: usize = 8;
 const BODIES: usize = 16;
 
 /// The unit in which memory is held.
-const KIB: usize = 1 << 10;
+pub(crate) const KIB: usize = 1 << 10;
 
 /// What all requests share.
 #[derive(Debug)]

@@ -241,15 +241,21 @@ fn wrong_orders_are_found_out_and_never_hang() {
     assert!(start.elapsed() < LONG);
 }
 
-#[test]
-fn a_failure_of_another_rank_ends_a_receive_and_aborts() {
+/// The form of the only message of a run, and that.
+fn one_message() -> (Form, Vec<Transfer>) {
     let form = Form::new([4], Element::U8);
-    let transfers = vec![Transfer {
+    let message = Transfer {
         from: 0,
         to: 1,
         tag: 0,
         form: form.clone(),
-    }];
+    };
+    (form, vec![message])
+}
+
+#[test]
+fn a_failure_of_another_rank_ends_a_receive_and_aborts() {
+    let (form, transfers) = one_message();
     let mut ranks = peers(2, |_| transfers.clone());
     let (mut second, mut first) = (ranks.pop().unwrap(), ranks.pop().unwrap());
     let waiting = thread::spawn(move || second.recv(0, 0, &form, LONG).err());
@@ -266,13 +272,7 @@ fn a_failure_of_another_rank_ends_a_receive_and_aborts() {
 
 #[test]
 fn a_message_that_does_not_come_is_an_error_after_the_callers_deadline() {
-    let form = Form::new([4], Element::U8);
-    let transfers = vec![Transfer {
-        from: 0,
-        to: 1,
-        tag: 0,
-        form: form.clone(),
-    }];
+    let (form, transfers) = one_message();
     let mut ranks = peers(2, |_| transfers.clone());
     let after = Duration::from_millis(50);
     assert_eq!(
@@ -283,13 +283,7 @@ fn a_message_that_does_not_come_is_an_error_after_the_callers_deadline() {
 
 #[test]
 fn messages_of_another_form_or_no_run_are_errors() {
-    let form = Form::new([4], Element::U8);
-    let transfers = vec![Transfer {
-        from: 0,
-        to: 1,
-        tag: 0,
-        form: form.clone(),
-    }];
+    let (_, transfers) = one_message();
     let mut ranks = peers(2, |_| transfers.clone());
     let other = Form::new([5], Element::U8);
     assert!(matches!(

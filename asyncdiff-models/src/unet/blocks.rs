@@ -120,8 +120,8 @@ impl Blocks for UNetBlocks<'_> {
     }
 }
 
-/// Channels whose weights a processor's caches hold: of a 3x3 convolution, transformed, 4 MiB.
-const FEW_CHANNELS: usize = 256;
+/// Channels whose weights a processor's caches hold: of a 3x3 convolution, transformed, about 2 MiB.
+const FEW_CHANNELS: usize = 128;
 
 impl UNetBlocks<'_> {
     /// The inputs of both halves of the batch, where two threads should take one each: they need not wait for each other
