@@ -200,6 +200,7 @@ impl<'a> Weights<'a> {
             device,
             dtype,
             plain: false,
+            pixels: None,
             prefix: Cow::Borrowed(""),
         }
     }
@@ -303,6 +304,7 @@ pub struct Loader<'a> {
     device: &'a Device,
     dtype: FloatDType,
     plain: bool,
+    pixels: Option<usize>,
     prefix: Cow<'a, str>,
 }
 
@@ -340,6 +342,20 @@ impl<'a> Loader<'a> {
             plain: true,
             ..self
         }
+    }
+
+    /// The same, for layers whose feature maps will mostly have so many pixels. Others come out as well, perhaps later.
+    #[must_use]
+    pub fn for_maps_of(self, pixels: usize) -> Self {
+        Self {
+            pixels: Some(pixels),
+            ..self
+        }
+    }
+
+    /// What [`Loader::for_maps_of`] has said.
+    pub(crate) fn pixels(&self) -> Option<usize> {
+        self.pixels
     }
 
     /// Whether layers should run on the kernels.

@@ -102,19 +102,22 @@ fn convolutions() {
             layer.forward_onto(x.clone(), first),
         ]
     });
-    // Wide enough for another algorithm.
     let wide = random([2, 32, 5, 6]);
     let each_wide = random([2, 48]);
-    both(&[48, 32, 3, 3], |loader| {
-        let layer = Conv2d::load(loader, [32, 48], 3, 1, 1).unwrap();
-        let first = layer.forward(wide.clone());
-        vec![
-            first.clone(),
-            layer.forward_enlarged(wide.clone(), [11, 12]),
-            layer.forward_shifted(wide.clone(), Some(each_wide.clone())),
-            layer.forward_onto(wide.clone(), first),
-        ]
-    });
+    // Wide enough for another algorithm, where maps are large enough.
+    for pixels in [31, 32] {
+        both(&[48, 32, 3, 3], |loader| {
+            let loader = loader.clone().for_maps_of(pixels);
+            let layer = Conv2d::load(&loader, [32, 48], 3, 1, 1).unwrap();
+            let first = layer.forward(wide.clone());
+            vec![
+                first.clone(),
+                layer.forward_enlarged(wide.clone(), [11, 12]),
+                layer.forward_shifted(wide.clone(), Some(each_wide.clone())),
+                layer.forward_onto(wide.clone(), first),
+            ]
+        });
+    }
     let each_line = random([12, 9]);
     both(&[9, 5, 3, 1, 1], |loader| {
         let layer = Conv2d::over_frames(loader, [5, 9], 3).unwrap();

@@ -52,18 +52,25 @@ const MOST_WEIGHTS: usize = 1920 * 640;
 const FEWEST_CHANNELS: usize = 32;
 /// With fewer channels, maps are small as well, and reading four times the weights costs more than the larger squares save.
 const FEWEST_OF_FOUR: usize = 128;
+/// On smaller maps, reading transformed weights, of which there are almost twice as many, costs more than the squares save.
+const FEWEST_PIXELS: usize = 32;
 
 impl Square {
-    /// The squares with which a convolution of `[input, output]` channels is the fastest; none if the transforms cost more than
-    /// they save.
+    /// The squares with which a convolution of `[input, output]` channels is the fastest on maps of so many pixels, if that is known;
+    /// none if the transforms cost more than they save.
     #[must_use]
-    pub fn that_pays(storage: Storage, [input, output]: [usize; 2]) -> Option<Square> {
+    pub fn that_pays(
+        storage: Storage,
+        [input, output]: [usize; 2],
+        pixels: Option<usize>,
+    ) -> Option<Square> {
         // Transformed weights of 16 bits would be too coarse for the larger transform.
         let four = storage == Storage::F32
             && input.min(output) >= FEWEST_OF_FOUR
             && input * output <= MOST_WEIGHTS;
         let square = if four { Square::Four } else { Square::Two };
-        (input.min(output) >= FEWEST_CHANNELS).then_some(square)
+        let small = pixels.is_some_and(|pixels| pixels < FEWEST_PIXELS);
+        (input.min(output) >= FEWEST_CHANNELS && !small).then_some(square)
     }
 
     /// Pixels of a side of the result.

@@ -19,7 +19,7 @@ use asyncdiff_burn::latents::{Given, OnLatents};
 use asyncdiff_burn::layers::{Conv2d, GroupNorm};
 use asyncdiff_burn::weights::{Loader, WeightError, Weights};
 use asyncdiff_core::BlockId;
-use asyncdiff_core::unet::{BlockKind, UNet2d, UNet2dConfig, UNetBlock};
+use asyncdiff_core::unet::{BlockKind, UNet2d, UNet2dConfig, UNetBlock, level_size};
 use burn::tensor::{Device, FloatDType};
 
 use crate::resnet::{FactorOf, Norm, Resnet, SpatioTemporalResnet};
@@ -229,7 +229,10 @@ impl Module {
         block: &UNetBlock,
         root: &Loader<'_>,
     ) -> Result<Self, WeightError> {
-        let loader = root.at(&block.name);
+        let mut loader = root.at(&block.name);
+        if let Some(size) = config.sample_size {
+            loader = loader.for_maps_of(level_size(size, block.level).pow(2));
+        }
         let norm = Norm {
             groups: config.norm_num_groups,
             epsilon: block.norm_eps,

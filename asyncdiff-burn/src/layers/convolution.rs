@@ -147,7 +147,9 @@ impl Conv2d {
             let storage = fast::storage(loader.dtype());
             let bias = bias.as_deref();
             let plain_window = shape.kernel == [3, 3] && shape.stride == 1;
-            match Square::that_pays(storage, shape.channels).filter(|_| plain_window) {
+            match Square::that_pays(storage, shape.channels, loader.pixels())
+                .filter(|_| plain_window)
+            {
                 Some(square) => Form::Winograd(Winograd::new(
                     square,
                     storage,
