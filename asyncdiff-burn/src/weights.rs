@@ -5,6 +5,7 @@ mod file;
 mod set;
 
 use asyncdiff_core::quoted;
+use asyncdiff_kernels::Storage;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,8 +24,8 @@ pub use set::{Form, Stored, WeightSet};
 
 /// What is added to weights while they are loaded.
 pub trait Deltas: std::fmt::Debug {
-    /// Adds to the tensor `name` of `shape` whatever there is for it; `values` are its elements, row-major. They may be those in
-    /// the file, which are not to be copied where there is nothing to add.
+    /// Adds to the tensor `name` of `shape` whatever there is for it, and says whether there is; `values` are its elements,
+    /// row-major. They may be those in the file, which are not to be copied where there is nothing to add.
     ///
     /// # Errors
     ///
@@ -34,7 +35,7 @@ pub trait Deltas: std::fmt::Debug {
         name: &str,
         shape: &[usize],
         values: &mut Cow<'_, [f32]>,
-    ) -> Result<(), WeightError>;
+    ) -> Result<bool, WeightError>;
 }
 
 /// The tensors of a weight file, or of a [`WeightSet`]. Remembers which were read.
@@ -43,6 +44,8 @@ pub struct Weights<'a> {
     file: &'a str,
     tensors: BTreeMap<Cow<'a, str>, Entry<'a>>,
     read: RefCell<Read>,
+    /// Memory of values that are no longer needed. The system clears what it gives, which takes longer than to write it.
+    room: RefCell<Vec<f32>>,
     deltas: Option<&'a dyn Deltas>,
 }
 
@@ -220,7 +223,7 @@ impl<'a> Weights<'a> {
     pub fn plain(&self, name: &str) -> Result<NamedTensor, WeightError> {
         let entry = self.entry(name)?;
         let values = entry
-            .values()
+            .values(Vec::new())
             .or_else(|| entry.wide_values().map(Cow::Owned))
             .ok_or_else(|| unreadable(entry, name))?;
         finite(&values, entry, name)?;
@@ -412,16 +415,17 @@ impl<'a> Loader<'a> {
                 found,
             });
         }
-        let Some(mut values) = entry.values() else {
+        let Some(mut values) = entry.values(self.weights.room.take()) else {
             return Err(unreadable(entry, &name));
         };
         finite(&values, entry, &name)?;
-        if let Some(deltas) = self.weights.deltas {
-            deltas.add(&name, &shape, &mut values)?;
-            // Finite numbers can have a sum that is not.
-            if let Cow::Owned(sums) = &values {
-                finite(sums, entry, &name)?;
-            }
+        let changed = match self.weights.deltas {
+            Some(deltas) => deltas.add(&name, &shape, &mut values)?,
+            None => false,
+        };
+        // Finite numbers can have a sum that is not.
+        if changed {
+            finite(&values, entry, &name)?;
         }
         let mut read = self.weights.read.borrow_mut();
         if read.names.insert(name) {
@@ -429,7 +433,9 @@ impl<'a> Loader<'a> {
         }
         Ok(Values {
             numbers: values,
+            changed,
             entry: entry.clone(),
+            room: &self.weights.room,
         })
     }
 }
@@ -438,13 +444,30 @@ impl<'a> Loader<'a> {
 /// has no more need.
 pub(crate) struct Values<'a> {
     numbers: Cow<'a, [f32]>,
+    /// Whether they are others than in the file.
+    changed: bool,
     entry: Entry<'a>,
+    /// Where their memory goes.
+    room: &'a RefCell<Vec<f32>>,
 }
 
 impl Values<'_> {
+    /// How a layer that computes in `dtype` should hold them. Those that the file has in half as many bits lose nothing in
+    /// these, are read faster, and take half of the memory.
+    pub fn storage(&self, dtype: FloatDType) -> Storage {
+        match self.entry.dtype() {
+            Dtype::F16 if dtype == FloatDType::F32 && !self.changed => Storage::F16,
+            Dtype::BF16 if dtype == FloatDType::F32 && !self.changed => Storage::Bf16,
+            _ => fast::storage(dtype),
+        }
+    }
+
     /// The elements in memory of their own.
     pub fn into_vec(mut self) -> Vec<f32> {
-        std::mem::take(&mut self.numbers).into_owned()
+        match &self.numbers {
+            Cow::Owned(numbers) if numbers.capacity() > 2 * numbers.len() => numbers.clone(),
+            _ => std::mem::take(&mut self.numbers).into_owned(),
+        }
     }
 }
 
@@ -458,6 +481,11 @@ impl std::ops::Deref for Values<'_> {
 
 impl Drop for Values<'_> {
     fn drop(&mut self) {
+        if let Cow::Owned(numbers) = std::mem::take(&mut self.numbers)
+            && numbers.capacity() > self.room.borrow().capacity()
+        {
+            self.room.replace(numbers);
+        }
         self.entry.file.release(self.entry.view.data());
     }
 }
@@ -513,7 +541,7 @@ pub fn read_tensors(path: &Path) -> Result<Vec<NamedTensor>, WeightError> {
         .tensors
         .iter()
         .map(|(name, entry)| {
-            let values = entry.values().ok_or_else(|| WeightError::Dtype {
+            let values = entry.values(Vec::new()).ok_or_else(|| WeightError::Dtype {
                 file: file.name().to_owned(),
                 name: name.clone().into_owned(),
                 found: entry.dtype(),

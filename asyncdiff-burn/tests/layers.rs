@@ -11,16 +11,19 @@ use asyncdiff_burn::weights::{Loader, WeightFile};
 use burn::tensor::{Device, Distribution, FloatDType, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 
-/// A weight file with one tensor `weight` and its `bias`.
-fn file(folder: &std::path::Path, shape: &[usize]) -> WeightFile {
+/// A weight file with one tensor `weight` and its `bias`, of numbers that 16 bits can hold.
+fn file(folder: &std::path::Path, shape: &[usize], dtype: Dtype) -> WeightFile {
     let numbers = |count: usize, seed: usize| -> Vec<u8> {
-        let number = |index: usize| ((index * 7919 + seed) % 1009) as f32 / 504.0 - 1.0;
+        let number = |index: usize| ((index * 7919 + seed) % 1009) as f32 / 512.0 - 1.0;
         (0..count)
-            .flat_map(|index| number(index).to_le_bytes())
+            .flat_map(|index| match dtype {
+                Dtype::F16 => half::f16::from_f32(number(index)).to_le_bytes().to_vec(),
+                _ => number(index).to_le_bytes().to_vec(),
+            })
             .collect()
     };
     let (weight, bias) = (numbers(shape.iter().product(), 3), numbers(shape[0], 5));
-    let view = |shape, bytes| TensorView::new(Dtype::F32, shape, bytes).unwrap();
+    let view = |shape, bytes| TensorView::new(dtype, shape, bytes).unwrap();
     let tensors = BTreeMap::from([
         ("weight", view(shape.to_vec(), &weight)),
         ("bias", view(vec![shape[0]], &bias)),
@@ -33,7 +36,7 @@ fn file(folder: &std::path::Path, shape: &[usize]) -> WeightFile {
 /// Runs `compute` with layers of both kinds and compares.
 fn both<const D: usize>(shape: &[usize], compute: impl Fn(&Loader<'_>) -> Vec<Tensor<D>>) {
     let folder = tempfile::tempdir().unwrap();
-    let file = file(folder.path(), shape);
+    let file = file(folder.path(), shape, Dtype::F32);
     let weights = file.read().unwrap();
     let device = Device::flex();
     let loader = weights.on(&device, FloatDType::F32);
@@ -133,6 +136,40 @@ fn convolutions() {
 }
 
 #[test]
+fn what_a_file_has_in_16_bits_gives_the_bits_of_32() {
+    let (x, map) = (random([2, 40, 20]), random([2, 5, 6, 8]));
+    let results = [Dtype::F32, Dtype::F16].map(|dtype| {
+        let folder = tempfile::tempdir().unwrap();
+        let [matrix, window] = [vec![18, 20], vec![9, 5, 3, 3]].map(|shape| {
+            let name = shape.len().to_string();
+            std::fs::create_dir(folder.path().join(&name)).unwrap();
+            file(&folder.path().join(&name), &shape, dtype)
+        });
+        let device = Device::flex();
+        let (matrix, window) = (matrix.read().unwrap(), window.read().unwrap());
+        let (matrix, window) = (
+            matrix.on(&device, FloatDType::F32),
+            window.on(&device, FloatDType::F32),
+        );
+        [
+            Linear::load(&matrix, 20, 18, true)
+                .unwrap()
+                .forward(x.clone())
+                .into_data(),
+            GatedLinear::load(&matrix, 20, 9)
+                .unwrap()
+                .forward(x.clone())
+                .into_data(),
+            Conv2d::load(&window, [5, 9], 3, 1, 1)
+                .unwrap()
+                .forward(map.clone())
+                .into_data(),
+        ]
+    });
+    assert_eq!(results[0], results[1]);
+}
+
+#[test]
 fn norms() {
     let x = random([2, 12, 3, 5]);
     both(&[12], |loader| {
@@ -163,7 +200,7 @@ fn maps_and_their_tokens() {
 #[test]
 fn narrow_types() {
     let folder = tempfile::tempdir().unwrap();
-    let file = file(folder.path(), &[9, 20]);
+    let file = file(folder.path(), &[9, 20], Dtype::F32);
     let weights = file.read().unwrap();
     let device = Device::flex();
     let x = random([7, 20]);

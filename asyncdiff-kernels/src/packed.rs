@@ -53,6 +53,8 @@ const GAP: usize = 16;
 
 /// A number of a panel.
 pub(crate) trait Element: Zeroable + Copy + Send + Sync {
+    /// Whether it is what sums are made of.
+    const IS_WIDE: bool = false;
     fn of(value: f32) -> Self;
     /// # Safety
     ///
@@ -61,6 +63,8 @@ pub(crate) trait Element: Zeroable + Copy + Send + Sync {
 }
 
 impl Element for f32 {
+    const IS_WIDE: bool = true;
+
     fn of(value: f32) -> Self {
         value
     }

@@ -131,7 +131,14 @@ fn gated_products() {
 /// Narrow weights are exactly what the narrow type holds; the sums are as of wide ones.
 #[test]
 fn weights_held_in_16_bits() {
-    let (rows, inputs, outputs) = (13, 320, 77);
+    // Fewer tiles of rows, and more, than those for which weights are widened once.
+    for rows in [13, 50] {
+        weights_in_16_bits(rows);
+    }
+}
+
+fn weights_in_16_bits(rows: usize) {
+    let (inputs, outputs) = (460, 77);
     let x = numbers(rows * inputs, 1);
     let weights = numbers(inputs * outputs, 2);
     let f16 = |x: f32| half::f16::from_f32(x).to_f32();
@@ -151,6 +158,12 @@ fn weights_held_in_16_bits() {
             &expected,
             sum_bound(inputs),
         );
+        // Where nothing is lost, not even the last bit differs.
+        let wide = Packed::new(Storage::F32, [outputs, 1, inputs], None, &rounded);
+        let wide = in_pools(rows * outputs, |out| {
+            product(&x, &wide, &Finish::default(), out);
+        });
+        assert!(found == wide, "{storage:?}: other bits than of f32");
     }
 }
 

@@ -157,7 +157,10 @@ impl Conv2d {
                     bias,
                     &weight,
                 )),
-                None => Form::Packed(Packed::new(storage, [output, taps, input], bias, &weight)),
+                None => {
+                    let storage = weight.storage(loader.dtype());
+                    Form::Packed(Packed::new(storage, [output, taps, input], bias, &weight))
+                }
             }
         } else {
             let ([top, left], [bottom, right]) = (shape.before, shape.after);

@@ -81,7 +81,7 @@ pub fn to_map(numbers: Vec<f32>, shape: [usize; 4], like: &Tensor<4>) -> Tensor<
     to_tensor(numbers, shape, like).permute([0, 3, 1, 2])
 }
 
-/// How weights of a type are held.
+/// How weights that a layer makes of a file's are held, if it computes in `dtype`.
 pub fn storage(dtype: FloatDType) -> Storage {
     match dtype {
         FloatDType::F16 => Storage::F16,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
@@ -50,9 +51,9 @@ impl<'a> Entry<'a> {
     }
 
     /// The elements as `f32`, row-major, whichever supported type they are stored in. They are not copied if they are in the
-    /// file as they are in memory.
-    pub fn values(&self) -> Option<Cow<'a, [f32]>> {
-        let values = to_f32(&self.view)?;
+    /// file as they are in memory; otherwise they are written to `room`.
+    pub fn values(&self, room: Vec<f32>) -> Option<Cow<'a, [f32]>> {
+        let values = to_f32(&self.view, room)?;
         let [_, columns] = *self.view.shape() else {
             return Some(values);
         };
@@ -79,33 +80,52 @@ impl<'a> Entry<'a> {
     }
 }
 
-fn to_f32<'a>(view: &TensorView<'a>) -> Option<Cow<'a, [f32]>> {
+fn to_f32<'a>(view: &TensorView<'a>, room: Vec<f32>) -> Option<Cow<'a, [f32]>> {
     let bytes = view.data();
     Some(match view.dtype() {
-        Dtype::F32 => match bytemuck::try_cast_slice(bytes) {
-            Ok(values) if cfg!(target_endian = "little") => Cow::Borrowed(values),
-            _ => converted(bytes, f32::from_le_bytes),
+        Dtype::F32 => match in_place(bytes) {
+            Some(values) => Cow::Borrowed(values),
+            None => converted(bytes.as_chunks().0, room, |values, numbers| {
+                each(values, numbers, |four| f32::from_le_bytes(*four));
+            }),
         },
-        Dtype::F16 => converted(bytes, |two| f16::from_le_bytes(two).to_f32()),
-        Dtype::BF16 => converted(bytes, |two| bf16::from_le_bytes(two).to_f32()),
+        Dtype::F16 => match in_place::<f16>(bytes) {
+            Some(numbers) => converted(numbers, room, |values, numbers| {
+                numbers.convert_to_f32_slice(values);
+            }),
+            None => converted(bytes.as_chunks().0, room, |values, numbers| {
+                each(values, numbers, |two| f16::from_le_bytes(*two).to_f32());
+            }),
+        },
+        Dtype::BF16 => converted(bytes.as_chunks().0, room, |values, numbers| {
+            each(values, numbers, |two| bf16::from_le_bytes(*two).to_f32());
+        }),
         _ => return None,
     })
+}
+
+/// Numbers of a file that are as they are in memory.
+fn in_place<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Option<&[T]> {
+    let numbers = bytemuck::try_cast_slice(bytes).ok();
+    numbers.filter(|_| cfg!(target_endian = "little"))
+}
+
+fn each<T>(values: &mut [f32], numbers: &[T], read: impl Fn(&T) -> f32) {
+    for (value, number) in values.iter_mut().zip(numbers) {
+        *value = read(number);
+    }
 }
 
 /// Numbers that a thread converts at a time.
 const CHUNK: usize = 1 << 16;
 
-fn converted<'a, const N: usize>(
-    bytes: &[u8],
-    read: impl Fn([u8; N]) -> f32 + Sync,
+fn converted<'a, T: Sync>(
+    numbers: &[T],
+    mut room: Vec<f32>,
+    read: impl Fn(&mut [f32], &[T]) + Sync,
 ) -> Cow<'a, [f32]> {
-    let (numbers, _) = bytes.as_chunks();
-    let mut values = vec![0.0; numbers.len()];
-    let chunks = values.par_chunks_mut(CHUNK).zip(numbers.par_chunks(CHUNK));
-    chunks.for_each(|(values, numbers)| {
-        for (value, number) in values.iter_mut().zip(numbers) {
-            *value = read(*number);
-        }
-    });
-    Cow::Owned(values)
+    room.resize(numbers.len(), 0.0);
+    let chunks = room.par_chunks_mut(CHUNK).zip(numbers.par_chunks(CHUNK));
+    chunks.for_each(|(values, numbers)| read(values, numbers));
+    Cow::Owned(room)
 }

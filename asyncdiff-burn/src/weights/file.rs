@@ -83,6 +83,7 @@ impl WeightFile {
             file: &self.name,
             tensors: self.views()?.into_iter().map(entry).collect(),
             read: Default::default(),
+            room: Default::default(),
             deltas: None,
         })
     }

@@ -155,6 +155,7 @@ impl WeightSet {
             file: &self.name,
             tensors,
             read: Default::default(),
+            room: Default::default(),
             deltas: None,
         })
     }

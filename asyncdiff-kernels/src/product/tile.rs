@@ -12,6 +12,9 @@ use crate::split::Shared;
 /// Rows of a tile.
 pub(crate) const ROWS: usize = 6;
 
+/// Tiles for which narrow weights are widened once, not by each.
+const MANY: usize = 4;
+
 /// Some rows and some panels of a product.
 pub(super) struct Block<'a> {
     rows: Range<usize>,
@@ -129,6 +132,7 @@ impl Compute<'_> {
         let size = tiles * ROWS * S::VECTORS * S::LANES;
         let mut partial = Scratch::new(if last == 0 { 0 } else { size * panels.len() });
         for (index, part) in parts.iter().enumerate() {
+            let Part { taps, channels } = part;
             for panel in panels.clone() {
                 let stage = Stage {
                     part,
@@ -138,20 +142,44 @@ impl Compute<'_> {
                 };
                 let from = (panel - panels.start) * size;
                 let partial = partial.get_mut(from..from + size).unwrap_or_default();
-                match weights.vectors(panel) {
-                    1 => self.over_tiles::<S, E, 1>(numbers, &stage, partial),
-                    2 => self.over_tiles::<S, E, 2>(numbers, &stage, partial),
-                    3 => self.over_tiles::<S, E, 3>(numbers, &stage, partial),
-                    _ => self.over_tiles::<S, E, 4>(numbers, &stage, partial),
+                let columns = weights.vectors(panel) * S::LANES;
+                let start = taps.start * weights.channels() + channels.start;
+                let count = taps.len() * channels.len() * columns;
+                let numbers = &numbers[weights.start(panel) + start * columns..][..count];
+                if E::IS_WIDE || tiles < MANY {
+                    self.over_vectors::<S, E>(numbers, &stage, partial);
+                } else {
+                    let mut wide = Scratch::new(count);
+                    let vectors = numbers.chunks_exact(S::LANES);
+                    for (to, from) in wide.chunks_exact_mut(S::LANES).zip(vectors) {
+                        // SAFETY: a vector has as many numbers as a chunk.
+                        unsafe { E::load::<S>(from.as_ptr()) }.put(to);
+                    }
+                    self.over_vectors::<S, f32>(&wide, &stage, partial);
                 }
             }
         }
     }
 
     #[inline(always)]
-    fn over_tiles<S: Simd, E: Element, const V: usize>(
+    fn over_vectors<S: Simd, E: Element>(
         &self,
         numbers: &[E],
+        stage: &Stage<'_>,
+        partial: &mut [f32],
+    ) {
+        match self.block.weights.vectors(stage.panel) {
+            1 => self.over_tiles::<S, E, 1>(numbers, stage, partial),
+            2 => self.over_tiles::<S, E, 2>(numbers, stage, partial),
+            3 => self.over_tiles::<S, E, 3>(numbers, stage, partial),
+            _ => self.over_tiles::<S, E, 4>(numbers, stage, partial),
+        }
+    }
+
+    #[inline(always)]
+    fn over_tiles<S: Simd, E: Element, const V: usize>(
+        &self,
+        panel: &[E],
         stage: &Stage<'_>,
         partial: &mut [f32],
     ) {
@@ -171,9 +199,7 @@ impl Compute<'_> {
             taps: some,
             channels,
         } = stage.part;
-        let start = weights.start(stage.panel)
-            + (some.start * weights.channels() + channels.start) * columns;
-        let panel = &numbers[start..][..some.len() * channels.len() * columns];
+        assert_eq!(panel.len(), some.len() * channels.len() * columns);
         for (index, first) in rows.clone().step_by(ROWS).enumerate() {
             let table = &table[index * taps..][some.clone()];
             // SAFETY: every row of the table has as many channels as a tap, and the panel has a column of weights for each of

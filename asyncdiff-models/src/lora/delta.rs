@@ -104,13 +104,15 @@ impl Deltas for PartDeltas<'_> {
         name: &str,
         shape: &[usize],
         values: &mut Cow<'_, [f32]>,
-    ) -> Result<(), WeightError> {
+    ) -> Result<bool, WeightError> {
+        let mut any = false;
         for file in &self.0 {
             if let Some(layer) = file.layers.get(name) {
                 file.add(layer, shape[0], values.to_mut())?;
+                any = true;
             }
         }
-        Ok(())
+        Ok(any)
     }
 }
 

@@ -4,13 +4,26 @@ use std::collections::BTreeSet;
 
 use asyncdiff_burn::device::Worker;
 use asyncdiff_burn::memory;
+use asyncdiff_burn::weights::{WeightError, WeightSet};
+use asyncdiff_core::BlockId;
 
 use super::{Run, StableDiffusion};
+use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::request::Content;
 
 /// A decoded sample, before it is rounded to a byte.
 const SAMPLE_BYTES: u64 = 4;
+
+/// Bytes of a weight at least, in layers that compute in `dtype`: one that a file has in 16 bits is held in as many.
+fn bytes_of_weight(dtype: Dtype, stored: &WeightSet) -> Result<u64, WeightError> {
+    let types = stored.read()?.parameters_by_dtype();
+    let narrow = ["F16", "BF16"].iter().any(|name| types.contains_key(*name));
+    Ok(match narrow {
+        true => Dtype::F16.bytes(),
+        false => dtype.bytes(),
+    })
+}
 
 impl StableDiffusion {
     /// Whether the machine can hold a run, as far as that is on CPU `workers`, one for each rank: the weights, and what is computed
@@ -51,7 +64,7 @@ impl StableDiffusion {
             own.extend(blocks.iter().copied());
         }
         let own: Vec<_> = own.into_iter().collect();
-        let mut weights = run.graph.parameters(&own).saturating_mul(run.dtype.bytes());
+        let mut weights = self.bytes_of_blocks(run, &own)?;
         let decoding = match first.is_some_and(on_cpu) {
             true => {
                 weights = weights.saturating_add(self.bytes_beside_denoiser()?);
@@ -78,7 +91,7 @@ impl StableDiffusion {
         worker: &Worker,
     ) -> Result<(), Error> {
         let part = &run.summary.ranks[rank];
-        let weights = part.weight_bytes;
+        let weights = self.bytes_of_blocks(run, &run.plan.blocks[rank])?;
         let needed = weights.saturating_add(part.activation_bytes);
         match memory::total() {
             Some(found) if needed > found && worker.threads().is_some() => {
@@ -92,15 +105,23 @@ impl StableDiffusion {
         }
     }
 
+    /// Bytes of the weights of some of the denoiser's blocks.
+    fn bytes_of_blocks(&self, run: &Run, blocks: &[BlockId]) -> Result<u64, Error> {
+        let stored = self.checkpoint.weights("unet", "diffusion_pytorch_model")?;
+        let each = bytes_of_weight(run.dtype, &stored)?;
+        Ok(run.graph.parameters(blocks).saturating_mul(each))
+    }
+
     /// Bytes of the weights of the encoders and the autoencoder.
     fn bytes_beside_denoiser(&self) -> Result<u64, Error> {
         let mut bytes = 0_u64;
         for (part, stored) in self.weights_beside_denoiser()? {
             let parameters: u64 = stored.read()?.parameters_by_dtype().values().sum();
-            let each = match part == "vae" && self.vae.force_upcast {
-                true => SAMPLE_BYTES,
-                false => self.dtype.bytes(),
+            let dtype = match part == "vae" && self.vae.force_upcast {
+                true => Dtype::F32,
+                false => self.dtype,
             };
+            let each = bytes_of_weight(dtype, &stored)?;
             bytes = bytes.saturating_add(parameters.saturating_mul(each));
         }
         Ok(bytes)
