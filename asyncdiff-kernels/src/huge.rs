@@ -1,10 +1,11 @@
-//! Memory for numbers that stay, in the system's large pages: a large allocation is faulted in many times faster so, and seldom
+//! Memory for many numbers, in the system's large pages: a large allocation is faulted in many times faster so, and seldom
 //! misses in the processor's tables of pages.
 
 use bytemuck::Zeroable;
 
-/// So many zeros, not yet written to.
-pub(crate) fn zeros<E: Zeroable>(count: usize) -> Vec<E> {
+/// So many zeros, not yet written to, in large pages where the system has them and whole ones are in it.
+#[must_use]
+pub fn zeros<E: Zeroable>(count: usize) -> Vec<E> {
     let mut numbers = bytemuck::zeroed_vec(count);
     prefer(&mut numbers);
     numbers

@@ -42,6 +42,7 @@ mod winograd;
 
 pub use attention::{Heads, Strides, Tokens, attention};
 pub use convolution::{Window, convolution};
+pub use huge::zeros;
 pub use level::{Level, LevelError, VARIABLE};
 pub use maps::{activate, join};
 pub use math::Activation;

@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
+use crate::huge;
+
 thread_local! {
     /// In no order: seldom more than one, where a thread that waits for others takes up a job of another kernel.
     static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
@@ -28,7 +30,7 @@ impl Scratch {
             }
         });
         Self {
-            numbers: fitting.unwrap_or_else(|| vec![0.0; length]),
+            numbers: fitting.unwrap_or_else(|| huge::zeros(length)),
             length,
         }
     }

@@ -94,7 +94,7 @@ pub(super) fn room(count: usize) -> Vec<f32> {
         return vec![0.0; count];
     }
     let kept = rooms().take(count);
-    let mut room = kept.unwrap_or_else(|| vec![0.0; count]);
+    let mut room = kept.unwrap_or_else(|| asyncdiff_kernels::zeros(count));
     room.resize(count, 0.0);
     room
 }
