@@ -50,7 +50,7 @@ impl<const SIDE: usize, E: Element> Kernel for Panels<'_, '_, SIDE, E> {
                         tap[lane] = f64::from(*number);
                     }
                 }
-                let square = transformed_weights::<SIDE>(&taps);
+                let square = transformed_weights::<SIDE>(&taps, some.len());
                 for (panel, numbers) in panels.iter_mut().zip(square.as_flattened()) {
                     let to = &mut panel[channel * width + first..][..some.len()];
                     for (to, number) in to.iter_mut().zip(numbers) {
@@ -62,33 +62,33 @@ impl<const SIDE: usize, E: Element> Kernel for Panels<'_, '_, SIDE, E> {
     }
 }
 
-/// In `f64`, whose loops the compiler turns into the level's vectors.
+/// In `f64`, whose loops the compiler turns into the level's vectors: those over the lanes, whose number it must not know, or it
+/// would take one around them.
 #[inline(always)]
 fn transformed_weights<const SIDE: usize>(
     taps: &[[f64; LANES]; 9],
+    lanes: usize,
 ) -> [[[f64; LANES]; SIDE]; SIDE] {
     let mut square = [[[0.0; LANES]; SIDE]; SIDE];
     for (row, numbers) in square.iter_mut().enumerate() {
         let factors = weight_factors::<SIDE>(row);
         let mut line = [[0.0; LANES]; 3];
         for (column, line) in line.iter_mut().enumerate() {
-            weighted_sum(
-                factors,
-                [&taps[column], &taps[3 + column], &taps[6 + column]],
-                line,
-            );
+            let taps = [column, 3 + column, 6 + column].map(|tap| &taps[tap][..lanes]);
+            weighted_sum(factors, taps, &mut line[..lanes]);
         }
         for (column, number) in numbers.iter_mut().enumerate() {
-            weighted_sum(weight_factors::<SIDE>(column), line.each_ref(), number);
+            let line = line.each_ref().map(|numbers| &numbers[..lanes]);
+            weighted_sum(weight_factors::<SIDE>(column), line, &mut number[..lanes]);
         }
     }
     square
 }
 
 #[inline(always)]
-fn weighted_sum(factors: [f64; 3], [a, b, c]: [&[f64; LANES]; 3], to: &mut [f64; LANES]) {
-    for lane in 0..LANES {
-        to[lane] = factors[0] * a[lane] + factors[1] * b[lane] + factors[2] * c[lane];
+fn weighted_sum(factors: [f64; 3], [a, b, c]: [&[f64]; 3], to: &mut [f64]) {
+    for (to, ((a, b), c)) in to.iter_mut().zip(a.iter().zip(b).zip(c)) {
+        *to = factors[0] * a + factors[1] * b + factors[2] * c;
     }
 }
 
