@@ -27,7 +27,7 @@ fn products(criterion: &mut Criterion) {
         let (x, weights) = (numbers(rows * inputs), numbers(outputs * inputs));
         let mut out = vec![0.0; rows * outputs];
         group.throughput(Throughput::Elements((rows * inputs * outputs) as u64));
-        for storage in [Storage::F32, Storage::Bf16] {
+        for storage in [Storage::F32, Storage::Bf16Pairs] {
             let packed = Packed::new(storage, [outputs, 1, inputs], None, &weights);
             let name =
                 BenchmarkId::new(format!("{storage:?}"), format!("{rows}x{inputs}x{outputs}"));

@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 /// A set of instructions that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
+    /// x86-64 with AVX-512F and the products of pairs of `bf16`.
+    Avx512Bf16,
     /// x86-64 with AVX-512F.
     Avx512,
     /// x86-64 with AVX2, FMA and F16C.
@@ -22,7 +24,7 @@ pub const VARIABLE: &str = "ASYNCDIFF_KERNELS";
 #[non_exhaustive]
 pub enum LevelError {
     /// No level of that name.
-    #[error("{VARIABLE}={0}: there are no such kernels, use avx512, avx2 or portable")]
+    #[error("{VARIABLE}={0}: there are no such kernels, use avx512bf16, avx512, avx2 or portable")]
     Unknown(String),
     /// The processor lacks the instructions.
     #[error("{VARIABLE}={0}: this processor has no such instructions, the best that it has is {1}")]
@@ -31,12 +33,19 @@ pub enum LevelError {
 
 impl Level {
     /// All of them, the best first.
-    pub const ALL: [Level; 3] = [Level::Avx512, Level::Avx2, Level::Portable];
+    pub const ALL: [Level; 4] = [
+        Level::Avx512Bf16,
+        Level::Avx512,
+        Level::Avx2,
+        Level::Portable,
+    ];
 
     /// Whether this processor has the instructions.
     #[must_use]
     pub fn is_here(self) -> bool {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => Level::Avx512.is_here() && is_x86_feature_detected!("avx512bf16"),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => Level::Avx2.is_here() && is_x86_feature_detected!("avx512f"),
             #[cfg(target_arch = "x86_64")]
@@ -46,7 +55,7 @@ impl Level {
                     && is_x86_feature_detected!("f16c")
             }
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx512 | Level::Avx2 => false,
+            Level::Avx512Bf16 | Level::Avx512 | Level::Avx2 => false,
             Level::Portable => true,
         }
     }
@@ -96,6 +105,7 @@ pub(crate) fn current() -> Level {
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Level::Avx512Bf16 => "avx512bf16",
             Level::Avx512 => "avx512",
             Level::Avx2 => "avx2",
             Level::Portable => "portable",
@@ -116,7 +126,7 @@ mod tests {
         let error = Level::named("mmx").unwrap_err().to_string();
         assert_eq!(
             error,
-            "ASYNCDIFF_KERNELS=mmx: there are no such kernels, use avx512, avx2 or portable"
+            "ASYNCDIFF_KERNELS=mmx: there are no such kernels, use avx512bf16, avx512, avx2 or portable"
         );
     }
 }

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::huge;
 use crate::simd::{Kernel, Simd, run};
 
-/// The type that weights are held in. All sums are `f32`.
+/// The type that weights are held in. All sums are `f32`, and so is what weights are multiplied with, if nothing else is said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Storage {
     /// 32 bits.
@@ -19,16 +19,22 @@ pub enum Storage {
     F16,
     /// 16 bits, of which 7 are of the fraction.
     Bf16,
+    /// The same, and at [`Level::Avx512Bf16`](crate::Level::Avx512Bf16) what they are multiplied with is rounded to it, too, for
+    /// which the processor multiplies twice as many at a time.
+    Bf16Pairs,
 }
 
 /// A matrix of weights, cut into panels of as many outputs as a tile of the product has.
 ///
 /// The inner dimension is made of `taps` of `channels` each: the positions that a convolution looks at, or one for a plain
-/// product. In a panel the outputs of an input lie side by side, inputs one after another.
+/// product. In a panel the outputs of an input lie side by side, inputs one after another, or pairs of neighbouring inputs
+/// where the processor multiplies pairs.
 #[derive(Clone)]
 pub struct Packed {
     taps: usize,
     channels: usize,
+    /// Channels that lie side by side: 1, or 2 in pairs.
+    together: usize,
     outputs: usize,
     gated: bool,
     /// Outputs in a panel; the last may be narrower. With a gate, half of them are gates.
@@ -46,27 +52,33 @@ pub(crate) enum Numbers {
     F32(Vec<f32>),
     F16(Vec<f16>),
     Bf16(Vec<bf16>),
+    Bf16Pairs(Vec<[bf16; 2]>),
 }
 
 /// Numbers between two matrices, so that the same places of many do not compete for the same ways of a cache.
 const GAP: usize = 16;
 
-/// A number of a panel.
+/// What a panel has for an output and a channel, or for an output and some channels.
 pub(crate) trait Element: Zeroable + Copy + Send + Sync {
-    /// Whether it is what sums are made of.
-    const IS_WIDE: bool = false;
-    fn of(value: f32) -> Self;
+    /// Whether it has to be widened before it is multiplied.
+    const NARROW: bool = false;
+    /// How many channels.
+    const CHANNELS: usize = 1;
+    fn set(&mut self, channel: usize, value: f32);
     /// # Safety
     ///
-    /// As many numbers as a vector has must be readable.
+    /// As many as a vector has numbers must be readable.
     unsafe fn load<S: Simd>(from: *const Self) -> S;
+    /// `sum` plus the products with what is in all lanes of `factors`.
+    #[inline(always)]
+    fn add_products<S: Simd>(weights: S, factors: S, sum: S) -> S {
+        factors.mul_add(weights, sum)
+    }
 }
 
 impl Element for f32 {
-    const IS_WIDE: bool = true;
-
-    fn of(value: f32) -> Self {
-        value
+    fn set(&mut self, _: usize, value: f32) {
+        *self = value;
     }
 
     #[inline(always)]
@@ -77,8 +89,10 @@ impl Element for f32 {
 }
 
 impl Element for f16 {
-    fn of(value: f32) -> Self {
-        f16::from_f32(value)
+    const NARROW: bool = true;
+
+    fn set(&mut self, _: usize, value: f32) {
+        *self = f16::from_f32(value);
     }
 
     #[inline(always)]
@@ -89,14 +103,35 @@ impl Element for f16 {
 }
 
 impl Element for bf16 {
-    fn of(value: f32) -> Self {
-        bf16::from_f32(value)
+    const NARROW: bool = true;
+
+    fn set(&mut self, _: usize, value: f32) {
+        *self = bf16::from_f32(value);
     }
 
     #[inline(always)]
     unsafe fn load<S: Simd>(from: *const Self) -> S {
         // SAFETY: the caller's promise.
         unsafe { S::load_bf16(from) }
+    }
+}
+
+impl Element for [bf16; 2] {
+    const CHANNELS: usize = 2;
+
+    fn set(&mut self, channel: usize, value: f32) {
+        self[channel] = bf16::from_f32(value);
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const Self) -> S {
+        // SAFETY: the caller's promise: a pair is as large as a number.
+        unsafe { S::load(from.cast()) }
+    }
+
+    #[inline(always)]
+    fn add_products<S: Simd>(weights: S, factors: S, sum: S) -> S {
+        factors.add_products(weights, sum)
     }
 }
 
@@ -119,17 +154,19 @@ impl Arrange for Taps {
         const SOME: usize = 16;
         let [panel] = panels else { return };
         let width = columns.len();
+        let depth = self.channels.div_ceil(E::CHANNELS);
         for first in (0..self.channels).step_by(SOME) {
             let last = self.channels.min(first + SOME);
             for tap in 0..self.taps {
-                let to =
-                    &mut panel[(tap * self.channels + first) * width..][..(last - first) * width];
+                let to = &mut panel[(tap * depth + first / E::CHANNELS) * width..];
+                let to = &mut to[..(last - first).div_ceil(E::CHANNELS) * width];
                 for (column, row) in columns.iter().enumerate() {
                     let Some(row) = row else { continue };
                     let numbers = row[first * self.taps..last * self.taps].iter();
                     let numbers = numbers.skip(tap).step_by(self.taps);
-                    for (to, number) in to.iter_mut().skip(column).step_by(width).zip(numbers) {
-                        *to = E::of(*number);
+                    for (channel, number) in numbers.enumerate() {
+                        let at = channel / E::CHANNELS * width + column;
+                        to[at].set(channel % E::CHANNELS, *number);
                     }
                 }
             }
@@ -149,14 +186,14 @@ impl std::fmt::Debug for Packed {
     }
 }
 
-/// Lanes of a vector and the width of a panel of the level in use.
-fn tile() -> (usize, usize) {
+/// Lanes of a vector, the width of a panel, and whether pairs of `bf16` are multiplied at the level in use.
+fn tile() -> (usize, usize, bool) {
     struct Tile;
     impl Kernel for Tile {
-        type Output = (usize, usize);
+        type Output = (usize, usize, bool);
         #[inline(always)]
-        fn run<S: Simd>(self) -> (usize, usize) {
-            (S::LANES, S::LANES * S::VECTORS)
+        fn run<S: Simd>(self) -> (usize, usize, bool) {
+            (S::LANES, S::LANES * S::VECTORS, S::PAIRS)
         }
     }
     run(Tile)
@@ -197,7 +234,7 @@ impl Packed {
         weights: &[f32],
         gated: bool,
     ) -> Self {
-        let mut packed = Self::empty(shape, gated);
+        let mut packed = Self::empty(storage, shape, gated);
         if let Some(bias) = bias {
             assert_eq!(bias.len(), packed.rows(), "a number for each output");
             packed.set_bias(bias);
@@ -221,14 +258,18 @@ impl Packed {
         weights: &[f32],
         arrange: &impl Arrange,
     ) -> Vec<Self> {
-        Self::empty([outputs, 1, channels], false).fill(storage, count, weights, arrange)
+        Self::empty(storage, [outputs, 1, channels], false).fill(storage, count, weights, arrange)
     }
 
-    fn empty([outputs, taps, channels]: [usize; 3], gated: bool) -> Self {
-        let (lanes, width) = tile();
+    fn empty(storage: Storage, [outputs, taps, channels]: [usize; 3], gated: bool) -> Self {
+        let (lanes, width, pairs) = tile();
         let mut packed = Self {
             taps,
             channels,
+            together: match storage {
+                Storage::Bf16Pairs if pairs => 2,
+                _ => 1,
+            },
             outputs,
             gated,
             width,
@@ -260,7 +301,12 @@ impl Packed {
         let numbers = Arc::new(match storage {
             Storage::F32 => Numbers::F32(self.matrices(count, weights, arrange)),
             Storage::F16 => Numbers::F16(self.matrices(count, weights, arrange)),
-            Storage::Bf16 => Numbers::Bf16(self.matrices(count, weights, arrange)),
+            Storage::Bf16Pairs if self.together == 2 => {
+                Numbers::Bf16Pairs(self.matrices(count, weights, arrange))
+            }
+            Storage::Bf16 | Storage::Bf16Pairs => {
+                Numbers::Bf16(self.matrices(count, weights, arrange))
+            }
         });
         let matrix = |index| Self {
             numbers: numbers.clone(),
@@ -272,7 +318,7 @@ impl Packed {
 
     /// From a matrix to the next.
     fn stride(&self) -> usize {
-        self.inputs() * self.bias.len() + GAP
+        self.depth() * self.bias.len() + GAP
     }
 
     /// One after another, so that small ones, too, are in large pages.
@@ -288,7 +334,7 @@ impl Packed {
         let mut panels: Vec<Vec<&mut [E]>> = (0..self.panels()).map(|_| Vec::new()).collect();
         for matrix in matrices.chunks_mut(self.stride()) {
             let (matrix, _) = matrix.split_at_mut(self.stride() - GAP);
-            let chunks = matrix.chunks_mut((self.inputs() * self.width).max(1));
+            let chunks = matrix.chunks_mut((self.depth() * self.width).max(1));
             for (panel, chunk) in panels.iter_mut().zip(chunks) {
                 panel.push(chunk);
             }
@@ -370,6 +416,16 @@ impl Packed {
         self.channels
     }
 
+    /// Steps that a product takes through the channels of a tap.
+    pub(crate) fn steps(&self) -> usize {
+        self.channels.div_ceil(self.together)
+    }
+
+    /// Rows of a panel.
+    fn depth(&self) -> usize {
+        self.taps * self.steps()
+    }
+
     pub(crate) fn taps(&self) -> usize {
         self.taps
     }
@@ -384,7 +440,7 @@ impl Packed {
 
     /// Where a panel begins in the numbers.
     pub(crate) fn start(&self, panel: usize) -> usize {
-        self.first + panel * self.width * self.inputs()
+        self.first + panel * self.width * self.depth()
     }
 
     /// The bias of a panel and all after it.

@@ -186,3 +186,65 @@ impl<'a, 'r: 'a, R: Rows<'r>> Blocks<'a, R> {
         block.compute(self.finish, &self.out);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Storage, Window, convolution, reference};
+
+    /// As the processors that can do it at every level, in tests: only the instructions themselves are others.
+    #[test]
+    fn weights_of_bf16_meet_pairs_of_bf16() {
+        let numbers = |count: usize, seed: usize| -> Vec<f32> {
+            let number = |index: usize| ((index + seed) * 7919 % 1009) as f32 / 504.0 - 1.0;
+            (0..count).map(number).collect()
+        };
+        let rounded = |numbers: &[f32]| -> Vec<f32> {
+            let round = |x: &f32| half::bf16::from_f32(*x).to_f32();
+            numbers.iter().map(round).collect()
+        };
+        for (channels, outputs, kernel) in [
+            (1, 1, 1),
+            (2, 9, 3),
+            (35, 77, 3),
+            (320, 4, 1),
+            (2563, 33, 1),
+        ] {
+            let window = Window {
+                batch: 1,
+                input: [3, 5],
+                enlarged: None,
+                kernel: [kernel; 2],
+                stride: 1,
+                padding: [kernel / 2; 2],
+                output: [3, 5],
+            };
+            let taps = kernel * kernel;
+            let (x, weights) = (
+                numbers(15 * channels, 1),
+                numbers(outputs * taps * channels, 2),
+            );
+            let packed = Packed::new(
+                Storage::Bf16Pairs,
+                [outputs, taps, channels],
+                None,
+                &weights,
+            );
+            let mut found = vec![f32::NAN; 15 * outputs];
+            convolution(&x, window, &packed, &Finish::default(), &mut found);
+            let expected =
+                reference::convolution(&rounded(&x), window, &rounded(&weights), channels);
+            for (found, expected) in found.iter().zip(expected) {
+                // Products of `bf16` are exact in `f32`: what is rounded are the sums, each of at most as many numbers of at
+                // most 1.
+                let inputs = (taps * channels) as f64;
+                let bound = inputs * inputs.sqrt() * f64::from(f32::EPSILON);
+                let error = (f64::from(*found) - expected).abs();
+                assert!(
+                    error <= bound,
+                    "{channels} to {outputs}: {found}, {expected}"
+                );
+            }
+        }
+    }
+}

@@ -21,6 +21,9 @@ pub(crate) trait Simd: Copy {
     /// How much of the inner dimension of a matrix product is taken at a time, so that a panel stays in the cache that feeds
     /// the tile.
     const DEPTH: usize;
+    /// Whether products with `bf16` weights take two channels at a time, by [`add_products`](Simd::add_products). In tests they
+    /// do so at every level.
+    const PAIRS: bool = cfg!(test);
 
     fn splat(value: f32) -> Self;
     /// # Safety
@@ -41,6 +44,16 @@ pub(crate) trait Simd: Copy {
     ///
     /// `LANES` numbers must be writable at `to`.
     unsafe fn store(self, to: *mut f32);
+    /// The nearest `bf16`, of two that are equally near the even one.
+    ///
+    /// # Safety
+    ///
+    /// `LANES` numbers must be writable at `to`.
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut half::bf16) {
+        // SAFETY: the caller's promise.
+        unsafe { store_bf16_one_by_one(self, to) }
+    }
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
@@ -49,6 +62,12 @@ pub(crate) trait Simd: Copy {
     fn max(self, other: Self) -> Self;
     /// `self * factor + summand`.
     fn mul_add(self, factor: Self, summand: Self) -> Self;
+    /// In every lane `sum` plus the products of two `bf16` in the bits of `self` with two in those of `factors`, all rounded as
+    /// `f32`.
+    #[inline(always)]
+    fn add_products(self, factors: Self, sum: Self) -> Self {
+        add_products_one_by_one(self, factors, sum)
+    }
     /// Numbers of about 1, times 2 to the power of whole numbers between -126 and 127 that are [shifted](Simd::shifted).
     fn times_power_of_two(self, shifted: Self) -> Self;
 
@@ -131,6 +150,34 @@ pub(crate) trait Simd: Copy {
     }
 }
 
+/// [`Simd::store_bf16`] without an instruction for it.
+///
+/// # Safety
+///
+/// `LANES` numbers must be writable at `to`.
+#[inline(always)]
+unsafe fn store_bf16_one_by_one<S: Simd>(vector: S, to: *mut half::bf16) {
+    for (lane, number) in vector.to_array()[..S::LANES].iter().enumerate() {
+        // SAFETY: the caller promises room for as many numbers.
+        unsafe { *to.add(lane) = half::bf16::from_f32(*number) }
+    }
+}
+
+/// [`Simd::add_products`] without an instruction for it.
+#[inline(always)]
+fn add_products_one_by_one<S: Simd>(pairs: S, factors: S, sum: S) -> S {
+    let halves = |pair: f32| {
+        let bits = pair.to_bits();
+        [bits & 0xffff_0000, bits << 16].map(f32::from_bits)
+    };
+    let [pairs, factors, mut sums] = [pairs, factors, sum].map(S::to_array);
+    for (sum, pairs) in sums.iter_mut().zip(pairs.into_iter().zip(factors)) {
+        let ([a, b], [c, d]) = (halves(pairs.0), halves(pairs.1));
+        *sum = *sum + a * c + b * d;
+    }
+    S::of(&sums)
+}
+
 #[inline(always)]
 fn fold<S: Simd>(vector: S, combine: impl Fn(f32, f32) -> f32) -> f32 {
     let mut all = vector.to_array();
@@ -160,12 +207,15 @@ pub(crate) fn run<K: Kernel>(kernel: K) -> K::Output {
     match current() {
         // SAFETY: the level is one that the processor has.
         #[cfg(target_arch = "x86_64")]
+        Level::Avx512Bf16 => unsafe { x86::with_avx512_bf16(kernel) },
+        // SAFETY: likewise.
+        #[cfg(target_arch = "x86_64")]
         Level::Avx512 => unsafe { x86::with_avx512(kernel) },
         // SAFETY: likewise.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::with_avx2(kernel) },
         #[cfg(not(target_arch = "x86_64"))]
-        Level::Avx512 | Level::Avx2 => kernel.run::<Portable>(),
+        Level::Avx512Bf16 | Level::Avx512 | Level::Avx2 => kernel.run::<Portable>(),
         Level::Portable => kernel.run::<Portable>(),
     }
 }

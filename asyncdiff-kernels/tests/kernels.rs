@@ -3,10 +3,16 @@
 //! `ASYNCDIFF_KERNELS` chooses the instructions that are tested.
 
 use asyncdiff_kernels::{
-    Activation, Affine, Finish, Groups, Heads, Packed, Shift, Square, Storage, Strides, Tokens,
-    Window, Winograd, activate, attention, convolution, group_norm, join, layer_norm, product,
-    reference, winograd,
+    Activation, Affine, Finish, Groups, Heads, Level, Packed, Shift, Square, Storage, Strides,
+    Tokens, Window, Winograd, activate, attention, convolution, group_norm, join, layer_norm,
+    product, reference, winograd,
 };
+
+/// Or the best that the processor has would be tested in the place of another.
+#[test]
+fn the_processor_has_the_instructions_that_are_asked_for() {
+    assert!(Level::chosen().unwrap().is_here());
+}
 
 /// Numbers between -1 and 1.
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
@@ -111,59 +117,75 @@ fn gated_products() {
         let x = numbers(rows * inputs, 1);
         let weights = numbers(inputs * 2 * inner, 2);
         let bias = numbers(2 * inner, 3);
-        let packed = Packed::gated(Storage::F32, [inner, inputs], Some(&bias), &weights);
-        let both = reference::product(&x, &weights, inputs, Some(&bias));
         let gated = |row: &[f64]| -> Vec<f64> {
             let (values, gates) = row.split_at(inner);
             let gate = |gate: &f64| reference::activation(Activation::Gelu, *gate);
             let pairs = values.iter().zip(gates);
             pairs.map(|(value, x)| value * gate(x)).collect()
         };
-        let expected: Vec<f64> = both.chunks(2 * inner).flat_map(gated).collect();
-        let found = in_pools(rows * inner, |out| {
-            product(&x, &packed, &Finish::default(), out);
-        });
-        // Relative to the largest product; each factor has the error of a sum.
-        check("gated", &found, &expected, 2.0 * sum_bound(inputs));
+        for storage in [Storage::F32, Storage::Bf16Pairs] {
+            let (x_, weights_) = (multiplied(storage, &x), held(storage, &weights));
+            let both = reference::product(&x_, &weights_, inputs, Some(&bias));
+            let expected: Vec<f64> = both.chunks(2 * inner).flat_map(gated).collect();
+            let packed = Packed::gated(storage, [inner, inputs], Some(&bias), &weights);
+            let found = in_pools(rows * inner, |out| {
+                product(&x, &packed, &Finish::default(), out);
+            });
+            // Relative to the largest product; each factor has the error of a sum.
+            check("gated", &found, &expected, 2.0 * sum_bound(inputs));
+        }
+    }
+}
+
+/// What a type holds of weights.
+fn held(storage: Storage, weights: &[f32]) -> Vec<f32> {
+    let round = |x: &f32| match storage {
+        Storage::F32 => *x,
+        Storage::F16 => half::f16::from_f32(*x).to_f32(),
+        Storage::Bf16 | Storage::Bf16Pairs => half::bf16::from_f32(*x).to_f32(),
+    };
+    weights.iter().map(round).collect()
+}
+
+/// What is multiplied with weights of a type: the instruction for `bf16` takes both factors as such. Their products are exact in
+/// `f32`, so the sums are as of wide ones.
+fn multiplied(storage: Storage, x: &[f32]) -> Vec<f32> {
+    match (storage, Level::chosen()) {
+        (Storage::Bf16Pairs, Ok(Level::Avx512Bf16)) => held(storage, x),
+        _ => x.to_vec(),
     }
 }
 
 /// Narrow weights are exactly what the narrow type holds; the sums are as of wide ones.
 #[test]
 fn weights_held_in_16_bits() {
-    // Fewer tiles of rows, and more, than those for which weights are widened once.
-    for rows in [13, 50] {
-        weights_in_16_bits(rows);
-    }
-}
-
-fn weights_in_16_bits(rows: usize) {
-    let (inputs, outputs) = (460, 77);
-    let x = numbers(rows * inputs, 1);
-    let weights = numbers(inputs * outputs, 2);
-    let f16 = |x: f32| half::f16::from_f32(x).to_f32();
-    let bf16 = |x: f32| half::bf16::from_f32(x).to_f32();
-    let narrow: [(Storage, &dyn Fn(f32) -> f32); 2] =
-        [(Storage::F16, &f16), (Storage::Bf16, &bf16)];
-    for (storage, round) in narrow {
-        let rounded: Vec<f32> = weights.iter().map(|x| round(*x)).collect();
-        let expected = reference::product(&x, &rounded, inputs, None);
-        let packed = Packed::new(storage, [outputs, 1, inputs], None, &weights);
-        let found = in_pools(rows * outputs, |out| {
-            product(&x, &packed, &Finish::default(), out);
-        });
-        check(
-            &format!("{storage:?}"),
-            &found,
-            &expected,
-            sum_bound(inputs),
-        );
-        // Where nothing is lost, not even the last bit differs.
-        let wide = Packed::new(Storage::F32, [outputs, 1, inputs], None, &rounded);
-        let wide = in_pools(rows * outputs, |out| {
-            product(&x, &wide, &Finish::default(), out);
-        });
-        assert!(found == wide, "{storage:?}: other bits than of f32");
+    for (rows, inputs, outputs) in [
+        (1, 1, 1),
+        (7, 9, 40),
+        (13, 320, 77),
+        (100, 1283, 130),
+        (500, 46, 530),
+    ] {
+        let x = numbers(rows * inputs, 1);
+        let weights = numbers(inputs * outputs, 2);
+        for storage in [Storage::F16, Storage::Bf16, Storage::Bf16Pairs] {
+            let (x_, weights_) = (multiplied(storage, &x), held(storage, &weights));
+            let expected = reference::product(&x_, &weights_, inputs, None);
+            let packed = Packed::new(storage, [outputs, 1, inputs], None, &weights);
+            let found = in_pools(rows * outputs, |out| {
+                product(&x, &packed, &Finish::default(), out);
+            });
+            let name = format!("{storage:?}, {rows} x {inputs} x {outputs}");
+            check(&name, &found, &expected, sum_bound(inputs));
+            // Where nothing is lost, not even the last bit differs, however many tiles of rows share weights that are widened.
+            if storage != Storage::Bf16Pairs {
+                let wide = Packed::new(Storage::F32, [outputs, 1, inputs], None, &weights_);
+                let wide = in_pools(rows * outputs, |out| {
+                    product(&x, &wide, &Finish::default(), out);
+                });
+                assert!(found == wide, "{name}: other bits than of f32");
+            }
+        }
     }
 }
 
@@ -174,13 +196,20 @@ fn convolve(window: Window, channels: usize, outputs: usize) {
         1,
     );
     let weights = numbers(outputs * channels * taps, 2);
-    let packed = Packed::new(Storage::F32, [outputs, taps, channels], None, &weights);
-    let expected = reference::convolution(&x, window, &weights, channels);
-    let found = in_pools(expected.len(), |out| {
-        convolution(&x, window, &packed, &Finish::default(), out);
-    });
     let name = format!("{channels} to {outputs} channels, {window:?}");
-    check(&name, &found, &expected, sum_bound(taps * channels));
+    let plain = |storage| {
+        let (x_, weights_) = (multiplied(storage, &x), held(storage, &weights));
+        let expected = reference::convolution(&x_, window, &weights_, channels);
+        let packed = Packed::new(storage, [outputs, taps, channels], None, &weights);
+        let found = in_pools(expected.len(), |out| {
+            convolution(&x, window, &packed, &Finish::default(), out);
+        });
+        let name = format!("{storage:?}, {name}");
+        check(&name, &found, &expected, sum_bound(taps * channels));
+        expected
+    };
+    plain(Storage::Bf16Pairs);
+    let expected = plain(Storage::F32);
     if window.kernel == [3, 3] && window.stride == 1 {
         for (square, more) in SQUARES {
             let shape = [outputs, channels];
@@ -192,7 +221,23 @@ fn convolve(window: Window, channels: usize, outputs: usize) {
             let name = format!("winograd, {square:?}, {name}");
             check(&name, &found, &expected, bound);
         }
+        let shape = [outputs, channels];
+        let packed = Winograd::new(Square::Two, Storage::Bf16Pairs, shape, None, &weights);
+        let found = in_pools(expected.len(), |out| {
+            winograd(&x, window, &packed, &Finish::default(), out);
+        });
+        // Both factors of a product are rounded to 8 bits, and of what is summed before and after, a half cancels.
+        let bound = 4.0 * 2f64.sqrt() * 2f64.powi(-9);
+        let error = distance(&found, &expected);
+        assert!(error <= bound, "winograd, Bf16, {name}: {error}");
     }
+}
+
+/// Of a result from another, relative to that: by the sums of squares.
+fn distance(found: &[f32], expected: &[f64]) -> f64 {
+    let differences = found.iter().zip(expected).map(|(a, b)| f64::from(*a) - b);
+    let squares = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>();
+    (squares(&mut differences.into_iter()) / squares(&mut expected.iter().copied())).sqrt()
 }
 
 /// How much larger errors are than a plain convolution's may be. The smaller transforms add up to four times four numbers before,

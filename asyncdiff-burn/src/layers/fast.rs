@@ -85,7 +85,7 @@ pub fn to_map(numbers: Vec<f32>, shape: [usize; 4], like: &Tensor<4>) -> Tensor<
 pub fn storage(dtype: FloatDType) -> Storage {
     match dtype {
         FloatDType::F16 => Storage::F16,
-        FloatDType::BF16 => Storage::Bf16,
+        FloatDType::BF16 => Storage::Bf16Pairs,
         _ => Storage::F32,
     }
 }

@@ -2,11 +2,13 @@
 
 use std::ops::Range;
 
+use half::bf16;
+
 use super::{Finish, Rows};
 use crate::math::{Activation, gelu};
 use crate::packed::{Element, Numbers, Packed};
 use crate::scratch::Scratch;
-use crate::simd::{Kernel, Simd, run};
+use crate::simd::{Kernel, MOST_LANES, Simd, run};
 use crate::split::Shared;
 
 /// Rows of a tile.
@@ -72,33 +74,33 @@ struct Compute<'a> {
     out: &'a Shared<'a>,
 }
 
-/// A part of the inner dimension: some taps, and of each of them the same channels.
+/// A part of the inner dimension: some taps, and of each of them the same steps through its channels.
 #[derive(Clone)]
 struct Part {
     taps: Range<usize>,
-    channels: Range<usize>,
+    steps: Range<usize>,
 }
 
 /// Cuts the inner dimension into parts of about `depth`: whole taps, or parts of one.
-fn parts(taps: usize, channels: usize, depth: usize) -> Vec<Part> {
-    if channels <= depth {
-        let most = depth / channels.max(1);
+fn parts(taps: usize, steps: usize, depth: usize) -> Vec<Part> {
+    if steps <= depth {
+        let most = depth / steps.max(1);
         let parts = taps.div_ceil(most);
         let cut = |part| part * taps / parts;
         return (0..parts)
             .map(|part| Part {
                 taps: cut(part)..cut(part + 1),
-                channels: 0..channels,
+                steps: 0..steps,
             })
             .collect();
     }
-    let pieces = channels.div_ceil(depth);
-    let cut = |piece| piece * channels / pieces;
+    let pieces = steps.div_ceil(depth);
+    let cut = |piece| piece * steps / pieces;
     (0..taps)
         .flat_map(|tap| (0..pieces).map(move |piece| (tap, piece)))
         .map(|(tap, piece)| Part {
             taps: tap..tap + 1,
-            channels: cut(piece)..cut(piece + 1),
+            steps: cut(piece)..cut(piece + 1),
         })
         .collect()
 }
@@ -112,6 +114,8 @@ impl Kernel for Compute<'_> {
             Numbers::F32(numbers) => self.over_panels::<S, _>(numbers),
             Numbers::F16(numbers) => self.over_panels::<S, _>(numbers),
             Numbers::Bf16(numbers) => self.over_panels::<S, _>(numbers),
+            Numbers::Bf16Pairs(numbers) if S::PAIRS => self.over_panels::<S, _>(numbers),
+            Numbers::Bf16Pairs(_) => unreachable!("all weights are packed for the level in use"),
         }
     }
 }
@@ -122,20 +126,26 @@ impl Compute<'_> {
         let Block {
             rows,
             panels,
+            table,
             weights,
-            ..
         } = self.block;
-        let parts = parts(weights.taps(), weights.channels(), S::DEPTH);
+        let parts = parts(weights.taps(), weights.steps(), S::DEPTH);
         let last = parts.len() - 1;
         // Sums that are not complete, tile by tile; panels one after another.
         let tiles = rows.len().div_ceil(ROWS);
         let size = tiles * ROWS * S::VECTORS * S::LANES;
         let mut partial = Scratch::new(if last == 0 { 0 } else { size * panels.len() });
+        let mut narrow = Narrow::default();
         for (index, part) in parts.iter().enumerate() {
-            let Part { taps, channels } = part;
+            let (table, at) = match E::CHANNELS {
+                1 => (&**table, part.clone()),
+                _ => narrow.pairs_of::<S>(self.block, part),
+            };
             for panel in panels.clone() {
                 let stage = Stage {
                     part,
+                    table,
+                    at: at.clone(),
                     panel,
                     first: index == 0,
                     last: index == last,
@@ -143,12 +153,10 @@ impl Compute<'_> {
                 let from = (panel - panels.start) * size;
                 let partial = partial.get_mut(from..from + size).unwrap_or_default();
                 let columns = weights.vectors(panel) * S::LANES;
-                let start = taps.start * weights.channels() + channels.start;
-                let count = taps.len() * channels.len() * columns;
+                let start = part.taps.start * weights.steps() + part.steps.start;
+                let count = part.taps.len() * part.steps.len() * columns;
                 let numbers = &numbers[weights.start(panel) + start * columns..][..count];
-                if E::IS_WIDE || tiles < MANY {
-                    self.over_vectors::<S, E>(numbers, &stage, partial);
-                } else {
+                if E::NARROW && tiles >= MANY {
                     let mut wide = Scratch::new(count);
                     let vectors = numbers.chunks_exact(S::LANES);
                     for (to, from) in wide.chunks_exact_mut(S::LANES).zip(vectors) {
@@ -156,6 +164,8 @@ impl Compute<'_> {
                         unsafe { E::load::<S>(from.as_ptr()) }.put(to);
                     }
                     self.over_vectors::<S, f32>(&wide, &stage, partial);
+                } else {
+                    self.over_vectors::<S, E>(numbers, &stage, partial);
                 }
             }
         }
@@ -187,25 +197,18 @@ impl Compute<'_> {
         if V > S::VECTORS {
             return;
         }
-        let Block {
-            rows,
-            table,
-            weights,
-            ..
-        } = self.block;
+        let Block { rows, weights, .. } = self.block;
         let columns = V * S::LANES;
-        let taps = weights.taps();
-        let Part {
-            taps: some,
-            channels,
-        } = stage.part;
-        assert_eq!(panel.len(), some.len() * channels.len() * columns);
-        for (index, first) in rows.clone().step_by(ROWS).enumerate() {
-            let table = &table[index * taps..][some.clone()];
-            // SAFETY: every row of the table has as many channels as a tap, and the panel has a column of weights for each of
-            // the part's.
-            let mut sums =
-                unsafe { sums::<S, E, V>(table, channels.start, channels.len(), panel.as_ptr()) };
+        let Part { taps, steps } = stage.part;
+        assert_eq!(panel.len(), taps.len() * steps.len() * columns);
+        let tiles = stage
+            .table
+            .chunks(stage.table.len() / rows.len().div_ceil(ROWS));
+        let from = stage.at.steps.start;
+        for (index, (first, table)) in rows.clone().step_by(ROWS).zip(tiles).enumerate() {
+            let table = &table[stage.at.taps.clone()];
+            // SAFETY: every row of the table has the part's steps, and the panel has a row of weights for each of them.
+            let mut sums = unsafe { sums::<S, E, V>(table, from, steps.len(), panel.as_ptr()) };
             if !(stage.first && stage.last) {
                 let partial = &mut partial[index * ROWS * columns..][..ROWS * columns];
                 for (row, sums) in sums.iter_mut().enumerate() {
@@ -317,9 +320,76 @@ impl Compute<'_> {
 
 struct Stage<'a> {
     part: &'a Part,
+    /// Tile by tile, where the rows are.
+    table: &'a [[*const f32; ROWS]],
+    /// Of what is in the table, the part.
+    at: Part,
     panel: usize,
     first: bool,
     last: bool,
+}
+
+/// Rows as pairs of `bf16`, each in the bits of an `f32`.
+#[derive(Default)]
+struct Narrow {
+    pairs: Option<Scratch>,
+    table: Vec<[*const f32; ROWS]>,
+}
+
+impl Narrow {
+    /// A part of a block's rows, and which part that is of the table of where they are.
+    #[inline(always)]
+    fn pairs_of<S: Simd>(
+        &mut self,
+        block: &Block<'_>,
+        part: &Part,
+    ) -> (&[[*const f32; ROWS]], Part) {
+        let count = part.steps.len();
+        let tiles = block.table.chunks(block.weights.taps());
+        let size = tiles.len() * part.taps.len() * ROWS * count;
+        self.pairs = None;
+        let mut pairs = Scratch::new(size);
+        let channels = 2 * part.steps.start..block.weights.channels().min(2 * part.steps.end);
+        self.table.clear();
+        let mut places = pairs.chunks_exact_mut(count);
+        for rows in tiles.flat_map(|tile| &tile[part.taps.clone()]) {
+            let mut pointers = [std::ptr::null(); ROWS];
+            for ((row, pointer), to) in rows.iter().zip(&mut pointers).zip(&mut places) {
+                // SAFETY: every row of the table has as many channels as a tap.
+                let row =
+                    unsafe { std::slice::from_raw_parts(row.add(channels.start), channels.len()) };
+                put_pairs::<S>(row, to);
+                *pointer = to.as_ptr();
+            }
+            self.table.push(pointers);
+        }
+        self.pairs = Some(pairs);
+        let whole = Part {
+            taps: 0..part.taps.len(),
+            steps: 0..count,
+        };
+        (&self.table, whole)
+    }
+}
+
+/// Pairs of neighbours of a row; of an odd number, the last with zero.
+#[inline(always)]
+fn put_pairs<S: Simd>(row: &[f32], to: &mut [f32]) {
+    let to: &mut [bf16] = bytemuck::cast_slice_mut(to);
+    let vectors = row.chunks_exact(S::LANES);
+    let rest = vectors.remainder();
+    let mut outs = to.chunks_exact_mut(S::LANES);
+    for (numbers, out) in vectors.zip(&mut outs) {
+        // SAFETY: there are as many.
+        unsafe { S::of(numbers).store_bf16(out.as_mut_ptr()) };
+    }
+    if !rest.is_empty() {
+        let mut last = [bf16::ZERO; MOST_LANES];
+        // SAFETY: there is room for any vector's.
+        unsafe { S::of_some(rest, 0.0).store_bf16(last.as_mut_ptr()) };
+        let out = &mut to[row.len() - rest.len()..];
+        out.copy_from_slice(&last[..out.len()]);
+    }
 }
 
 /// The sums of a tile over some taps.
@@ -349,7 +419,7 @@ pub(crate) unsafe fn sums<S: Simd, E: Element, const V: usize>(
                 // SAFETY: the caller promises `count` numbers.
                 let number = S::splat(unsafe { *row.add(index) });
                 for (sum, weights) in sums.iter_mut().zip(weights) {
-                    *sum = number.mul_add(weights, *sum);
+                    *sum = E::add_products(weights, number, *sum);
                 }
             }
             // SAFETY: at most at the end of what the caller promises.

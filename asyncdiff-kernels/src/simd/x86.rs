@@ -1,8 +1,9 @@
 //! The vectors of x86-64 processors.
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, add_products_one_by_one, store_bf16_one_by_one};
 
 /// # Safety
 ///
@@ -17,18 +18,27 @@ pub unsafe fn with_avx2<K: Kernel>(kernel: K) -> K::Output {
 /// The processor must have AVX-512F, AVX2, FMA and F16C.
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
 pub unsafe fn with_avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<Avx512>()
+    kernel.run::<Avx512<false>>()
+}
+
+/// # Safety
+///
+/// The processor must have AVX-512F with `bf16`, AVX2, FMA and F16C.
+#[target_feature(enable = "avx512bf16,avx512f,avx2,fma,f16c")]
+pub unsafe fn with_avx512_bf16<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Avx512<true>>()
 }
 
 #[derive(Clone, Copy)]
 pub struct Avx2(__m256);
 
+/// With or without the instructions for `bf16`.
 #[derive(Clone, Copy)]
-pub struct Avx512(__m512);
+pub struct Avx512<const BF16: bool>(__m512);
 
 /// Implements the methods that are one instruction each.
 macro_rules! instructions {
-    ($vector:ident: $($method:ident = $instruction:ident),*) => {
+    ($($method:ident = $instruction:ident),*) => {
         $(#[inline(always)]
         fn $method(self, other: Self) -> Self {
             // SAFETY: values of this type are only made on processors that have the instruction.
@@ -44,7 +54,14 @@ impl Simd for Avx2 {
     // Three quarters of a first-level cache of 32 KiB; measured on Zen 3.
     const DEPTH: usize = 384;
 
-    instructions!(Avx2: add = _mm256_add_ps, sub = _mm256_sub_ps, mul = _mm256_mul_ps, div = _mm256_div_ps, min = _mm256_min_ps, max = _mm256_max_ps);
+    instructions!(
+        add = _mm256_add_ps,
+        sub = _mm256_sub_ps,
+        mul = _mm256_mul_ps,
+        div = _mm256_div_ps,
+        min = _mm256_min_ps,
+        max = _mm256_max_ps
+    );
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -95,14 +112,22 @@ impl Simd for Avx2 {
     }
 }
 
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     const LANES: usize = 16;
     // 24 accumulators, 4 vectors of weights and 1 of an activation, of 32 registers.
     const VECTORS: usize = 4;
     // From the second-level cache; measured on Zen 4.
     const DEPTH: usize = 640;
+    const PAIRS: bool = BF16 || cfg!(test);
 
-    instructions!(Avx512: add = _mm512_add_ps, sub = _mm512_sub_ps, mul = _mm512_mul_ps, div = _mm512_div_ps, min = _mm512_min_ps, max = _mm512_max_ps);
+    instructions!(
+        add = _mm512_add_ps,
+        sub = _mm512_sub_ps,
+        mul = _mm512_mul_ps,
+        div = _mm512_div_ps,
+        min = _mm512_min_ps,
+        max = _mm512_max_ps
+    );
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -135,6 +160,32 @@ impl Simd for Avx512 {
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller promises room for as many numbers.
         unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut half::bf16) {
+        if BF16 {
+            // SAFETY: values of this type are only made on processors that have the instruction, and the caller promises room
+            // for as many numbers.
+            unsafe {
+                to.cast::<__m256bh>()
+                    .write_unaligned(_mm512_cvtneps_pbh(self.0))
+            }
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { store_bf16_one_by_one(self, to) }
+        }
+    }
+
+    #[inline(always)]
+    fn add_products(self, factors: Self, sum: Self) -> Self {
+        if !BF16 {
+            return add_products_one_by_one(self, factors, sum);
+        }
+        // SAFETY: as many bits, of which all are numbers.
+        let [these, factors] = [self, factors].map(|pairs| unsafe { transmute(pairs.0) });
+        // SAFETY: values of this type are only made on processors that have the instruction.
+        Self(unsafe { _mm512_dpbf16_ps(sum.0, these, factors) })
     }
 
     #[inline(always)]

@@ -40,7 +40,12 @@ impl<const SIDE: usize, E: Element> Kernel for Panels<'_, '_, SIDE, E> {
     fn run<S: Simd>(self) {
         let Self { columns, panels } = self;
         let width = columns.len();
-        for channel in 0..panels[0].len() / width {
+        let channels = columns
+            .iter()
+            .flatten()
+            .next()
+            .map_or(0, |row| row.len() / 9);
+        for channel in 0..channels {
             for (some, first) in columns.chunks(LANES).zip((0..).step_by(LANES)) {
                 let mut taps = [[0.0; LANES]; 9];
                 for (lane, row) in some.iter().enumerate() {
@@ -52,9 +57,9 @@ impl<const SIDE: usize, E: Element> Kernel for Panels<'_, '_, SIDE, E> {
                 }
                 let square = transformed_weights::<SIDE>(&taps, some.len());
                 for (panel, numbers) in panels.iter_mut().zip(square.as_flattened()) {
-                    let to = &mut panel[channel * width + first..][..some.len()];
+                    let to = &mut panel[channel / E::CHANNELS * width + first..][..some.len()];
                     for (to, number) in to.iter_mut().zip(numbers) {
-                        *to = E::of(*number as f32);
+                        to.set(channel % E::CHANNELS, *number as f32);
                     }
                 }
             }
