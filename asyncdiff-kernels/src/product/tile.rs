@@ -197,7 +197,7 @@ impl Compute<'_> {
         if V > S::VECTORS {
             return;
         }
-        let Block { rows, weights, .. } = self.block;
+        let rows = &self.block.rows;
         let columns = V * S::LANES;
         let Part { taps, steps } = stage.part;
         assert_eq!(panel.len(), taps.len() * steps.len() * columns);
