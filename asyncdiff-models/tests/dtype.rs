@@ -80,6 +80,12 @@ fn narrow_types_make_nearly_the_same_picture() {
             );
             // The decoder keeps the relative error; half of the range is the most that a picture's values deviate by.
             let least = -20.0 * (0.5 * ROUNDINGS * rounding).log10();
+            // Of a model that was trained, nobody sees the difference.
+            let least = if name == "embedded" {
+                f64::max(least, 40.0)
+            } else {
+                least
+            };
             assert!(decibels > least, "{name} in {dtype}: {decibels} dB");
 
             // Half the bytes, in the plan and on the device.
