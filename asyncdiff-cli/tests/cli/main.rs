@@ -1,6 +1,7 @@
 //! The program as a person uses it: the real binary, in a folder of its own.
 
 mod batches;
+mod devices;
 mod documents;
 mod dtypes;
 mod hostile;
