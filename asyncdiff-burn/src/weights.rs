@@ -465,6 +465,7 @@ impl Values<'_> {
     /// The elements in memory of their own.
     pub fn into_vec(mut self) -> Vec<f32> {
         match &self.numbers {
+            // In room that a larger tensor has had, it would hold all of that as long as it lives.
             Cow::Owned(numbers) if numbers.capacity() > 2 * numbers.len() => numbers.clone(),
             _ => std::mem::take(&mut self.numbers).into_owned(),
         }
