@@ -30,6 +30,7 @@ mod lender;
 mod link;
 mod note;
 mod rendezvous;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

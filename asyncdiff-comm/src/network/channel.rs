@@ -2,13 +2,12 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, Connection, ServerConnection};
-
 use super::identity::Identity;
+use super::tls::{End, RECORD, Tls, room};
 
 /// Plaintext that is encrypted at once: large enough that taking turns costs nothing.
 const CHUNK: usize = 128 * 1024;
@@ -19,14 +18,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// A connection to somebody who has proved to know the secret.
 pub(super) struct Channel {
     socket: TcpStream,
-    tls: Mutex<Connection>,
-}
-
-/// Which end of a connection this is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    Connecting,
-    Accepting,
+    tls: Mutex<Tls>,
 }
 
 impl Channel {
@@ -40,25 +32,7 @@ impl Channel {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(patience))?;
         socket.set_write_timeout(Some(patience))?;
-        let mut tls = match end {
-            End::Connecting => {
-                let name = ServerName::IpAddress(socket.peer_addr()?.ip().into());
-                let client = ClientConnection::new(Arc::clone(&identity.client), name);
-                Connection::from(client.map_err(io::Error::other)?)
-            }
-            End::Accepting => {
-                let server = ServerConnection::new(Arc::clone(&identity.server));
-                Connection::from(server.map_err(io::Error::other)?)
-            }
-        };
-        let start = Instant::now();
-        while tls.is_handshaking() {
-            tls.complete_io(&mut socket)?;
-            if start.elapsed() > patience {
-                return Err(ErrorKind::TimedOut.into());
-            }
-        }
-        tls.set_buffer_limit(None);
+        let tls = Tls::agree(&mut socket, end, identity, patience)?;
         socket.set_read_timeout(Some(TICK))?;
         socket.set_write_timeout(None)?;
         Ok(Arc::new(Self {
@@ -71,7 +45,7 @@ impl Channel {
         &self.socket
     }
 
-    fn tls(&self) -> MutexGuard<'_, Connection> {
+    fn tls(&self) -> MutexGuard<'_, Tls> {
         self.tls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -92,35 +66,29 @@ impl Outgoing {
     pub fn new(channel: &Arc<Channel>) -> Self {
         Self {
             channel: Arc::clone(channel),
-            records: Vec::new(),
+            records: vec![0; room(CHUNK)],
         }
     }
 
-    fn send(&mut self, fill: impl FnOnce(&mut Connection) -> io::Result<()>) -> io::Result<()> {
-        self.records.clear();
-        let mut tls = self.channel.tls();
-        fill(&mut tls)?;
-        while tls.wants_write() {
-            tls.write_tls(&mut self.records)?;
-        }
+    fn send(
+        &mut self,
+        seal: impl FnOnce(&mut Tls, &mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<()> {
         // The other direction goes on while this one waits for the network.
-        drop(tls);
-        (&self.channel.socket).write_all(&self.records)
+        let count = seal(&mut self.channel.tls(), &mut self.records)?;
+        (&self.channel.socket).write_all(&self.records[..count])
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         for chunk in bytes.chunks(CHUNK) {
-            self.send(|tls| tls.writer().write_all(chunk))?;
+            self.send(|tls, records| tls.seal(chunk, records))?;
         }
         Ok(())
     }
 
     /// Nothing more will be written.
     pub fn finish(&mut self) -> io::Result<()> {
-        self.send(|tls| {
-            tls.send_close_notify();
-            Ok(())
-        })?;
+        self.send(Tls::close)?;
         self.channel.socket.shutdown(Shutdown::Write)
     }
 }
@@ -128,9 +96,10 @@ impl Outgoing {
 /// The incoming direction.
 pub(super) struct Incoming {
     channel: Arc<Channel>,
-    /// As it came from the network.
+    /// As they came from the network; those of `waiting` have not been decrypted.
     records: Vec<u8>,
-    /// Decrypted and not yet read.
+    waiting: Range<usize>,
+    /// Decrypted; what follows the first `read` bytes has not been read.
     text: Vec<u8>,
     read: usize,
     silence: Duration,
@@ -141,7 +110,8 @@ impl Incoming {
     pub fn new(channel: &Arc<Channel>, silence: Duration) -> Self {
         Self {
             channel: Arc::clone(channel),
-            records: vec![0; CHUNK],
+            records: vec![0; CHUNK + RECORD],
+            waiting: 0..0,
             text: Vec::new(),
             read: 0,
             silence,
@@ -153,45 +123,34 @@ impl Incoming {
         self.silence = silence;
     }
 
-    /// Decrypts what has come; leaves `text` empty if that was not a whole record.
-    fn decrypt(&mut self, mut records: usize) -> io::Result<()> {
+    /// Decrypts what has come, straight to where it is wanted: 0 bytes if that was not a whole record.
+    fn decrypt(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.text.clear();
         self.read = 0;
         let mut tls = self.channel.tls();
-        let mut offset = 0;
-        loop {
-            let state = tls.process_new_packets().map_err(io::Error::other)?;
-            let waiting = state.plaintext_bytes_to_read();
-            if waiting > 0 {
-                let start = self.text.len();
-                self.text.resize(start + waiting, 0);
-                tls.reader().read_exact(&mut self.text[start..])?;
-            }
-            if records == 0 {
-                return Ok(());
-            }
-            let taken = tls.read_tls(&mut &self.records[offset..offset + records])?;
-            offset += taken;
-            records -= taken;
-        }
-    }
-}
-
-impl Read for Incoming {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut heard = Instant::now();
-        // What came together with the end of the handshake is decrypted first.
-        let mut records = 0;
-        while self.read == self.text.len() {
-            self.decrypt(records)?;
-            if self.read < self.text.len() {
+        let mut count = 0;
+        while count < buffer.len() {
+            let records = &mut self.records[self.waiting.clone()];
+            let (used, written) = tls.open(records, &mut buffer[count..], &mut self.text)?;
+            self.waiting.start += used;
+            count += written;
+            if (used, written) == (0, 0) {
                 break;
             }
-            records = match (&self.channel.socket).read(&mut self.records) {
-                Ok(0) => return Ok(0),
+        }
+        Ok(count)
+    }
+
+    /// Waits for more of the network; 0 bytes if nothing more will come.
+    fn receive(&mut self) -> io::Result<usize> {
+        self.records.copy_within(self.waiting.clone(), 0);
+        self.waiting = 0..self.waiting.len();
+        let start = Instant::now();
+        loop {
+            match (&self.channel.socket).read(&mut self.records[self.waiting.end..]) {
                 Ok(count) => {
-                    heard = Instant::now();
-                    count
+                    self.waiting.end += count;
+                    return Ok(count);
                 }
                 Err(error)
                     if matches!(
@@ -199,17 +158,102 @@ impl Read for Incoming {
                         ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
                     ) =>
                 {
-                    if heard.elapsed() >= self.silence {
+                    if start.elapsed() >= self.silence {
                         return Err(ErrorKind::TimedOut.into());
                     }
-                    0
                 }
                 Err(error) => return Err(error),
-            };
+            }
         }
-        let count = buffer.len().min(self.text.len() - self.read);
-        buffer[..count].copy_from_slice(&self.text[self.read..self.read + count]);
-        self.read += count;
-        Ok(count)
+    }
+}
+
+impl Read for Incoming {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.read < self.text.len() {
+            let count = buffer.len().min(self.text.len() - self.read);
+            buffer[..count].copy_from_slice(&self.text[self.read..self.read + count]);
+            self.read += count;
+            return Ok(count);
+        }
+        while !buffer.is_empty() {
+            let count = self.decrypt(buffer)?;
+            if count > 0 {
+                return Ok(count);
+            }
+            if self.receive()? == 0 {
+                break;
+            }
+        }
+        Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn pair() -> [Arc<Channel>; 2] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let connecting = thread::spawn(move || {
+            let socket = TcpStream::connect(address).unwrap();
+            let identity = Identity::new(None).unwrap();
+            Channel::open(socket, End::Connecting, &identity, PATIENCE).unwrap()
+        });
+        let identity = Identity::new(None).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        let accepted = Channel::open(socket, End::Accepting, &identity, PATIENCE).unwrap();
+        [connecting.join().unwrap(), accepted]
+    }
+
+    /// Text of `length`, whose bytes do not repeat with a record's or a buffer's length.
+    fn text(length: usize) -> Vec<u8> {
+        (0..length).map(|index| (index % 251) as u8).collect()
+    }
+
+    #[test]
+    fn bytes_arrive_as_they_were_in_whatever_pieces_they_are_read() {
+        let [here, there] = pair();
+        let sent = text(3 * CHUNK + 12345);
+        let mut outgoing = Outgoing::new(&here);
+        let copy = sent.clone();
+        let writer = thread::spawn(move || {
+            for piece in [&copy[..1], &copy[1..CHUNK + 7], &copy[CHUNK + 7..]] {
+                outgoing.write(piece).unwrap();
+            }
+            outgoing.finish().unwrap();
+        });
+        let mut incoming = Incoming::new(&there, PATIENCE);
+        let mut got = Vec::new();
+        for piece in [1, 7, 16 * 1024 + 1, CHUNK, 100_000] {
+            let mut bytes = vec![0; piece];
+            incoming.read_exact(&mut bytes).unwrap();
+            got.extend(bytes);
+        }
+        incoming.read_to_end(&mut got).unwrap();
+        assert!(got == sent);
+        writer.join().unwrap();
+    }
+
+    /// What TLS does by itself after 2^24 records.
+    #[test]
+    fn keys_can_be_changed_between_messages() {
+        let ends = pair();
+        let sent = text(100_000);
+        for (from, to) in [(0, 1), (1, 0), (0, 1), (1, 0)] {
+            let mut outgoing = Outgoing::new(&ends[from]);
+            let mut incoming = Incoming::new(&ends[to], PATIENCE);
+            ends[from].tls().change_keys();
+            outgoing.write(&sent).unwrap();
+            let mut got = vec![0; sent.len()];
+            incoming.read_exact(&mut got).unwrap();
+            assert!(got == sent);
+        }
     }
 }

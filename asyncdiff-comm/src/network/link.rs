@@ -128,7 +128,7 @@ fn read(mut incoming: Incoming, from: usize, mail: &Mail, largest: usize) -> io:
                 if let Err(error) = mail.allows(from, tag, &form) {
                     return Err(io::Error::other(error));
                 }
-                let mut bytes = vec![0; size];
+                let mut bytes = asyncdiff_kernels::zeros(size);
                 incoming.read_exact(&mut bytes)?;
                 mail.put(from, tag, form, bytes);
             }

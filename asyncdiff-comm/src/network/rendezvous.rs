@@ -9,9 +9,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::channel::{Channel, End};
+use super::channel::Channel;
 use super::identity::{Identity, Secret};
 use super::note::{Met, Note, PROOF, unexpected};
+use super::tls::End;
 use super::{ConnectError, Setup};
 use crate::launch::Rendezvous;
 
