@@ -15,7 +15,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" || exit 77
 fi
 
-cargo build --release --locked --quiet -p asyncdiff-cli -p workspace-features
+cargo build --release --locked --quiet --workspace --bin asyncdiff
 export ASYNCDIFF=$PWD/target/release/asyncdiff
 export SCREENSHOTS=${1:-$PWD/target/page}
 CHROMIUM=$(command -v chromium)

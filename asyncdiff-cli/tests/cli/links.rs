@@ -75,6 +75,8 @@ fn a_slow_link_changes_no_bit() {
     let lending = Lending::start(&sandbox, &[]);
     let far = link(lending.port());
     let pixels = std::env::var("ASYNCDIFF_LINK_PIXELS").unwrap_or_else(|_| "64".to_owned());
+    // Of the smallest, only the pictures are of interest.
+    let repeats = if pixels == "64" { 1 } else { 3 };
     let size = ["--steps", "10", "--width", &pixels, "--height", &pixels];
     let measure = [
         "measure",
@@ -86,7 +88,8 @@ fn a_slow_link_changes_no_bit() {
         "near.json",
     ];
     let size_only = &size[2..];
-    sandbox.ok(&[&measure[..], &["--repeat", "1"], size_only].concat());
+    let often = ["--repeat", &repeats.to_string()];
+    sandbox.ok(&[&measure[..], &often, size_only].concat());
     let written = fs::read(sandbox.path("near.json")).unwrap();
     let mut machine: Value = serde_json::from_slice(&written).unwrap();
     machine["machine"]["latency"] = LATENCY.as_secs_f64().into();
@@ -101,7 +104,7 @@ fn a_slow_link_changes_no_bit() {
         let seconds = |port: u16, file: &str| {
             let devices = format!("cpu+tcp://127.0.0.1:{port}");
             let start = ["generate", "red apple", "--json", "--devices", &devices];
-            let more = ["--threads", "1", "-o", file];
+            let more = ["--threads", "1", "--force", "-o", file];
             let mut command = sandbox.command(&[&start[..], &size, way, &more].concat());
             command.env("ASYNCDIFF_SECRET", SECRET);
             let output = command.output().unwrap();
@@ -110,8 +113,16 @@ fn a_slow_link_changes_no_bit() {
             let report: Value = serde_json::from_slice(&output.stdout).unwrap();
             report["seconds"]["denoise"].as_f64().unwrap()
         };
-        let near = seconds(lending.port(), "near.png");
-        let slow = seconds(far, "far.png");
+        // In turn, because a machine's pace changes; the medians count.
+        let mut times = [Vec::new(), Vec::new()];
+        for _ in 0..repeats {
+            times[0].push(seconds(lending.port(), "near.png"));
+            times[1].push(seconds(far, "far.png"));
+        }
+        let [near, slow] = times.map(|mut times| {
+            times.sort_by(f64::total_cmp);
+            times[repeats / 2]
+        });
         let read = |name| fs::read(sandbox.path(name)).unwrap();
         assert!(
             read("near.png") == read("far.png"),

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# How the kernels use memory: their tests under the address sanitizer, with each set of instructions that this processor has, and the
+# smallest of them under Miri, which has none but the plain ones.
+# Needs a nightly compiler, which it installs beside others; ends with 77 where it cannot.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# One that is known to do, so that what tomorrow's finds does not stop today's work.
+nightly=nightly-2026-05-20
+if ! cargo "+$nightly" miri --version > /dev/null 2>&1; then
+    rustup toolchain install "$nightly" --profile minimal --component miri --component rust-src || exit 77
+fi
+tests=(test --locked -p asyncdiff-kernels --test kernels)
+
+# Beside the others, because it takes one core two minutes.
+# Tree borrows, leaks and casts: what crossbeam, below rayon, does, is no error by these rules; threads of pools outlive their tests.
+miri=$(mktemp)
+trap 'rm -f "$miri"' EXIT
+MIRIFLAGS="-Zmiri-tree-borrows -Zmiri-ignore-leaks -Zmiri-permissive-provenance -Zmiri-disable-isolation" \
+    cargo "+$nightly" miri "${tests[@]}" --target-dir target/miri > "$miri" 2>&1 &
+
+for level in avx512bf16 avx512 avx2; do
+    # Linux calls them avx512_bf16 and avx512f.
+    if grep -qE "\b${level/bf16/_bf16}" /proc/cpuinfo; then
+        echo "== address sanitizer, $level"
+        RUSTFLAGS=-Zsanitizer=address CARGO_PROFILE_RELEASE_OPT_LEVEL=1 ASYNCDIFF_KERNELS=$level \
+            cargo "+$nightly" "${tests[@]}" --release --target x86_64-unknown-linux-gnu --target-dir target/sanitizer
+    fi
+done
+
+echo "== Miri"
+code=0
+wait $! || code=$?
+cat "$miri"
+exit "$code"
