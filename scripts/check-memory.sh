@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 
 # One that is known to do, so that what tomorrow's finds does not stop today's work.
 nightly=nightly-2026-05-20
-if ! cargo "+$nightly" miri --version > /dev/null 2>&1; then
+sources() { rustc "+$nightly" --print sysroot | sed 's|$|/lib/rustlib/src/rust|'; }
+if ! cargo "+$nightly" miri --version > /dev/null 2>&1 || [ ! -d "$(sources)" ]; then
     rustup toolchain install "$nightly" --profile minimal --component miri --component rust-src || exit 77
 fi
 tests=(test --locked -p asyncdiff-kernels --test kernels)
@@ -15,21 +16,23 @@ tests=(test --locked -p asyncdiff-kernels --test kernels)
 # Beside the others, because it takes one core two minutes.
 # Tree borrows, leaks and casts: what crossbeam, below rayon, does, is no error by these rules; threads of pools outlive their tests.
 miri=$(mktemp)
-trap 'rm -f "$miri"' EXIT
+trap 'kill "$job" 2> /dev/null || true; rm -f "$miri"' EXIT
 MIRIFLAGS="-Zmiri-tree-borrows -Zmiri-ignore-leaks -Zmiri-permissive-provenance -Zmiri-disable-isolation" \
     cargo "+$nightly" miri "${tests[@]}" --target-dir target/miri > "$miri" 2>&1 &
+job=$!
 
-for level in avx512bf16 avx512 avx2; do
+host=$(rustc "+$nightly" -vV | sed -n 's/^host: //p')
+for level in avx512bf16 avx512 avx2 portable; do
     # Linux calls them avx512_bf16 and avx512f.
-    if grep -qE "\b${level/bf16/_bf16}" /proc/cpuinfo; then
+    if [ "$level" = portable ] || grep -qE "\b${level/bf16/_bf16}" /proc/cpuinfo; then
         echo "== address sanitizer, $level"
-        RUSTFLAGS=-Zsanitizer=address CARGO_PROFILE_RELEASE_OPT_LEVEL=1 ASYNCDIFF_KERNELS=$level \
-            cargo "+$nightly" "${tests[@]}" --release --target x86_64-unknown-linux-gnu --target-dir target/sanitizer
+        RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 ASYNCDIFF_KERNELS=$level \
+            cargo "+$nightly" "${tests[@]}" --release --target "$host" --target-dir target/sanitizer
     fi
 done
 
 echo "== Miri"
 code=0
-wait $! || code=$?
+wait "$job" || code=$?
 cat "$miri"
 exit "$code"

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::identity::Identity;
@@ -18,7 +18,8 @@ const TICK: Duration = Duration::from_millis(250);
 /// A connection to somebody who has proved to know the secret.
 pub(super) struct Channel {
     socket: TcpStream,
-    tls: Mutex<Tls>,
+    /// Nothing any more after an error.
+    tls: Mutex<Option<Tls>>,
 }
 
 impl Channel {
@@ -30,14 +31,13 @@ impl Channel {
         patience: Duration,
     ) -> io::Result<Arc<Self>> {
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(patience))?;
         socket.set_write_timeout(Some(patience))?;
         let tls = Tls::agree(&mut socket, end, identity, patience)?;
         socket.set_read_timeout(Some(TICK))?;
         socket.set_write_timeout(None)?;
         Ok(Arc::new(Self {
             socket,
-            tls: Mutex::new(tls),
+            tls: Mutex::new(Some(tls)),
         }))
     }
 
@@ -45,8 +45,14 @@ impl Channel {
         &self.socket
     }
 
-    fn tls(&self) -> MutexGuard<'_, Tls> {
-        self.tls.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tls<R>(&self, then: impl FnOnce(&mut Tls) -> io::Result<R>) -> io::Result<R> {
+        let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = tls.as_mut().map(then);
+        let done = done.unwrap_or_else(|| Err(ErrorKind::BrokenPipe.into()));
+        if done.is_err() {
+            *tls = None;
+        }
+        done
     }
 
     /// Ends both directions at once; whoever waits in one of them gets an error.
@@ -75,7 +81,8 @@ impl Outgoing {
         seal: impl FnOnce(&mut Tls, &mut [u8]) -> io::Result<usize>,
     ) -> io::Result<()> {
         // The other direction goes on while this one waits for the network.
-        let count = seal(&mut self.channel.tls(), &mut self.records)?;
+        let records = &mut self.records;
+        let count = self.channel.tls(|tls| seal(tls, records))?;
         (&self.channel.socket).write_all(&self.records[..count])
     }
 
@@ -127,18 +134,19 @@ impl Incoming {
     fn decrypt(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.text.clear();
         self.read = 0;
-        let mut tls = self.channel.tls();
         let mut count = 0;
-        while count < buffer.len() {
-            let records = &mut self.records[self.waiting.clone()];
-            let (used, written) = tls.open(records, &mut buffer[count..], &mut self.text)?;
-            self.waiting.start += used;
-            count += written;
-            if (used, written) == (0, 0) {
-                break;
+        self.channel.tls(|tls| {
+            while count < buffer.len() {
+                let records = &mut self.records[self.waiting.clone()];
+                let (used, written) = tls.open(records, &mut buffer[count..], &mut self.text)?;
+                self.waiting.start += used;
+                count += written;
+                if (used, written) == (0, 0) {
+                    break;
+                }
             }
-        }
-        Ok(count)
+            Ok(count)
+        })
     }
 
     /// Waits for more of the network; 0 bytes if nothing more will come.
@@ -212,6 +220,46 @@ mod tests {
         [connecting.join().unwrap(), accepted]
     }
 
+    /// Whoever connects from `by`, within a second.
+    fn accept(by: impl FnOnce(TcpStream) + Send + 'static) -> (io::Result<Arc<Channel>>, Duration) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let stranger = thread::spawn(move || by(TcpStream::connect(address).unwrap()));
+        let identity = Identity::new(None).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        let start = Instant::now();
+        let met = Channel::open(socket, End::Accepting, &identity, Duration::from_secs(1));
+        let took = start.elapsed();
+        stranger.join().unwrap();
+        (met, took)
+    }
+
+    #[test]
+    fn a_stranger_that_dribbles_has_no_more_time_than_others() {
+        let (met, took) = accept(|mut socket| {
+            // The beginning of a record that could be the first of a handshake.
+            for byte in [22, 3, 1, 1, 0].into_iter().chain([0; 100]) {
+                if socket.write_all(&[byte]).is_err() {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        assert_eq!(met.err().unwrap().kind(), ErrorKind::TimedOut);
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    }
+
+    #[test]
+    fn a_stranger_that_speaks_otherwise_is_not_listened_to() {
+        let (met, took) = accept(|mut socket| {
+            socket.write_all(b"GET /").unwrap();
+            // It stays until it is left.
+            let _ = socket.read_to_end(&mut Vec::new());
+        });
+        assert_eq!(met.err().unwrap().kind(), ErrorKind::InvalidData);
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    }
+
     /// Text of `length`, whose bytes do not repeat with a record's or a buffer's length.
     fn text(length: usize) -> Vec<u8> {
         (0..length).map(|index| (index % 251) as u8).collect()
@@ -241,7 +289,7 @@ mod tests {
         writer.join().unwrap();
     }
 
-    /// What TLS does by itself after 2^24 records.
+    /// As TLS does by itself after 2^24 records.
     #[test]
     fn keys_can_be_changed_between_messages() {
         let ends = pair();
@@ -249,7 +297,7 @@ mod tests {
         for (from, to) in [(0, 1), (1, 0), (0, 1), (1, 0)] {
             let mut outgoing = Outgoing::new(&ends[from]);
             let mut incoming = Incoming::new(&ends[to], PATIENCE);
-            ends[from].tls().change_keys();
+            ends[from].tls(Tls::change_keys).unwrap();
             outgoing.write(&sent).unwrap();
             let mut got = vec![0; sent.len()];
             incoming.read_exact(&mut got).unwrap();

@@ -83,7 +83,7 @@ impl Tls {
             }
         }
         .map_err(io::Error::other)?;
-        let start = Instant::now();
+        let deadline = Instant::now() + patience;
         let mut records = Vec::new();
         let (mut answer, mut answered) = (vec![0; room(0)], 0);
         loop {
@@ -99,7 +99,7 @@ impl Tls {
                     socket.write_all(&answer[..answered])?;
                     answered = 0;
                 }
-                Ok(Next::Receive) => receive(socket, &mut records)?,
+                Ok(Next::Receive) => receive(socket, &mut records, deadline)?,
                 Ok(Next::Done) => return Ok(tls),
                 Err(error) => {
                     // The other end is told, if it still listens.
@@ -115,9 +115,6 @@ impl Tls {
                     return Err(io::Error::new(ErrorKind::InvalidData, error));
                 }
             }
-            if start.elapsed() > patience {
-                return Err(ErrorKind::TimedOut.into());
-            }
         }
     }
 
@@ -129,7 +126,7 @@ impl Tls {
     }
 
     #[cfg(test)]
-    pub fn change_keys(&mut self) {
+    pub fn change_keys(&mut self) -> io::Result<()> {
         fn change<Data>(state: Result<ConnectionState<'_, '_, Data>, Error>) {
             let Ok(ConnectionState::WriteTraffic(traffic)) = state else {
                 panic!("an open connection");
@@ -137,6 +134,7 @@ impl Tls {
             traffic.refresh_traffic_keys().unwrap();
         }
         process!(self, &mut [], change);
+        Ok(())
     }
 
     /// Encrypts `text` to the beginning of `records`, which have [`room`] for it: how many bytes that are.
@@ -161,16 +159,22 @@ impl Tls {
         Ok(written)
     }
 
-    /// Decrypts the first of `records`, to the beginning of `text`, and what finds no room there to `rest`: how many bytes of
-    /// `records` are done with, and how many of `text` have been written. Neither, if there is no whole record.
+    /// Decrypts one of `records`, to the beginning of `text`, and what finds no room there to `rest`: how many bytes of `records`
+    /// are done with, and how many of `text` have been written. Neither, if there is no whole record.
     pub fn open(
         &mut self,
         records: &mut [u8],
         text: &mut [u8],
         rest: &mut Vec<u8>,
     ) -> io::Result<(usize, usize)> {
+        let whole = following(records) == 0;
         let (used, opened) = process!(self, records, |state| open(state, text, rest));
-        Ok((used, opened?))
+        let opened = opened?;
+        // Part of a message of TLS itself, which this program never divides: it would have to be kept for the next time.
+        if whole && used == 0 {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        Ok((used, opened))
     }
 }
 
@@ -199,14 +203,42 @@ fn encode<Data>(mut record: EncodeTlsData<'_, Data>, to: &mut [u8]) -> Result<us
     written.map_err(|error| Error::General(error.to_string()))
 }
 
-/// Adds the next record to `records`, and nothing that follows it.
-fn receive(socket: &mut TcpStream, records: &mut Vec<u8>) -> io::Result<()> {
-    let start = records.len();
-    records.resize(start + HEADER, 0);
-    socket.read_exact(&mut records[start..])?;
-    let length = u16::from_be_bytes([records[start + 3], records[start + 4]]);
-    records.resize(start + HEADER + usize::from(length), 0);
-    socket.read_exact(&mut records[start + HEADER..])
+/// How many bytes are missing of the record that `records` begin with, or of its header.
+fn following(records: &[u8]) -> usize {
+    let whole = match records {
+        [_, _, _, high, low, ..] => HEADER + usize::from(u16::from_be_bytes([*high, *low])),
+        _ => HEADER,
+    };
+    whole.saturating_sub(records.len())
+}
+
+/// Adds what is missing of a record's header or, when that has been looked at, of the record to `records`, and nothing that
+/// follows it.
+fn receive(socket: &mut TcpStream, records: &mut Vec<u8>, deadline: Instant) -> io::Result<()> {
+    let mut start = records.len();
+    let missing = following(records);
+    // A handshake of this program has no message of more than a record.
+    if missing == 0 {
+        return Err(ErrorKind::InvalidData.into());
+    }
+    records.resize(start + missing, 0);
+    while start < records.len() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        socket.set_read_timeout(Some(left))?;
+        match socket.read(&mut records[start..]) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => start += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// How many bytes have been written to `records`, and whether they were the text's, or the end's if there is no text;
@@ -243,14 +275,21 @@ fn open<Data>(
     rest: &mut Vec<u8>,
 ) -> io::Result<usize> {
     let mut written = 0;
-    if let ConnectionState::ReadTraffic(mut traffic) = state.map_err(io::Error::other)? {
-        while let Some(record) = traffic.next_record() {
-            let payload = record.map_err(io::Error::other)?.payload;
-            let fits = payload.len().min(text.len() - written);
-            text[written..written + fits].copy_from_slice(&payload[..fits]);
-            rest.extend_from_slice(&payload[fits..]);
-            written += fits;
+    match state.map_err(io::Error::other)? {
+        ConnectionState::ReadTraffic(mut traffic) => {
+            while let Some(record) = traffic.next_record() {
+                let payload = record.map_err(io::Error::other)?.payload;
+                let fits = payload.len().min(text.len() - written);
+                text[written..written + fits].copy_from_slice(&payload[..fits]);
+                rest.extend_from_slice(&payload[fits..]);
+                written += fits;
+            }
         }
+        // What is to be sent after a record that was read waits for the next text.
+        ConnectionState::EncodeTlsData(_) | ConnectionState::TransmitTlsData(_) => {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        _ => {}
     }
     Ok(written)
 }
