@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# How the kernels use memory: their tests under the address sanitizer, with each set of instructions that this processor has, and the
-# smallest of them under Miri, which has none but the plain ones.
+# How the kernels use memory: their tests under the address sanitizer, with the best instructions that this processor has; with --all,
+# also with the lesser ones, and the smallest tests under Miri, which has none but the plain ones and takes ten minutes.
 # Needs a nightly compiler, which it installs beside others; ends with 77 where it cannot.
+# Usage: scripts/check-memory.sh [--all]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,14 +14,6 @@ if ! cargo "+$nightly" miri --version > /dev/null 2>&1 || [ ! -d "$(sources)" ];
 fi
 tests=(test --locked -p asyncdiff-kernels --test kernels)
 
-# Beside the others, because it takes one core two minutes.
-# Tree borrows, leaks and casts: what crossbeam, below rayon, does, is no error by these rules; threads of pools outlive their tests.
-miri=$(mktemp)
-trap 'kill "$job" 2> /dev/null || true; rm -f "$miri"' EXIT
-MIRIFLAGS="-Zmiri-tree-borrows -Zmiri-ignore-leaks -Zmiri-permissive-provenance -Zmiri-disable-isolation" \
-    cargo "+$nightly" miri "${tests[@]}" --target-dir target/miri > "$miri" 2>&1 &
-job=$!
-
 host=$(rustc "+$nightly" -vV | sed -n 's/^host: //p')
 for level in avx512bf16 avx512 avx2 portable; do
     # Linux calls them avx512_bf16 and avx512f.
@@ -28,11 +21,13 @@ for level in avx512bf16 avx512 avx2 portable; do
         echo "== address sanitizer, $level"
         RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 ASYNCDIFF_KERNELS=$level \
             cargo "+$nightly" "${tests[@]}" --release --target "$host" --target-dir target/sanitizer
+        if [ "${1-}" != --all ]; then
+            exit
+        fi
     fi
 done
 
 echo "== Miri"
-code=0
-wait "$job" || code=$?
-cat "$miri"
-exit "$code"
+# Tree borrows, leaks and casts: what crossbeam, below rayon, does, is no error by these rules; threads of pools outlive their tests.
+MIRIFLAGS="-Zmiri-tree-borrows -Zmiri-ignore-leaks -Zmiri-permissive-provenance -Zmiri-disable-isolation" \
+    cargo "+$nightly" miri "${tests[@]}" --target-dir target/miri

@@ -47,7 +47,7 @@ fn sum_bound(count: usize) -> f64 {
 
 /// Miri looks at every access to memory, which takes it thousands of times as long: it tries what takes it seconds.
 fn is_tried(operations: usize) -> bool {
-    !cfg!(miri) || operations <= 3_100
+    !cfg!(miri) || operations <= 2_000
 }
 
 /// What a kernel computes in pools of one, two and three threads; the same bits in all of them.
