@@ -220,24 +220,22 @@ mod tests {
         [connecting.join().unwrap(), accepted]
     }
 
-    /// Whoever connects from `by`, within a second.
-    fn accept(by: impl FnOnce(TcpStream) + Send + 'static) -> (io::Result<Arc<Channel>>, Duration) {
+    /// Why whoever connects from `by` is not let in.
+    fn refused(patience: Duration, by: impl FnOnce(TcpStream) + Send + 'static) -> ErrorKind {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let stranger = thread::spawn(move || by(TcpStream::connect(address).unwrap()));
         let identity = Identity::new(None).unwrap();
         let (socket, _) = listener.accept().unwrap();
-        let start = Instant::now();
-        let met = Channel::open(socket, End::Accepting, &identity, Duration::from_secs(1));
-        let took = start.elapsed();
+        let met = Channel::open(socket, End::Accepting, &identity, patience);
         stranger.join().unwrap();
-        (met, took)
+        met.err().unwrap().kind()
     }
 
     #[test]
     fn a_stranger_that_dribbles_has_no_more_time_than_others() {
-        let (met, took) = accept(|mut socket| {
-            // The beginning of a record that could be the first of a handshake.
+        let kind = refused(Duration::from_secs(1), |mut socket| {
+            // The beginning of a record that could be the first of a handshake; ten seconds, if nobody hangs up before.
             for byte in [22, 3, 1, 1, 0].into_iter().chain([0; 100]) {
                 if socket.write_all(&[byte]).is_err() {
                     return;
@@ -245,19 +243,17 @@ mod tests {
                 thread::sleep(Duration::from_millis(100));
             }
         });
-        assert_eq!(met.err().unwrap().kind(), ErrorKind::TimedOut);
-        assert!(took < Duration::from_secs(5), "{took:?}");
+        assert_eq!(kind, ErrorKind::TimedOut);
     }
 
     #[test]
     fn a_stranger_that_speaks_otherwise_is_not_listened_to() {
-        let (met, took) = accept(|mut socket| {
+        let kind = refused(PATIENCE, |mut socket| {
             socket.write_all(b"GET /").unwrap();
-            // It stays until it is left.
+            // It waits: whoever waited for the rest of a record would do so until its time is over.
             let _ = socket.read_to_end(&mut Vec::new());
         });
-        assert_eq!(met.err().unwrap().kind(), ErrorKind::InvalidData);
-        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert_eq!(kind, ErrorKind::InvalidData);
     }
 
     /// Text of `length`, whose bytes do not repeat with a record's or a buffer's length.

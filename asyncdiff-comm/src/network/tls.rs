@@ -285,7 +285,7 @@ fn open<Data>(
                 written += fits;
             }
         }
-        // What is to be sent after a record that was read waits for the next text.
+        // What TLS has to answer goes before the next text; here it would be lost.
         ConnectionState::EncodeTlsData(_) | ConnectionState::TransmitTlsData(_) => {
             return Err(ErrorKind::InvalidData.into());
         }
