@@ -5,8 +5,9 @@
 
 The first run installs the other programs into FOLDER with pip (8 GB with what PyTorch brings along for GPUs) and writes
 checkpoints of real size with random weights there (16 GB). Every time is of a process of its own that loads the network, runs it
-once to warm up and then --repeats times; the programs take turns, --rounds times, pinned to the same cores, and medians of all
-their times are compared. A result that is not PyTorch's within rounding gets no ratio. What others did on the machine meanwhile
+once to warm up and then --repeats times, as the steps of a picture follow each other: the first of ours also makes the keys and
+values of the text, which are the same in all. The programs take turns, --rounds times, pinned to the same cores, and medians of
+all their times are compared. A result that is not PyTorch's within rounding gets no ratio. What others did on the machine meanwhile
 stands beside the times, in cores: a table of a busy machine means little.
 """
 

@@ -22,12 +22,14 @@ pub struct Block {
     pub name: String,
     /// What it reads, in order.
     pub inputs: Vec<Input>,
-    /// Multiply-accumulate operations of one call.
+    /// Multiply-accumulate operations of a first call. A later one has the keys and values of the text already.
     pub macs: u64,
     /// Number of weights.
     pub parameters: u64,
     /// Tensor elements that computing it takes at the peak beside its inputs, the output included.
     pub working: u64,
+    /// Tensor elements that it holds from its first call to the end of the run: the keys and values of the text.
+    pub kept: u64,
     /// Shape of its output: `[batch, channels, height, width]`.
     pub output: [usize; 4],
 }

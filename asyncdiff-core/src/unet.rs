@@ -305,6 +305,7 @@ impl UNet2d {
                         ),
                     parameters: self.parameters(&block.kind),
                     working: block.working(samples as u64, (rows * columns) as u64, first),
+                    kept: block.kept((samples / frames * tokens) as u64),
                     output: [samples, block.kind.output_channels(), rows, columns],
                 }
             })

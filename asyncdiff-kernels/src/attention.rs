@@ -394,7 +394,7 @@ impl Product<'_> {
         for (tile, rows) in self.table.iter().enumerate() {
             let rows = std::slice::from_ref(rows);
             // SAFETY: every row has `depth` numbers, and the panel as many rows of V vectors.
-            let sums = unsafe { sums::<S, f32, V>(rows, 0, self.depth, panel.as_ptr()) };
+            let sums = unsafe { sums::<S, f32, V>(rows, 0..self.depth, panel.as_ptr()) };
             for (row, sums) in sums.iter().enumerate() {
                 let out = &mut out[(tile * ROWS + row) * self.stride..];
                 for (vector, sum) in sums.iter().enumerate() {

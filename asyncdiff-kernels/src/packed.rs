@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytemuck::Zeroable;
+use bytemuck::Pod;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -59,7 +59,7 @@ pub(crate) enum Numbers {
 const GAP: usize = 16;
 
 /// What a panel has for an output and a channel, or for an output and some channels.
-pub(crate) trait Element: Zeroable + Copy + Send + Sync {
+pub(crate) trait Element: Pod + Send + Sync {
     /// Whether it has to be widened before it is multiplied.
     const NARROW: bool = false;
     /// How many channels.

@@ -26,6 +26,9 @@ pub(crate) trait Simd: Copy {
     const PAIRS: bool = cfg!(test);
 
     fn splat(value: f32) -> Self;
+    /// Has the second-level cache fetch what will be read soon; nothing depends on it.
+    #[inline(always)]
+    fn prefetch(_: *const u8) {}
     /// # Safety
     ///
     /// `LANES` numbers must be readable at `from`.

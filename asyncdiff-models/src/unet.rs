@@ -20,13 +20,13 @@ use asyncdiff_burn::layers::{Conv2d, GroupNorm};
 use asyncdiff_burn::weights::{Loader, WeightError, Weights};
 use asyncdiff_core::BlockId;
 use asyncdiff_core::unet::{BlockKind, UNet2d, UNet2dConfig, UNetBlock, level_size};
-use burn::tensor::{Device, FloatDType};
+use burn::tensor::{Device, FloatDType, Tensor};
 
 use crate::resnet::{FactorOf, Norm, Resnet, SpatioTemporalResnet};
 use embedding::Embeddings;
 use motion::MotionModule;
 use spatio_temporal::SpatioTemporalTransformer;
-use transformer::Transformer;
+use transformer::{KeysValues, Transformer};
 
 pub use blocks::UNetBlocks;
 pub use conditioning::{AddedConditioning, Conditioning};
@@ -224,6 +224,15 @@ pub(crate) fn is_in(tensor: &str, module: &str) -> bool {
 }
 
 impl Module {
+    /// What a context is to the layers that look at it, one after another.
+    fn keys_values(&self, context: &Tensor<3>) -> Vec<KeysValues> {
+        match self {
+            Self::Transformer(transformer) => transformer.keys_values(context),
+            Self::SpatioTemporalTransformer(transformer) => transformer.keys_values(context),
+            _ => Vec::new(),
+        }
+    }
+
     fn load(
         config: &UNet2dConfig,
         block: &UNetBlock,

@@ -1,4 +1,4 @@
-//! How much memory a block takes while it runs, beside its inputs.
+//! How much memory a block takes while it runs, beside its inputs, and from call to call.
 //!
 //! The figures follow from how `asyncdiff-models` computes the blocks with the CPU's kernels, which need no copies of a feature
 //! map and hold only blocks of products and scores, and were checked against the allocator. A backend that fuses operations
@@ -39,5 +39,19 @@ impl UNetBlock {
             BlockKind::Downsample { channels } | BlockKind::Upsample { channels } => map(channels),
             BlockKind::ConvOut { input, output } => map(input) + map(output),
         }
+    }
+
+    /// Tensor elements that the block holds from its first call on: the keys and values of `tokens` tokens of text.
+    pub(super) fn kept(&self, tokens: u64) -> u64 {
+        let (channels, layers) = match self.kind {
+            BlockKind::Transformer {
+                channels, layers, ..
+            } => (channels, layers),
+            BlockKind::SpatioTemporalTransformer {
+                channels, layers, ..
+            } => (channels, 2 * layers),
+            _ => return 0,
+        };
+        2 * tokens * (channels * layers) as u64
     }
 }

@@ -13,6 +13,7 @@ fn chain() -> SegmentGraph {
         macs: 1,
         parameters: 0,
         working: 0,
+        kept: 0,
         output: [1, 1, 10, 25],
     };
     SegmentGraph {

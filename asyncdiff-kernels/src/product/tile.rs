@@ -17,6 +17,12 @@ pub(crate) const ROWS: usize = 6;
 /// Tiles for which narrow weights are widened once, not by each.
 const MANY: usize = 4;
 
+/// Panels for which rows are interleaved: each of them reads the rows once.
+const MANY_PANELS: usize = 16;
+
+/// Bytes that a cache fetches at a time.
+const LINE: usize = 64;
+
 /// Some rows and some panels of a product.
 pub(super) struct Block<'a> {
     rows: Range<usize>,
@@ -68,6 +74,46 @@ impl<'a> Block<'a> {
     }
 }
 
+impl Block<'_> {
+    /// A part of the rows of each tile: a number of all rows, and then the next of all, so that the tile reads them in one stream.
+    /// Where weights are pairs, such pairs of `bf16`, each in the bits of an `f32`.
+    #[inline(always)]
+    fn interleaved<S: Simd, E: Element>(&self, part: &Part) -> Scratch {
+        let count = part.steps.len();
+        let channels = E::CHANNELS * part.steps.start
+            ..self.weights.channels().min(E::CHANNELS * part.steps.end);
+        let tiles = self.table.chunks(self.weights.taps());
+        let mut interleaved = Scratch::new(tiles.len() * part.taps.len() * ROWS * count);
+        let mut pairs = Scratch::new(if E::CHANNELS == 1 { 0 } else { ROWS * count });
+        let rows = tiles.flat_map(|tile| &tile[part.taps.clone()]);
+        for (rows, to) in rows.zip(interleaved.chunks_exact_mut(ROWS * count)) {
+            // SAFETY: every row of the table has as many channels as a tap.
+            let rows = rows.map(|row| unsafe {
+                std::slice::from_raw_parts(row.add(channels.start), channels.len())
+            });
+            if E::CHANNELS == 1 {
+                interleave(rows, to);
+            } else {
+                for (row, to) in rows.into_iter().zip(pairs.chunks_exact_mut(count)) {
+                    put_pairs::<S>(row, to);
+                }
+                let mut pairs = pairs.chunks_exact(count);
+                interleave([(); ROWS].map(|()| pairs.next().expect("as many rows")), to);
+            }
+        }
+        interleaved
+    }
+}
+
+#[inline(always)]
+fn interleave(rows: [&[f32]; ROWS], to: &mut [f32]) {
+    let (to, _) = to.as_chunks_mut::<ROWS>();
+    let [a, b, c, d, e, f] = rows.map(|row| &row[..to.len()]);
+    for (index, to) in to.iter_mut().enumerate() {
+        *to = [a[index], b[index], c[index], d[index], e[index], f[index]];
+    }
+}
+
 struct Compute<'a> {
     block: &'a Block<'a>,
     finish: &'a Finish<'a>,
@@ -81,10 +127,11 @@ struct Part {
     steps: Range<usize>,
 }
 
-/// Cuts the inner dimension into parts of about `depth`: whole taps, or parts of one.
+/// Cuts the inner dimension into parts of about `depth`: whole taps, or pieces of one.
 fn parts(taps: usize, steps: usize, depth: usize) -> Vec<Part> {
-    if steps <= depth {
-        let most = depth / steps.max(1);
+    let pieces = (steps + depth / 2) / depth;
+    if pieces <= 1 {
+        let most = (depth / steps.max(1)).max(1);
         let parts = taps.div_ceil(most);
         let cut = |part| part * taps / parts;
         return (0..parts)
@@ -94,7 +141,6 @@ fn parts(taps: usize, steps: usize, depth: usize) -> Vec<Part> {
             })
             .collect();
     }
-    let pieces = steps.div_ceil(depth);
     let cut = |piece| piece * steps / pieces;
     (0..taps)
         .flat_map(|tap| (0..pieces).map(move |piece| (tap, piece)))
@@ -126,8 +172,8 @@ impl Compute<'_> {
         let Block {
             rows,
             panels,
-            table,
             weights,
+            ..
         } = self.block;
         let parts = parts(weights.taps(), weights.steps(), S::DEPTH);
         let last = parts.len() - 1;
@@ -135,29 +181,38 @@ impl Compute<'_> {
         let tiles = rows.len().div_ceil(ROWS);
         let size = tiles * ROWS * S::VECTORS * S::LANES;
         let mut partial = Scratch::new(if last == 0 { 0 } else { size * panels.len() });
-        let mut narrow = Narrow::default();
+        let numbers_of = |part: &Part, panel: usize| {
+            let columns = weights.vectors(panel) * S::LANES;
+            let start = part.taps.start * weights.steps() + part.steps.start;
+            let count = part.taps.len() * part.steps.len() * columns;
+            &numbers[weights.start(panel) + start * columns..][..count]
+        };
         for (index, part) in parts.iter().enumerate() {
-            let (table, at) = match E::CHANNELS {
-                1 => (&**table, part.clone()),
-                _ => narrow.pairs_of::<S>(self.block, part),
-            };
+            let pays = tiles >= MANY && panels.len() >= MANY_PANELS;
+            let interleaved =
+                (pays || E::CHANNELS > 1).then(|| self.block.interleaved::<S, E>(part));
             for panel in panels.clone() {
+                let next = match panel + 1 < panels.end {
+                    true => Some((part, panel + 1)),
+                    false => parts.get(index + 1).map(|part| (part, panels.start)),
+                };
+                // A single tile would wait for them all.
+                let next = next
+                    .filter(|_| tiles >= MANY)
+                    .map(|(part, panel)| numbers_of(part, panel));
                 let stage = Stage {
                     part,
-                    table,
-                    at: at.clone(),
+                    interleaved: interleaved.as_deref(),
                     panel,
+                    next: bytemuck::cast_slice(next.unwrap_or_default()),
                     first: index == 0,
                     last: index == last,
                 };
                 let from = (panel - panels.start) * size;
                 let partial = partial.get_mut(from..from + size).unwrap_or_default();
-                let columns = weights.vectors(panel) * S::LANES;
-                let start = part.taps.start * weights.steps() + part.steps.start;
-                let count = part.taps.len() * part.steps.len() * columns;
-                let numbers = &numbers[weights.start(panel) + start * columns..][..count];
+                let numbers = numbers_of(part, panel);
                 if E::NARROW && tiles >= MANY {
-                    let mut wide = Scratch::new(count);
+                    let mut wide = Scratch::new(numbers.len());
                     let vectors = numbers.chunks_exact(S::LANES);
                     for (to, from) in wide.chunks_exact_mut(S::LANES).zip(vectors) {
                         // SAFETY: a vector has as many numbers as a chunk.
@@ -197,18 +252,30 @@ impl Compute<'_> {
         if V > S::VECTORS {
             return;
         }
-        let rows = &self.block.rows;
+        let Block { rows, table, .. } = self.block;
         let columns = V * S::LANES;
         let Part { taps, steps } = stage.part;
-        assert_eq!(panel.len(), taps.len() * steps.len() * columns);
-        let tiles = stage
-            .table
-            .chunks(stage.table.len() / rows.len().div_ceil(ROWS));
-        let from = stage.at.steps.start;
+        let depth = taps.len() * steps.len();
+        assert_eq!(panel.len(), depth * columns);
+        let count = rows.len().div_ceil(ROWS);
+        let tiles = table.chunks(table.len() / count);
+        let mut next = stage.next.chunks(stage.next.len().div_ceil(count).max(1));
         for (index, (first, table)) in rows.clone().step_by(ROWS).zip(tiles).enumerate() {
-            let table = &table[stage.at.taps.clone()];
-            // SAFETY: every row of the table has the part's steps, and the panel has a row of weights for each of them.
-            let mut sums = unsafe { sums::<S, E, V>(table, from, steps.len(), panel.as_ptr()) };
+            for line in next.next().unwrap_or_default().chunks(LINE) {
+                S::prefetch(line.as_ptr());
+            }
+            let mut sums = match stage.interleaved {
+                Some(all) => {
+                    let tile = &all[index * ROWS * depth..][..ROWS * depth];
+                    // SAFETY: the panel has a row of weights for each step.
+                    unsafe { sums_of_interleaved::<S, E, V>(tile, panel.as_ptr()) }
+                }
+                None => {
+                    let table = &table[taps.clone()];
+                    // SAFETY: every row of the table has the part's steps, and the panel a row of weights for each of them.
+                    unsafe { sums::<S, E, V>(table, steps.clone(), panel.as_ptr()) }
+                }
+            };
             if !(stage.first && stage.last) {
                 let partial = &mut partial[index * ROWS * columns..][..ROWS * columns];
                 for (row, sums) in sums.iter_mut().enumerate() {
@@ -320,56 +387,13 @@ impl Compute<'_> {
 
 struct Stage<'a> {
     part: &'a Part,
-    /// Tile by tile, where the rows are.
-    table: &'a [[*const f32; ROWS]],
-    /// Of what is in the table, the part.
-    at: Part,
+    /// The part of the rows, if they are [interleaved](Block::interleaved).
+    interleaved: Option<&'a [f32]>,
     panel: usize,
+    /// The weights that are read after these: every tile fetches its share of them.
+    next: &'a [u8],
     first: bool,
     last: bool,
-}
-
-/// Rows as pairs of `bf16`, each in the bits of an `f32`.
-#[derive(Default)]
-struct Narrow {
-    pairs: Option<Scratch>,
-    table: Vec<[*const f32; ROWS]>,
-}
-
-impl Narrow {
-    /// A part of a block's rows, and which part that is of the table of where they are.
-    #[inline(always)]
-    fn pairs_of<S: Simd>(
-        &mut self,
-        block: &Block<'_>,
-        part: &Part,
-    ) -> (&[[*const f32; ROWS]], Part) {
-        let count = part.steps.len();
-        let tiles = block.table.chunks(block.weights.taps());
-        let size = tiles.len() * part.taps.len() * ROWS * count;
-        self.pairs = None;
-        let mut pairs = Scratch::new(size);
-        let channels = 2 * part.steps.start..block.weights.channels().min(2 * part.steps.end);
-        self.table.clear();
-        let mut places = pairs.chunks_exact_mut(count);
-        for rows in tiles.flat_map(|tile| &tile[part.taps.clone()]) {
-            let mut pointers = [std::ptr::null(); ROWS];
-            for ((row, pointer), to) in rows.iter().zip(&mut pointers).zip(&mut places) {
-                // SAFETY: every row of the table has as many channels as a tap.
-                let row =
-                    unsafe { std::slice::from_raw_parts(row.add(channels.start), channels.len()) };
-                put_pairs::<S>(row, to);
-                *pointer = to.as_ptr();
-            }
-            self.table.push(pointers);
-        }
-        self.pairs = Some(pairs);
-        let whole = Part {
-            taps: 0..part.taps.len(),
-            steps: 0..count,
-        };
-        (&self.table, whole)
-    }
 }
 
 /// Pairs of neighbours of a row; of an odd number, the last with zero.
@@ -396,35 +420,101 @@ fn put_pairs<S: Simd>(row: &[f32], to: &mut [f32]) {
 ///
 /// # Safety
 ///
-/// `from + count` numbers must be readable at every pointer of `table`, and `count · V` vectors for each of its entries at
-/// `panel`.
+/// The numbers at `steps` must be readable at every pointer of `table`, and V vectors for each of them, tap after tap, at `panel`.
 #[inline(always)]
 pub(crate) unsafe fn sums<S: Simd, E: Element, const V: usize>(
     table: &[[*const f32; ROWS]],
-    from: usize,
-    count: usize,
-    mut panel: *const E,
+    steps: Range<usize>,
+    panel: *const E,
 ) -> [[S; V]; ROWS] {
     let mut sums = [[S::zero(); V]; ROWS];
-    for rows in table {
-        // SAFETY: the caller promises that the numbers before are there.
-        let rows = rows.map(|row| unsafe { row.add(from) });
-        for index in 0..count {
-            let mut weights = [S::zero(); V];
-            for (vector, weights) in weights.iter_mut().enumerate() {
-                // SAFETY: the caller promises V vectors for each number of a row.
-                *weights = unsafe { E::load::<S>(panel.add(vector * S::LANES)) };
-            }
-            for (row, sums) in rows.iter().zip(&mut sums) {
-                // SAFETY: the caller promises `count` numbers.
-                let number = S::splat(unsafe { *row.add(index) });
-                for (sum, weights) in sums.iter_mut().zip(weights) {
-                    *sum = E::add_products(weights, number, *sum);
-                }
-            }
-            // SAFETY: at most at the end of what the caller promises.
-            panel = unsafe { panel.add(V * S::LANES) };
-        }
+    let count = steps.len();
+    for (tap, rows) in table.iter().enumerate() {
+        // SAFETY: the caller promises as many vectors.
+        let panel = unsafe { panel.add(tap * count * V * S::LANES) };
+        // SAFETY: the caller promises the numbers.
+        let number = |row: usize, step: usize| unsafe { *rows[row].add(steps.start + step) };
+        // SAFETY: the caller promises V vectors for each step.
+        unsafe { add_steps(count, number, panel, &mut sums) };
     }
     sums
+}
+
+/// The same of rows that are [interleaved](Block::interleaved).
+///
+/// # Safety
+///
+/// For all `ROWS` numbers of `tile` V vectors must be readable at `panel`.
+#[inline(always)]
+unsafe fn sums_of_interleaved<S: Simd, E: Element, const V: usize>(
+    tile: &[f32],
+    panel: *const E,
+) -> [[S; V]; ROWS] {
+    let mut sums = [[S::zero(); V]; ROWS];
+    let (steps, _) = tile.as_chunks::<ROWS>();
+    // SAFETY: steps are counted from 0 to their number.
+    let number = |row: usize, step: usize| unsafe { steps.get_unchecked(step)[row] };
+    // SAFETY: the caller promises V vectors for each step.
+    unsafe { add_steps(steps.len(), number, panel, &mut sums) };
+    sums
+}
+
+/// Steps between two tests whether there are more: with fewer instructions, less time is lost to what else shares the core.
+const TOGETHER: usize = 4;
+
+/// Adds the products of the `number` of each row, at each of `count` steps, with the weights of the step.
+///
+/// # Safety
+///
+/// V vectors must be readable for each step at `panel`.
+#[inline(always)]
+unsafe fn add_steps<S: Simd, E: Element, const V: usize>(
+    count: usize,
+    number: impl Fn(usize, usize) -> f32,
+    mut panel: *const E,
+    sums: &mut [[S; V]; ROWS],
+) {
+    let mut first = 0;
+    while first + TOGETHER <= count {
+        for step in 0..TOGETHER {
+            // SAFETY: the caller promises V vectors for each step.
+            unsafe {
+                let weights = panel.add(step * V * S::LANES);
+                add_step(|row| number(row, first + step), weights, sums);
+            }
+        }
+        first += TOGETHER;
+        // SAFETY: likewise.
+        panel = unsafe { panel.add(TOGETHER * V * S::LANES) };
+    }
+    for step in first..count {
+        // SAFETY: likewise.
+        unsafe {
+            add_step(|row| number(row, step), panel, sums);
+            panel = panel.add(V * S::LANES);
+        }
+    }
+}
+
+/// One step of [`add_steps`].
+///
+/// # Safety
+///
+/// V vectors must be readable at `weights`.
+#[inline(always)]
+unsafe fn add_step<S: Simd, E: Element, const V: usize>(
+    number: impl Fn(usize) -> f32,
+    weights: *const E,
+    sums: &mut [[S; V]; ROWS],
+) {
+    let weights: [S; V] = std::array::from_fn(|vector| {
+        // SAFETY: the caller's promise.
+        unsafe { E::load::<S>(weights.add(vector * S::LANES)) }
+    });
+    for (row, sums) in sums.iter_mut().enumerate() {
+        let number = S::splat(number(row));
+        for (sum, weights) in sums.iter_mut().zip(weights) {
+            *sum = E::add_products(weights, number, *sum);
+        }
+    }
 }

@@ -10,6 +10,7 @@ use asyncdiff_core::unet::level_size;
 use burn::tensor::Tensor;
 
 use super::conditioning::half;
+use super::transformer::KeysValues;
 use super::{Conditioning, Module, UNet};
 
 /// Runs the blocks of a [`UNet`] for one batch.
@@ -26,6 +27,8 @@ pub struct UNetBlocks<'a> {
 #[derive(Clone, Debug)]
 struct Told {
     context: Tensor<3>,
+    /// What the context is to the layers of each block that has run: the same in all calls.
+    keys_values: HashMap<BlockId, Vec<KeysValues>>,
     /// What is added to the time embedding: the same for all timesteps.
     added: Option<Tensor<2>>,
     concat: Option<Tensor<4>>,
@@ -38,6 +41,7 @@ impl Told {
     fn of(&self, branch: Branch) -> Self {
         Self {
             context: half(self.context.clone(), branch),
+            keys_values: HashMap::new(),
             added: self.added.clone().map(|added| half(added, branch)),
             concat: self.concat.clone().map(|concat| half(concat, branch)),
             time: None,
@@ -49,6 +53,7 @@ impl<'a> UNetBlocks<'a> {
     pub(super) fn new(unet: &'a UNet, conditioning: Conditioning, size: [usize; 2]) -> Self {
         let both = Told {
             context: conditioning.context.cast(unet.dtype),
+            keys_values: HashMap::new(),
             added: unet.embeddings.added(conditioning.added),
             concat: conditioning.concat.map(|concat| concat.cast(unet.dtype)),
             time: None,
@@ -61,8 +66,8 @@ impl<'a> UNetBlocks<'a> {
         }
     }
 
-    /// Sees to what a branch is told, with the embedding of `timestep`.
-    fn tell(&mut self, branch: Branch, timestep: f64) {
+    /// Sees to what a block is told in a branch, with the embedding of `timestep`.
+    fn tell(&mut self, block: BlockId, branch: Branch, timestep: f64) {
         if !self.told.contains_key(&branch) {
             let of_branch = self.told[&Branch::Both].of(branch);
             self.told.insert(branch, of_branch);
@@ -77,6 +82,14 @@ impl<'a> UNetBlocks<'a> {
             }
             told.time = Some((timestep, embedding));
         }
+        let Told {
+            context,
+            keys_values,
+            ..
+        } = told;
+        keys_values
+            .entry(block)
+            .or_insert_with(|| self.unet.blocks[&block].module.keys_values(context));
     }
 }
 
@@ -104,11 +117,11 @@ impl Blocks for UNetBlocks<'_> {
             _ => None,
         };
         let Some([negative, positive]) = halves else {
-            self.tell(branch, timestep);
+            self.tell(block, branch, timestep);
             return self.module(block, &self.told[&branch], inputs);
         };
-        self.tell(Branch::Negative, timestep);
-        self.tell(Branch::Positive, timestep);
+        self.tell(block, Branch::Negative, timestep);
+        self.tell(block, Branch::Positive, timestep);
         let run = |branch, inputs| self.module(block, &self.told[&branch], inputs);
         let (negative, positive) = rayon::join(
             || run(Branch::Negative, negative),
@@ -145,6 +158,7 @@ impl UNetBlocks<'_> {
     fn module(&self, block: BlockId, told: &Told, inputs: Vec<Tensor<4>>) -> Tensor<4> {
         let (unet, frames, size) = (self.unet, self.frames, self.size);
         let time = told.time.as_ref().map(|(_, embedding)| embedding);
+        let context = &told.keys_values[&block];
         let input = match <[Tensor<4>; 1]>::try_from(inputs) {
             Ok([only]) => only,
             Err(several) => join_channels(several),
@@ -159,10 +173,10 @@ impl UNetBlocks<'_> {
                 })
             }
             Module::Resnet(resnet) => resnet.forward(input, time),
-            Module::Transformer(transformer) => transformer.forward(input, &told.context),
+            Module::Transformer(transformer) => transformer.forward(input, context),
             Module::SpatioTemporalResnet(resnet) => resnet.forward(input, time, frames),
             Module::SpatioTemporalTransformer(transformer) => {
-                transformer.forward(input, &told.context, frames)
+                transformer.forward(input, context, frames)
             }
             Module::Motion(module) => module.forward(input, frames),
             Module::Downsample(conv) => conv.forward(input),

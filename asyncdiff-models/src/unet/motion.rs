@@ -101,7 +101,7 @@ impl Layer {
         let positions = self.positions.clone().narrow(1, 0, frames);
         for (norm, attention) in &self.attentions {
             let placed = norm.forward(hidden.clone()) + positions.clone();
-            hidden = attention.forward(placed.clone(), placed, hidden);
+            hidden = attention.forward(placed, hidden);
         }
         let normed = self.norm.forward(hidden.clone());
         self.feed_forward.forward_onto(normed, hidden)

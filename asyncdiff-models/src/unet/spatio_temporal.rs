@@ -6,7 +6,7 @@ use asyncdiff_core::unet::UNet2dConfig;
 use burn::tensor::Tensor;
 
 use super::embedding::{Embedding, Frequencies};
-use super::transformer::{FeedForward, Layer};
+use super::transformer::{FeedForward, KeysValues, Layer};
 use crate::resnet::{FactorOf, Mixer};
 
 /// A transformer each of whose layers goes over the positions of a frame, and then over the frames at each position.
@@ -62,9 +62,16 @@ impl SpatioTemporalTransformer {
         })
     }
 
-    /// `x` is `[batch, channels, height, width]`, videos of `frames` consecutive rows; `context` is
-    /// `[videos, tokens, features]`.
-    pub fn forward(&self, x: Tensor<4>, context: &Tensor<3>, frames: usize) -> Tensor<4> {
+    /// What `context`, `[videos, tokens, features]`, is to the two parts of each of the layers, one after the other.
+    pub fn keys_values(&self, context: &Tensor<3>) -> Vec<KeysValues> {
+        let layers = self.layers.iter();
+        let parts = layers.flat_map(|(spatial, temporal)| [spatial, &temporal.layer]);
+        parts.map(|layer| layer.keys_values(context)).collect()
+    }
+
+    /// `x` is `[batch, channels, height, width]`, videos of `frames` consecutive rows; `context` what
+    /// [`keys_values`](Self::keys_values) made.
+    pub fn forward(&self, x: Tensor<4>, context: &[KeysValues], frames: usize) -> Tensor<4> {
         let [batch, _, height, width] = x.dims();
         let videos = batch / frames;
         let position: Tensor<3> = self
@@ -74,9 +81,11 @@ impl SpatioTemporalTransformer {
         let mut hidden = self
             .project_in
             .forward(tokens(self.norm.forward(x.clone())));
-        for (spatial, temporal) in &self.layers {
-            hidden = spatial.forward(hidden, context);
-            let along_time = temporal.forward(hidden.clone() + position.clone(), context, frames);
+        let (contexts, _) = context.as_chunks();
+        for ((spatial, temporal), [of_spatial, of_temporal]) in self.layers.iter().zip(contexts) {
+            hidden = spatial.forward(hidden, of_spatial);
+            let placed = hidden.clone() + position.clone();
+            let along_time = temporal.forward(placed, of_temporal, frames);
             hidden = self.mixer.mix(hidden, along_time);
         }
         let sum = self.project_out.forward_onto(hidden, tokens(x));
@@ -98,7 +107,7 @@ impl SpatioTemporalTransformer {
 
 impl TemporalLayer {
     /// `hidden` is `[videos * frames, positions, channels]`.
-    fn forward(&self, hidden: Tensor<3>, context: &Tensor<3>, frames: usize) -> Tensor<3> {
+    fn forward(&self, hidden: Tensor<3>, context: &KeysValues, frames: usize) -> Tensor<3> {
         let [batch, positions, channels] = hidden.dims();
         let videos = batch / frames;
         let hidden: Tensor<3> = hidden

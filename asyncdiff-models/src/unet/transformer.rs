@@ -44,6 +44,14 @@ pub(super) struct Attention {
     heads: usize,
 }
 
+/// What tokens are to an [`Attention`] that looks at them, `[samples, tokens, channels]` each. That of a text is the same in all
+/// steps.
+#[derive(Clone, Debug)]
+pub(super) struct KeysValues {
+    key: Tensor<3>,
+    value: Tensor<3>,
+}
+
 impl Transformer {
     pub fn load(
         loader: &Loader<'_>,
@@ -79,13 +87,19 @@ impl Transformer {
         })
     }
 
-    /// `x` is `[batch, channels, height, width]`, `context` as for [`Layer::forward`].
-    pub fn forward(&self, x: Tensor<4>, context: &Tensor<3>) -> Tensor<4> {
+    /// What `context`, `[samples, tokens, features]`, is to each of the layers.
+    pub fn keys_values(&self, context: &Tensor<3>) -> Vec<KeysValues> {
+        let layers = self.layers.iter();
+        layers.map(|layer| layer.keys_values(context)).collect()
+    }
+
+    /// `x` is `[batch, channels, height, width]`, `context` what [`keys_values`](Self::keys_values) made.
+    pub fn forward(&self, x: Tensor<4>, context: &[KeysValues]) -> Tensor<4> {
         let [_, _, height, width] = x.dims();
         let mut hidden = self
             .project_in
             .forward(tokens(self.norm.forward(x.clone())));
-        for layer in &self.layers {
+        for (layer, context) in self.layers.iter().zip(context) {
             hidden = layer.forward(hidden, context);
         }
         let sum = self.project_out.forward_onto(hidden, tokens(x));
@@ -111,15 +125,18 @@ impl Layer {
         })
     }
 
-    /// `hidden` is `[batch, tokens, channels]`. `context` is `[samples, tokens, features]`; consecutive rows of the batch share
-    /// a sample, as the frames of a video do.
-    pub fn forward(&self, hidden: Tensor<3>, context: &Tensor<3>) -> Tensor<3> {
+    /// What `context`, `[samples, tokens, features]`, is to the cross-attention.
+    pub fn keys_values(&self, context: &Tensor<3>) -> KeysValues {
+        self.cross_attention.keys_values(context)
+    }
+
+    /// `hidden` is `[batch, tokens, channels]`; consecutive rows of the batch share a sample of the context, as the frames of a
+    /// video do.
+    pub fn forward(&self, hidden: Tensor<3>, context: &KeysValues) -> Tensor<3> {
         let normed = self.norm1.forward(hidden.clone());
-        let hidden = self.self_attention.forward(normed.clone(), normed, hidden);
+        let hidden = self.self_attention.forward(normed, hidden);
         let normed = self.norm2.forward(hidden.clone());
-        let hidden = self
-            .cross_attention
-            .forward(normed, context.clone(), hidden);
+        let hidden = self.cross_attention.look_at(context, normed, hidden);
         let normed = self.norm3.forward(hidden.clone());
         self.feed_forward.forward_onto(normed, hidden)
     }
@@ -156,17 +173,31 @@ impl Attention {
         })
     }
 
-    /// `x` and `context` are as for [`Layer::forward`]; adds what it makes of them to `residual`.
-    pub fn forward(&self, x: Tensor<3>, context: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
+    /// What tokens, `[samples, tokens, features]`, are to who looks at them.
+    fn keys_values(&self, tokens: &Tensor<3>) -> KeysValues {
+        KeysValues {
+            key: self.key.forward(tokens.clone()),
+            value: self.value.forward(tokens.clone()),
+        }
+    }
+
+    /// The tokens of `x`, `[batch, tokens, channels]`, look at each other; adds what comes of it to `residual`.
+    pub fn forward(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
+        let own = self.keys_values(&x);
+        self.look_at(&own, x, residual)
+    }
+
+    /// The same, looking at a context. Consecutive rows of the batch share a sample of it.
+    fn look_at(&self, context: &KeysValues, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
         let shape = x.dims();
         let [batch, tokens, channels] = shape;
         // What shares a context may as well be one text: no token looks at another.
-        let samples = context.dims()[0];
+        let samples = context.key.dims()[0];
         let query = self.query.forward(x);
         let attended = attend(
             query.reshape([samples, batch / samples * tokens, channels]),
-            self.key.forward(context.clone()),
-            self.value.forward(context),
+            context.key.clone(),
+            context.value.clone(),
             self.heads,
             Mask::None,
         );
