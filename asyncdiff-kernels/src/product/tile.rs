@@ -264,17 +264,21 @@ impl Compute<'_> {
             for line in next.next().unwrap_or_default().chunks(LINE) {
                 S::prefetch(line.as_ptr());
             }
+            // What cannot be is said for the compiler, which would make code for it.
             let mut sums = match stage.interleaved {
-                Some(all) => {
+                Some(all) if !E::NARROW => {
                     let tile = &all[index * ROWS * depth..][..ROWS * depth];
                     // SAFETY: the panel has a row of weights for each step.
                     unsafe { sums_of_interleaved::<S, E, V>(tile, panel.as_ptr()) }
                 }
-                None => {
+                None if E::CHANNELS == 1 => {
                     let table = &table[taps.clone()];
                     // SAFETY: every row of the table has the part's steps, and the panel a row of weights for each of them.
                     unsafe { sums::<S, E, V>(table, steps.clone(), panel.as_ptr()) }
                 }
+                _ => unreachable!(
+                    "pairs are interleaved, and what is meets weights that were widened"
+                ),
             };
             if !(stage.first && stage.last) {
                 let partial = &mut partial[index * ROWS * columns..][..ROWS * columns];
