@@ -50,8 +50,10 @@ const LIGHT: usize = 1 << 19;
 const MOST_WEIGHTS: usize = 1920 * 640;
 /// With fewer channels, the transforms cost more than they save.
 const FEWEST_CHANNELS: usize = 32;
-/// With fewer channels, maps are small as well, and reading four times the weights costs more than the larger squares save.
+/// With fewer channels, maps are mostly small as well, and reading four times the weights costs more than the larger squares save.
 const FEWEST_OF_FOUR: usize = 128;
+/// On maps that are known to have so many pixels, it never does.
+const MANY_PIXELS: usize = 256;
 /// On smaller maps, reading transformed weights, of which there are almost twice as many, costs more than the squares save.
 const FEWEST_PIXELS: usize = 32;
 
@@ -66,7 +68,8 @@ impl Square {
     ) -> Option<Square> {
         // Transformed weights of 16 bits would be too coarse for the larger transform.
         let four = storage == Storage::F32
-            && input.min(output) >= FEWEST_OF_FOUR
+            && (input.min(output) >= FEWEST_OF_FOUR
+                || pixels.is_some_and(|pixels| pixels >= MANY_PIXELS))
             && input * output <= MOST_WEIGHTS;
         let square = if four { Square::Four } else { Square::Two };
         let small = pixels.is_some_and(|pixels| pixels < FEWEST_PIXELS);

@@ -181,36 +181,37 @@ impl Compute<'_> {
         let tiles = rows.len().div_ceil(ROWS);
         let size = tiles * ROWS * S::VECTORS * S::LANES;
         let mut partial = Scratch::new(if last == 0 { 0 } else { size * panels.len() });
-        let numbers_of = |part: &Part, panel: usize| {
+        let place = |part: &Part, panel: usize| {
             let columns = weights.vectors(panel) * S::LANES;
             let start = part.taps.start * weights.steps() + part.steps.start;
-            let count = part.taps.len() * part.steps.len() * columns;
-            &numbers[weights.start(panel) + start * columns..][..count]
+            let from = weights.start(panel) + start * columns;
+            from..from + part.taps.len() * part.steps.len() * columns
         };
         for (index, part) in parts.iter().enumerate() {
             let pays = tiles >= MANY && panels.len() >= MANY_PANELS;
             let interleaved =
                 (pays || E::CHANNELS > 1).then(|| self.block.interleaved::<S, E>(part));
             for panel in panels.clone() {
-                let next = match panel + 1 < panels.end {
-                    true => Some((part, panel + 1)),
-                    false => parts.get(index + 1).map(|part| (part, panels.start)),
+                let here = place(part, panel);
+                let next = match parts.get(index + 1) {
+                    _ if panel + 1 < panels.end => place(part, panel + 1),
+                    Some(part) => place(part, panels.start),
+                    // What lies behind: another block's, or those of the next of several matrices.
+                    None => here.end..numbers.len().min(here.end + here.len()),
                 };
                 // A single tile would wait for them all.
-                let next = next
-                    .filter(|_| tiles >= MANY)
-                    .map(|(part, panel)| numbers_of(part, panel));
+                let next = if tiles > 1 { &numbers[next] } else { &[] };
                 let stage = Stage {
                     part,
                     interleaved: interleaved.as_deref(),
                     panel,
-                    next: bytemuck::cast_slice(next.unwrap_or_default()),
+                    next: bytemuck::cast_slice(next),
                     first: index == 0,
                     last: index == last,
                 };
                 let from = (panel - panels.start) * size;
                 let partial = partial.get_mut(from..from + size).unwrap_or_default();
-                let numbers = numbers_of(part, panel);
+                let numbers = &numbers[here];
                 if E::NARROW && tiles >= MANY {
                     let mut wide = Scratch::new(numbers.len());
                     let vectors = numbers.chunks_exact(S::LANES);
@@ -307,19 +308,32 @@ impl Compute<'_> {
         let weights = self.block.weights;
         let bias = weights.bias(panel);
         let bias: [S; V] = std::array::from_fn(|vector| S::of(&bias[vector * S::LANES..]));
+        let biased = |sums: &[S; V]| -> [S; V] {
+            std::array::from_fn(|vector| sums[vector].add(bias[vector]))
+        };
         let first = weights.first_column(panel);
-        let vectors = if weights.is_gated() { V / 2 } else { V };
         let count = weights.outputs() - first;
-        for (row, sums) in (row..).zip(sums) {
-            let mut results: [S; V] = std::array::from_fn(|vector| sums[vector].add(bias[vector]));
-            if weights.is_gated() {
-                for vector in 0..vectors {
-                    results[vector] = results[vector].mul(gelu(results[vector + vectors]));
+        let rows = (row..).zip(sums);
+        // Loops of their own: with few channels, what is asked for each row counts.
+        if weights.is_gated() {
+            for (row, sums) in rows {
+                let mut results = biased(sums);
+                let (values, gates) = results.split_at_mut(V / 2);
+                for (value, gate) in values.iter_mut().zip(gates) {
+                    *value = value.mul(gelu(*gate));
+                }
+                match count >= values.len() * S::LANES {
+                    true => self.put_all(row, first, values),
+                    false => self.put_some(row, first, count, values),
                 }
             }
-            match count.checked_sub(vectors * S::LANES) {
-                Some(_) => self.put_all(row, first, &mut results[..vectors]),
-                None => self.put_some(row, first, count, &results),
+        } else if count >= V * S::LANES {
+            for (row, sums) in rows {
+                self.put_all(row, first, &mut biased(sums));
+            }
+        } else {
+            for (row, sums) in rows {
+                self.put_some(row, first, count, &biased(sums));
             }
         }
     }
@@ -463,7 +477,8 @@ unsafe fn sums_of_interleaved<S: Simd, E: Element, const V: usize>(
     sums
 }
 
-/// Steps between two tests whether there are more: with fewer instructions, less time is lost to what else shares the core.
+/// Steps between two tests whether there are more: with fewer instructions, less time is lost to what else shares the core. Of
+/// narrow weights only one: with more of them widened ahead, the sums would not all be in registers.
 const TOGETHER: usize = 4;
 
 /// Adds the products of the `number` of each row, at each of `count` steps, with the weights of the step.
@@ -479,7 +494,7 @@ unsafe fn add_steps<S: Simd, E: Element, const V: usize>(
     sums: &mut [[S; V]; ROWS],
 ) {
     let mut first = 0;
-    while first + TOGETHER <= count {
+    while !E::NARROW && first + TOGETHER <= count {
         for step in 0..TOGETHER {
             // SAFETY: the caller promises V vectors for each step.
             unsafe {

@@ -210,7 +210,6 @@ impl Into<'_> {
     }
 
     #[inline(always)]
-    #[expect(clippy::needless_range_loop, reason = "columns of a matrix")]
     fn square<S: Simd, const SIDE: usize>(&self, square: usize) {
         let [picture, line, column] = self.grid.place(self.first + square);
         let (line, column) = (line * (SIDE - 2), column * (SIDE - 2));
@@ -221,37 +220,58 @@ impl Into<'_> {
             }
         }
         let channels = pixels[0][0].len();
-        for from in (0..channels).step_by(S::LANES) {
-            let to = channels.min(from + S::LANES);
-            let mut rows = [[S::zero(); SIDE]; SIDE];
-            for (row, pixels) in rows.iter_mut().zip(&pixels) {
-                let mut numbers = [S::zero(); SIDE];
-                for (number, pixel) in numbers.iter_mut().zip(pixels) {
-                    let pixel = &pixel[from..to];
-                    *number = match pixel.get(..S::LANES) {
-                        Some(all) => S::of(all),
-                        None => S::of_some(pixel, 0.0),
-                    };
-                }
-                *row = transform(numbers);
-            }
-            for column in 0..SIDE {
-                let mut numbers = [S::zero(); SIDE];
-                for row in 0..SIDE {
-                    numbers[row] = rows[row][column];
-                }
-                for (row, number) in transform(numbers).into_iter().enumerate() {
-                    let at = (SIDE * row + column) * self.stride + square * channels + from;
-                    // SAFETY: this square has a row of its own in each of the matrices.
-                    let out = unsafe { self.out.part(at, to - from) };
-                    match to - from == S::LANES {
-                        true => number.put(out),
-                        false => number.put_some(out),
-                    }
-                }
+        let whole = channels / S::LANES * S::LANES;
+        let first = square * channels;
+        for from in (0..whole).step_by(S::LANES) {
+            let load = |pixel: &[f32]| S::of(&pixel[from..][..S::LANES]);
+            self.put(first + from, S::LANES, transformed(&pixels, load));
+        }
+        if whole < channels {
+            let load = |pixel: &[f32]| S::of_some(&pixel[whole..], 0.0);
+            self.put(first + whole, channels - whole, transformed(&pixels, load));
+        }
+    }
+
+    /// Writes `count` lanes of each number of a square to its matrix.
+    #[inline(always)]
+    fn put<S: Simd, const SIDE: usize>(&self, at: usize, count: usize, square: [[S; SIDE]; SIDE]) {
+        for (position, number) in square.as_flattened().iter().enumerate() {
+            // SAFETY: this square has a row of its own in each of the matrices.
+            let out = unsafe { self.out.part(position * self.stride + at, count) };
+            match count == S::LANES {
+                true => number.put(out),
+                false => number.put_some(out),
             }
         }
     }
+}
+
+/// Transforms the columns and rows of a square.
+#[inline(always)]
+fn transformed<S: Simd, const SIDE: usize>(
+    pixels: &[[&[f32]; SIDE]; SIDE],
+    load: impl Fn(&[f32]) -> S,
+) -> [[S; SIDE]; SIDE] {
+    let mut rows = [[S::zero(); SIDE]; SIDE];
+    for row in 0..SIDE {
+        let mut numbers = [S::zero(); SIDE];
+        for column in 0..SIDE {
+            numbers[column] = load(pixels[row][column]);
+        }
+        rows[row] = transform(numbers);
+    }
+    let mut out = [[S::zero(); SIDE]; SIDE];
+    for column in 0..SIDE {
+        let mut numbers = [S::zero(); SIDE];
+        for row in 0..SIDE {
+            numbers[row] = rows[row][column];
+        }
+        let numbers = transform(numbers);
+        for row in 0..SIDE {
+            out[row][column] = numbers[row];
+        }
+    }
+    out
 }
 
 /// Makes squares of the result of the products.

@@ -1,7 +1,7 @@
 // The page in a real browser, with the real service and the model that is built in.
 
 import assert from "node:assert/strict";
-import { mkdtempSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -22,6 +22,13 @@ function visiting(name, options, body) {
     assert.deepEqual(page.faults, []);
     await page.context().close();
   });
+}
+
+/** A folder that is gone after the test. */
+function temporary(t) {
+  const folder = mkdtempSync(join(tmpdir(), "asyncdiff-page-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  return folder;
 }
 
 visiting("a picture comes and gets sharper on the way", {}, async (page) => {
@@ -206,8 +213,8 @@ visiting("a phone has room for it, and fingers paint", { viewport: { width: 360,
   assert.ok(page.jobs.at(-1).mask.startsWith("data:image/png;base64,"));
 });
 
-test("the form follows the model", { timeout: 180_000 }, async () => {
-  const folder = mkdtempSync(join(tmpdir(), "asyncdiff-page-"));
+test("the form follows the model", { timeout: 180_000 }, async (t) => {
+  const folder = temporary(t);
   const fixture = (name) => new URL(`../../../fixtures/${name}/checkpoint`, import.meta.url).pathname;
   symlinkSync(fixture("sd15"), join(folder, "pictures"));
   symlinkSync(fixture("svd"), join(folder, "videos"));
@@ -245,8 +252,8 @@ test("the form follows the model", { timeout: 180_000 }, async () => {
   }
 });
 
-test("a key is asked for once", { timeout: 180_000 }, async () => {
-  const file = join(mkdtempSync(join(tmpdir(), "asyncdiff-page-")), "key");
+test("a key is asked for once", { timeout: 180_000 }, async (t) => {
+  const file = join(temporary(t), "key");
   writeFileSync(file, "open-sesame\n");
   const locked = await serve("--api-key-file", file);
   try {
