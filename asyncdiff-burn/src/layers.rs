@@ -15,14 +15,14 @@ mod norm;
 mod room;
 
 use burn::nn::{Embedding, EmbeddingConfig};
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, FloatDType, Tensor, activation};
 
 use crate::weights::{Loader, WeightError};
 
 use room::room;
 
 pub use asyncdiff_kernels::Activation;
-pub use attention::{Mask, attend};
+pub use attention::{Heads, Mask};
 pub use convolution::Conv2d;
 pub use linear::{GatedLinear, Linear};
 pub use norm::{GroupNorm, LayerNorm};
@@ -67,6 +67,13 @@ pub fn feature_map(tokens: Tensor<3>, [height, width]: [usize; 2]) -> Tensor<4> 
     tokens
         .reshape([batch, height, width, channels])
         .permute([0, 3, 1, 2])
+}
+
+/// A feature map in another type.
+#[must_use]
+pub fn cast(map: Tensor<4>, dtype: FloatDType) -> Tensor<4> {
+    // With the channels side by side, as layers on a CPU make and read them.
+    fast::cast(map.permute([0, 2, 3, 1]), dtype).permute([0, 3, 1, 2])
 }
 
 /// The channels of several feature maps, one after another.

@@ -332,10 +332,23 @@ impl<'a> Loader<'a> {
         self.device
     }
 
-    /// The type that tensors are loaded in.
+    /// The type that tensors are loaded in, and that layers compute with: `f32` where they run on the kernels, whatever weights
+    /// are held in.
     #[must_use]
     pub fn dtype(&self) -> FloatDType {
-        self.dtype
+        match self.wants_kernels() {
+            true => FloatDType::F32,
+            false => self.dtype,
+        }
+    }
+
+    /// How the kernels' weights are held, if not [as in the file](Values::storage).
+    pub(crate) fn storage(&self) -> Storage {
+        match self.dtype {
+            FloatDType::F16 => Storage::F16,
+            FloatDType::BF16 => Storage::Bf16Pairs,
+            _ => Storage::F32,
+        }
     }
 
     /// The same, for [layers](crate::layers) that run on Burn's operations whatever the device.
@@ -388,7 +401,7 @@ impl<'a> Loader<'a> {
         shape: [usize; D],
     ) -> Result<Tensor<D>, WeightError> {
         let data = TensorData::new(self.values(name, shape)?.into_vec(), shape);
-        Ok(Tensor::from_data(data, (self.device, self.dtype.into())))
+        Ok(Tensor::from_data(data, (self.device, self.dtype().into())))
     }
 
     /// The elements of the tensor `name` in this module, row-major.
@@ -452,13 +465,13 @@ pub(crate) struct Values<'a> {
 }
 
 impl Values<'_> {
-    /// How a layer that computes in `dtype` should hold them. Those that the file has in half as many bits lose nothing in
+    /// How a layer that is asked for `storage` should hold them. Those that the file has in half as many bits lose nothing in
     /// these, are read faster, and take half of the memory.
-    pub fn storage(&self, dtype: FloatDType) -> Storage {
+    pub fn storage(&self, storage: Storage) -> Storage {
         match self.entry.dtype() {
-            Dtype::F16 if dtype == FloatDType::F32 && !self.changed => Storage::F16,
-            Dtype::BF16 if dtype == FloatDType::F32 && !self.changed => Storage::Bf16,
-            _ => fast::storage(dtype),
+            Dtype::F16 if storage == Storage::F32 && !self.changed => Storage::F16,
+            Dtype::BF16 if storage == Storage::F32 && !self.changed => Storage::Bf16,
+            _ => storage,
         }
     }
 

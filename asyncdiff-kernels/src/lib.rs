@@ -45,7 +45,7 @@ pub use attention::{Heads, Strides, Tokens, attention};
 pub use convolution::{Window, convolution};
 pub use huge::zeros;
 pub use level::{Level, LevelError, VARIABLE};
-pub use maps::{activate, join};
+pub use maps::{Narrow, activate, join, narrow, widen};
 pub use math::Activation;
 pub use norm::{Affine, Groups, group_norm, layer_norm};
 pub use packed::{Packed, Storage};

@@ -59,7 +59,7 @@ pub(crate) enum Numbers {
 const GAP: usize = 16;
 
 /// What a panel has for an output and a channel, or for an output and some channels.
-pub(crate) trait Element: Pod + Send + Sync {
+pub trait Element: Pod + Default + Send + Sync {
     /// Whether it has to be widened before it is multiplied.
     const NARROW: bool = false;
     /// How many channels.

@@ -147,6 +147,7 @@ pub fn attention(shape: Heads, query: Tokens<'_>, key: Tokens<'_>, value: Tokens
         queries,
         keys,
         causal,
+        ..
     } = shape;
     let token = |tokens: Tokens<'_>, sequence: usize, head: usize, token: usize| {
         let Strides {

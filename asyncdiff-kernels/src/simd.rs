@@ -13,7 +13,7 @@ use crate::level::{Level, current};
 /// Values of a type other than [`Portable`] are made only by kernels that [`run`] has called, which asks the processor first.
 /// Methods are `#[inline(always)]`: outside a function with the right target features they would not be compiled to single
 /// instructions.
-pub(crate) trait Simd: Copy {
+pub trait Simd: Copy {
     /// Numbers in a vector, at most [`MOST_LANES`].
     const LANES: usize;
     /// Vectors side by side in the tile of a matrix product: with six rows of them the accumulators fill the registers.
@@ -56,6 +56,18 @@ pub(crate) trait Simd: Copy {
     unsafe fn store_bf16(self, to: *mut half::bf16) {
         // SAFETY: the caller's promise.
         unsafe { store_bf16_one_by_one(self, to) }
+    }
+    /// The nearest `f16`, of two that are equally near the even one.
+    ///
+    /// # Safety
+    ///
+    /// `LANES` numbers must be writable at `to`.
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut half::f16) {
+        for (lane, number) in self.to_array()[..Self::LANES].iter().enumerate() {
+            // SAFETY: the caller promises room for as many numbers.
+            unsafe { *to.add(lane) = half::f16::from_f32(*number) }
+        }
     }
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
@@ -146,10 +158,10 @@ pub(crate) trait Simd: Copy {
         fold(self, |a, b| a + b)
     }
 
-    /// The greatest of all lanes.
+    /// The greatest of all lanes, none of which is NaN.
     #[inline(always)]
     fn greatest(self) -> f32 {
-        fold(self, f32::max)
+        fold(self, |a, b| if a > b { a } else { b })
     }
 }
 

@@ -5,7 +5,7 @@
 use asyncdiff_kernels::{
     Activation, Affine, Finish, Groups, Heads, Level, Packed, Shift, Square, Storage, Strides,
     Tokens, Window, Winograd, activate, attention, convolution, group_norm, join, layer_norm,
-    product, reference, winograd,
+    narrow, product, reference, widen, winograd,
 };
 
 /// Or the best that the processor has would be tested in the place of another.
@@ -486,6 +486,7 @@ fn attention_of_odd_shapes() {
             queries,
             keys,
             causal,
+            storage: Storage::F32,
         };
         attend(shape, [queries, keys]);
     }
@@ -503,6 +504,7 @@ fn attention_along_frames() {
         queries: frames,
         keys: frames,
         causal: false,
+        storage: Storage::F32,
     };
     let strides = Strides {
         sequence: heads * features,
@@ -563,6 +565,7 @@ fn nan_and_infinity_stay() {
         queries: 7,
         keys: 7,
         causal: false,
+        storage: Storage::F32,
     };
     let strides = Strides {
         sequence: 56,
@@ -575,6 +578,34 @@ fn nan_and_infinity_stay() {
     let mut out = vec![0.0; x.len()];
     attention(shape, tokens, tokens, tokens, &mut out, strides);
     assert!(out.chunks(8).all(|token| token[5].is_nan()));
+}
+
+/// Every number of 16 bits is one of 32, and those between are rounded to the nearest, of two to the even one.
+#[test]
+fn numbers_of_16_bits() {
+    fn tried<E: asyncdiff_kernels::Narrow + PartialEq + std::fmt::Debug>(
+        to: fn(f32) -> E,
+        from: fn(E) -> f32,
+    ) {
+        for count in [0, 1, 15, 16, 1037] {
+            let mut x = numbers(count, 1);
+            x.iter_mut().step_by(3).for_each(|x| *x *= 1e4);
+            let expected: Vec<E> = x.iter().copied().map(to).collect();
+            let mut narrowed = vec![E::default(); count];
+            narrow(&x, &mut narrowed);
+            assert_eq!(narrowed, expected);
+            let mut wide = vec![0.0; count];
+            widen(&narrowed, &mut wide);
+            let expected: Vec<f32> = expected.into_iter().map(from).collect();
+            assert_eq!(wide, expected);
+        }
+        let mut special = [E::default(); 3];
+        narrow(&[f32::NAN, f32::INFINITY, 1.0 + 3.0 / 256.0], &mut special);
+        assert!(from(special[0]).is_nan());
+        assert_eq!(special[1..], [f32::INFINITY, 1.0 + 3.0 / 256.0].map(to));
+    }
+    tried(half::f16::from_f32, half::f16::to_f32);
+    tried(half::bf16::from_f32, half::bf16::to_f32);
 }
 
 #[test]

@@ -39,6 +39,7 @@ pub(crate) const EMBEDDINGS: [&str; 2] = ["time_embedding", "add_embedding"];
 pub struct UNet {
     spec: UNet2d,
     device: Device,
+    /// What its weights and the values between its blocks are rounded to.
     dtype: FloatDType,
     embeddings: Arc<Embeddings>,
     /// Shared with the other ranks on the device, as the embeddings are.
@@ -85,7 +86,7 @@ impl UNet {
         let before = weights.parameters_read();
         let embeddings = {
             let loader = weights.on(device, dtype);
-            Embeddings::load(&spec.config, &loader, device, dtype)?
+            Embeddings::load(&spec.config, &loader)?
         };
         let mut unet = Self {
             spec: spec.clone(),

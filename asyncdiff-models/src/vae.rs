@@ -4,7 +4,7 @@
 mod temporal;
 mod tiled;
 
-use asyncdiff_burn::layers::{Conv2d, GroupNorm, Linear, Mask, Reuse, attend, feature_map, tokens};
+use asyncdiff_burn::layers::{Conv2d, GroupNorm, Heads, Linear, Mask, Reuse, feature_map, tokens};
 use asyncdiff_burn::weights::{Loader, WeightError};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde::Deserialize;
@@ -352,6 +352,7 @@ struct Attention {
     key: Linear,
     value: Linear,
     output: Linear,
+    head: Heads,
 }
 
 #[derive(Debug)]
@@ -543,18 +544,17 @@ impl Attention {
             key: projection(key)?,
             value: projection(value)?,
             output: projection(output)?,
+            head: Heads::new(loader, 1, Mask::None),
         })
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [_, _, height, width] = x.dims();
         let normed = tokens(self.norm.forward(x.clone()));
-        let attended = attend(
+        let attended = self.head.attend(
             self.query.forward(normed.clone()),
             self.key.forward(normed.clone()),
             self.value.forward(normed),
-            1,
-            Mask::None,
         );
         let sum = self.output.forward_onto(attended, tokens(x));
         feature_map(sum, [height, width])

@@ -98,6 +98,7 @@ fn attentions(criterion: &mut Criterion) {
             queries,
             keys,
             causal: false,
+            storage: Storage::F32,
         };
         let (q, k) = (
             numbers(2 * 8 * queries * features),

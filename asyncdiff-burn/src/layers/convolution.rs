@@ -144,7 +144,7 @@ impl Conv2d {
         let form = if loader.wants_kernels() {
             let weight = loader.values("weight", stored)?;
             let bias = bias.then(|| loader.values("bias", [output])).transpose()?;
-            let storage = fast::storage(loader.dtype());
+            let storage = loader.storage();
             let bias = bias.as_deref();
             let plain_window = shape.kernel == [3, 3] && shape.stride == 1;
             match Square::that_pays(storage, shape.channels, loader.pixels())
@@ -158,7 +158,7 @@ impl Conv2d {
                     &weight,
                 )),
                 None => {
-                    let storage = weight.storage(loader.dtype());
+                    let storage = weight.storage(loader.storage());
                     Form::Packed(Packed::new(storage, [output, taps, input], bias, &weight))
                 }
             }

@@ -59,7 +59,7 @@ impl Linear {
         let form = if loader.wants_kernels() {
             let weight = loader.values("weight", shape)?;
             let bias = bias.then(|| loader.values("bias", [output])).transpose()?;
-            let storage = weight.storage(loader.dtype());
+            let storage = weight.storage(loader.storage());
             Form::Packed(Packed::new(
                 storage,
                 [output, 1, input],
@@ -170,7 +170,7 @@ impl GatedLinear {
         }
         let weight = loader.values("weight", [2 * inner, input])?;
         let bias = loader.values("bias", [2 * inner])?;
-        let storage = weight.storage(loader.dtype());
+        let storage = weight.storage(loader.storage());
         let packed = Packed::gated(storage, [inner, input], Some(&bias), &weight);
         Ok(Self {
             form: Form::Packed(packed),

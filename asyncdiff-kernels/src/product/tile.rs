@@ -97,8 +97,10 @@ impl Block<'_> {
                 for (row, to) in rows.into_iter().zip(pairs.chunks_exact_mut(count)) {
                     put_pairs::<S>(row, to);
                 }
-                let mut pairs = pairs.chunks_exact(count);
-                interleave([(); ROWS].map(|()| pairs.next().expect("as many rows")), to);
+                interleave(
+                    std::array::from_fn(|row| &pairs[row * count..][..count]),
+                    to,
+                );
             }
         }
         interleaved
@@ -307,9 +309,17 @@ impl Compute<'_> {
     fn write<S: Simd, const V: usize>(&self, row: usize, panel: usize, sums: &[[S; V]]) {
         let weights = self.block.weights;
         let bias = weights.bias(panel);
-        let bias: [S; V] = std::array::from_fn(|vector| S::of(&bias[vector * S::LANES..]));
+        // In loops: not all compilations put the closure of `from_fn` into this function, whose instructions it needs.
+        let mut vectors = [S::zero(); V];
+        for (index, vector) in vectors.iter_mut().enumerate() {
+            *vector = S::of(&bias[index * S::LANES..]);
+        }
         let biased = |sums: &[S; V]| -> [S; V] {
-            std::array::from_fn(|vector| sums[vector].add(bias[vector]))
+            let mut biased = *sums;
+            for (sum, bias) in biased.iter_mut().zip(vectors) {
+                *sum = sum.add(bias);
+            }
+            biased
         };
         let first = weights.first_column(panel);
         let count = weights.outputs() - first;
@@ -416,7 +426,7 @@ struct Stage<'a> {
 
 /// Pairs of neighbours of a row; of an odd number, the last with zero.
 #[inline(always)]
-fn put_pairs<S: Simd>(row: &[f32], to: &mut [f32]) {
+pub(crate) fn put_pairs<S: Simd>(row: &[f32], to: &mut [f32]) {
     let to: &mut [bf16] = bytemuck::cast_slice_mut(to);
     let vectors = row.chunks_exact(S::LANES);
     let rest = vectors.remainder();

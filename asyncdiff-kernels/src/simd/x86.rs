@@ -103,6 +103,17 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn store_f16(self, to: *mut half::f16) {
+        // SAFETY: the caller promises room for as many numbers.
+        unsafe {
+            _mm_storeu_si128(
+                to.cast(),
+                _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0),
+            )
+        }
+    }
+
+    #[inline(always)]
     fn mul_add(self, factor: Self, summand: Self) -> Self {
         // SAFETY: values of this type are only made on processors that have the instruction.
         Self(unsafe { _mm256_fmadd_ps(self.0, factor.0, summand.0) })
@@ -172,6 +183,17 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller promises room for as many numbers.
         unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut half::f16) {
+        // SAFETY: the caller promises room for as many numbers.
+        unsafe {
+            _mm256_storeu_si256(
+                to.cast(),
+                _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0),
+            )
+        }
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! The transformer layers of CLIP's text and vision encoders (transformers' `CLIPEncoderLayer`).
 
-use asyncdiff_burn::layers::{self, LayerNorm, Linear, Mask, attend};
+use asyncdiff_burn::layers::{self, Heads, LayerNorm, Linear, Mask};
 use asyncdiff_burn::weights::{Loader, WeightError};
 use burn::tensor::Tensor;
 
@@ -28,6 +28,7 @@ pub(crate) struct Layer {
     key: Linear,
     value: Linear,
     output: Linear,
+    heads: Heads,
     norm2: LayerNorm,
     up: Linear,
     down: Linear,
@@ -49,6 +50,7 @@ impl LayerSettings {
                 key: attention("k_proj")?,
                 value: attention("v_proj")?,
                 output: attention("out_proj")?,
+                heads: Heads::new(&layer, self.heads, self.mask),
                 norm2: norm("layer_norm2")?,
                 up: Linear::load(&layer.at("mlp.fc1"), features, inner, true)?,
                 down: Linear::load(&layer.at("mlp.fc2"), inner, features, true)?,
@@ -62,12 +64,10 @@ impl Layer {
     /// `hidden` is `[batch, tokens, features]`.
     pub fn forward(&self, hidden: Tensor<3>) -> Tensor<3> {
         let normed = self.norm1.forward(hidden.clone());
-        let attended = attend(
+        let attended = self.heads.attend(
             self.query.forward(normed.clone()),
             self.key.forward(normed.clone()),
             self.value.forward(normed),
-            self.settings.heads,
-            self.settings.mask,
         );
         let hidden = self.output.forward_onto(attended, hidden);
         let activation = match self.settings.activation {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use asyncdiff_burn::latents::Blocks;
-use asyncdiff_burn::layers::{join_channels, threads};
+use asyncdiff_burn::layers::{self, Reuse, join_channels, threads};
 use asyncdiff_core::BlockId;
 use asyncdiff_core::plan::Branch;
 use asyncdiff_core::unet::level_size;
@@ -21,6 +21,7 @@ pub struct UNetBlocks<'a> {
     size: [usize; 2],
     /// What both halves of the guidance batch are told, and each half that was asked for: it is taken once.
     told: HashMap<Branch, Told>,
+    _reuse: Reuse,
 }
 
 /// What the blocks of a branch are told.
@@ -51,11 +52,12 @@ impl Told {
 
 impl<'a> UNetBlocks<'a> {
     pub(super) fn new(unet: &'a UNet, conditioning: Conditioning, size: [usize; 2]) -> Self {
+        let dtype = unet.embeddings.dtype();
         let both = Told {
-            context: conditioning.context.cast(unet.dtype),
+            context: conditioning.context.cast(dtype),
             keys_values: HashMap::new(),
             added: unet.embeddings.added(conditioning.added),
-            concat: conditioning.concat.map(|concat| concat.cast(unet.dtype)),
+            concat: conditioning.concat.map(|concat| concat.cast(dtype)),
             time: None,
         };
         Self {
@@ -63,6 +65,7 @@ impl<'a> UNetBlocks<'a> {
             frames: conditioning.frames,
             size,
             told: HashMap::from([(Branch::Both, both)]),
+            _reuse: Reuse::begin(),
         }
     }
 
@@ -105,10 +108,11 @@ impl Blocks for UNetBlocks<'_> {
         inputs: Vec<Tensor<4>>,
     ) -> Tensor<4> {
         let unet = self.unet;
-        // What the plan combined, the latents above all, is f32.
+        // What the plan combined, the latents above all, is f32; what blocks give each other is rounded, for the values are the
+        // same whether they travel or not.
         let inputs: Vec<_> = inputs
             .into_iter()
-            .map(|input| input.cast(unet.dtype))
+            .map(|input| layers::cast(input, unet.embeddings.dtype()))
             .collect();
         let halves = match (branch, &unet.blocks[&block].module) {
             // Its input is the latents, which it repeats.
@@ -118,7 +122,8 @@ impl Blocks for UNetBlocks<'_> {
         };
         let Some([negative, positive]) = halves else {
             self.tell(block, branch, timestep);
-            return self.module(block, &self.told[&branch], inputs);
+            let output = self.module(block, &self.told[&branch], inputs);
+            return layers::cast(output, unet.dtype);
         };
         self.tell(block, Branch::Negative, timestep);
         self.tell(block, Branch::Positive, timestep);
@@ -129,7 +134,8 @@ impl Blocks for UNetBlocks<'_> {
         );
         // With the channels side by side, as layers on a CPU make and read them: otherwise each block would arrange them twice.
         let halves = [negative, positive].map(|half| half.permute([0, 2, 3, 1]));
-        Tensor::cat(halves.into(), 0).permute([0, 3, 1, 2])
+        let both = Tensor::cat(halves.into(), 0).permute([0, 3, 1, 2]);
+        layers::cast(both, unet.dtype)
     }
 }
 

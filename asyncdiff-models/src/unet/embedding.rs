@@ -45,12 +45,7 @@ impl Embedding {
 }
 
 impl Embeddings {
-    pub fn load(
-        config: &UNet2dConfig,
-        root: &Loader<'_>,
-        device: &Device,
-        dtype: FloatDType,
-    ) -> Result<Self, WeightError> {
+    pub fn load(config: &UNet2dConfig, root: &Loader<'_>) -> Result<Self, WeightError> {
         let time = config.time_embed_dim();
         let load = |name, input| Embedding::load(&root.at(name), [input, time, time]);
         let added = config.added().map(|added| {
@@ -65,8 +60,8 @@ impl Embeddings {
                 cosines_first: config.flip_sin_to_cos,
                 shift: config.freq_shift,
             },
-            device: device.clone(),
-            dtype,
+            device: root.device().clone(),
+            dtype: root.dtype(),
         })
     }
 
@@ -91,6 +86,11 @@ impl Embeddings {
             Some(text) => Tensor::cat(vec![text.cast(self.dtype), numbers], 1),
             None => numbers,
         }))
+    }
+
+    /// The type that layers compute with.
+    pub fn dtype(&self) -> FloatDType {
+        self.dtype
     }
 
     /// The activated embedding for a call: `[1, features]`, or `[samples, features]` where something is added.

@@ -1,7 +1,7 @@
 //! diffusers' `Transformer2DModel`.
 
 use asyncdiff_burn::layers::{
-    GatedLinear, GroupNorm, LayerNorm, Linear, Mask, attend, feature_map, tokens,
+    GatedLinear, GroupNorm, Heads, LayerNorm, Linear, Mask, feature_map, tokens,
 };
 use asyncdiff_burn::weights::{Loader, WeightError};
 use asyncdiff_core::unet::UNet2dConfig;
@@ -41,7 +41,7 @@ pub(super) struct Attention {
     key: Linear,
     value: Linear,
     output: Linear,
-    heads: usize,
+    heads: Heads,
 }
 
 /// What tokens are to an [`Attention`] that looks at them, `[samples, tokens, channels]` each. That of a text is the same in all
@@ -169,7 +169,7 @@ impl Attention {
             key: Linear::load(&loader.at("to_k"), context, channels, false)?,
             value: Linear::load(&loader.at("to_v"), context, channels, false)?,
             output: Linear::load(&loader.at("to_out.0"), channels, channels, true)?,
-            heads,
+            heads: Heads::new(loader, heads, Mask::None),
         })
     }
 
@@ -194,12 +194,10 @@ impl Attention {
         // What shares a context may as well be one text: no token looks at another.
         let samples = context.key.dims()[0];
         let query = self.query.forward(x);
-        let attended = attend(
+        let attended = self.heads.attend(
             query.reshape([samples, batch / samples * tokens, channels]),
             context.key.clone(),
             context.value.clone(),
-            self.heads,
-            Mask::None,
         );
         self.output.forward_onto(attended.reshape(shape), residual)
     }
