@@ -112,7 +112,7 @@ fn layers_in_narrow_types_are_as_good_as_their_types() {
         layer.forward(x)
     });
     check("embedding", [1], |_, dtype| {
-        let layer = layers::embedding(&at("embedding", dtype), 1000, 320).unwrap();
+        let layer = layers::embedding(&at("embedding", dtype).plain(), 1000, 320).unwrap();
         let ids = Tensor::<1, Int>::arange(0..1000, &device);
         layer.forward(ids.unsqueeze::<2>())
     });

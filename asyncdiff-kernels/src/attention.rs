@@ -85,11 +85,12 @@ pub fn attention(
     let work = 2 * all * queries * keys * features;
     let split = worth_splitting(work);
     // Where there are few heads, each is cut into spans of queries, which arrange its keys once more.
-    let spans = if split && all < MANY_HEADS {
-        (queries / (4 * BLOCK)).clamp(1, MANY_HEADS.div_ceil(all))
+    let wanted = if split {
+        (HEADS_OF_A_THREAD * rayon::current_num_threads()).div_ceil(all)
     } else {
         1
     };
+    let spans = (queries / (4 * BLOCK)).clamp(1, wanted);
     let span = queries.div_ceil(spans).next_multiple_of(ROWS);
     let shared = Shared::new(out);
     let task = |tasks: Range<usize>| {
@@ -121,8 +122,8 @@ pub fn attention(
 const BLOCK: usize = 8 * ROWS;
 /// Keys whose scores are held at a time: with [`BLOCK`] queries, a part of the second-level cache.
 const KEYS: usize = 512;
-/// Heads that are enough to keep all threads busy.
-const MANY_HEADS: usize = 16;
+/// Heads for each thread that are enough to keep all of them busy.
+const HEADS_OF_A_THREAD: usize = 4;
 /// Multiply-adds in one go.
 const AT_ONCE: usize = 1 << 22;
 

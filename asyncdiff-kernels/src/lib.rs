@@ -4,8 +4,8 @@
 //!   each number on its way out.
 //! * [`winograd`] is a convolution of 3x3 with fewer products.
 //! * [`attention`], [`group_norm`], [`layer_norm`], [`activate`] need no weights of their own.
-//! * [`Level`] is the set of instructions in use. Every kernel is written once for all of them. AVX-512 and its `bf16` have been run
-//!   in an emulator, by `scripts/check-avx512.sh`, and on no processor yet.
+//! * [`Level`] is the set of instructions in use. Every kernel is written once for all of them.
+//! * [`narrow`] and [`widen`] change numbers to 16 bits and back.
 //!
 //! Feature maps have their channels side by side, `[batch, height, width, channels]`: then pixels are tokens, a convolution of
 //! 1x1 is a product, and no convolution needs a copy of its input.

@@ -9,7 +9,8 @@ use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
 
 /// The type that the denoiser and the text encoders compute in, and in which their weights are held and the denoiser's
-/// values travel between ranks.
+/// values travel between ranks. A CPU's layers compute in `f32` between narrow weights, and, where the processor multiplies
+/// pairs of `bf16`, round what they multiply.
 ///
 /// Latents, the noise scheduler's steps and guidance are always `f32`: they are sums of large terms that nearly cancel, with
 /// coefficients that differ by less than the narrower types can tell from 1, and what is rounded away in one step is missing

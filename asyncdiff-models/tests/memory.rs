@@ -189,6 +189,6 @@ fn the_announced_peak_is_within_a_fifth_of_the_allocators() {
     let videos = fixtures.join("svd/checkpoint");
     let pipeline = open(&videos);
     let mut request = large(&pipeline);
-    request.shape.frames = 12;
+    request.shape.frames = 24;
     check(&pipeline, &videos, &request);
 }

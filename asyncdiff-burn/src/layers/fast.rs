@@ -71,7 +71,8 @@ pub fn to_tensor<const D: usize, const L: usize>(
     let data = TensorData::from_bytes(super::room::bytes(numbers), shape, DType::F32);
     #[cfg(not(feature = "flex"))]
     let data = TensorData::new(numbers, shape);
-    Tensor::from_data(data, (&like.device(), FloatDType::F32.into()))
+    let tensor = Tensor::from_data(data, (&like.device(), FloatDType::F32.into()));
+    cast(tensor, like.dtype().into())
 }
 
 /// The nearest numbers of another type.

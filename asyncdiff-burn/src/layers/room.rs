@@ -1,5 +1,5 @@
-//! Room for the results of kernels, which is used again: memory from the system or the allocator is cleared first, and for large
-//! feature maps that takes as long as a layer of theirs.
+//! Room for the results of kernels, which is used again: the system clears the memory that it gives, and for large feature maps
+//! that takes as long as a layer of theirs.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -9,8 +9,8 @@ use std::mem::MaybeUninit;
 #[cfg(feature = "flex")]
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
 
-/// Numbers that do not stay in the second-level cache anyway: to clear fewer costs next to nothing.
-const MANY: usize = 1 << 16;
+/// Numbers whose memory an allocator asks of the system anew each time; of fewer, it keeps what it had. 32 MiB, as of glibc.
+const MANY: usize = 1 << 23;
 
 static ROOMS: Mutex<Rooms> = Mutex::new(Rooms {
     reusers: 0,

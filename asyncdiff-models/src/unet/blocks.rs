@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use asyncdiff_burn::latents::Blocks;
-use asyncdiff_burn::layers::{self, Reuse, join_channels, threads};
+use asyncdiff_burn::layers::{self, join_channels, threads};
 use asyncdiff_core::BlockId;
 use asyncdiff_core::plan::Branch;
 use asyncdiff_core::unet::level_size;
@@ -21,7 +21,6 @@ pub struct UNetBlocks<'a> {
     size: [usize; 2],
     /// What both halves of the guidance batch are told, and each half that was asked for: it is taken once.
     told: HashMap<Branch, Told>,
-    _reuse: Reuse,
 }
 
 /// What the blocks of a branch are told.
@@ -65,7 +64,6 @@ impl<'a> UNetBlocks<'a> {
             frames: conditioning.frames,
             size,
             told: HashMap::from([(Branch::Both, both)]),
-            _reuse: Reuse::begin(),
         }
     }
 
@@ -127,15 +125,16 @@ impl Blocks for UNetBlocks<'_> {
         };
         self.tell(block, Branch::Negative, timestep);
         self.tell(block, Branch::Positive, timestep);
-        let run = |branch, inputs| self.module(block, &self.told[&branch], inputs);
+        let run = |branch, inputs| {
+            layers::cast(self.module(block, &self.told[&branch], inputs), unet.dtype)
+        };
         let (negative, positive) = rayon::join(
             || run(Branch::Negative, negative),
             || run(Branch::Positive, positive),
         );
         // With the channels side by side, as layers on a CPU make and read them: otherwise each block would arrange them twice.
         let halves = [negative, positive].map(|half| half.permute([0, 2, 3, 1]));
-        let both = Tensor::cat(halves.into(), 0).permute([0, 3, 1, 2]);
-        layers::cast(both, unet.dtype)
+        Tensor::cat(halves.into(), 0).permute([0, 3, 1, 2])
     }
 }
 
